@@ -1,0 +1,1 @@
+"""Binary neural networks found by evolutionary multi-objective architecture search."""
