@@ -1,0 +1,98 @@
+"""Sign functions with surrogate gradients, and the convolution with binary weights.
+
+A bit has two values: every sign here maps 0 to +1, never to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _ApproxSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        slope: Tensor = x.abs().mul_(-2).add_(2).clamp_min_(0).mul_(grad[0])
+        return slope
+
+
+class _SteSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.abs() <= 1)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Tensor:
+        inside: Tensor = ctx.saved_tensors[0]
+        return grad[0] * inside
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x ≥ 0 (so also at −0), else −1; same shape and dtype. Not differentiable."""
+    # −0 + 0 is +0. Copying sign bits is an order of magnitude faster than comparing and selecting.
+    return torch.copysign(torch.ones((), dtype=x.dtype, device=x.device), x + 0)
+
+
+def approx_sign(x: Tensor) -> Tensor:
+    """Sign of x with the gradient `dF/dx = max(0, 2 − 2|x|)`; same shape as x.
+
+    The derivative of a piecewise quadratic that approximates the sign (Bi-Real Net, Liu et al. 2018, §3.3), the
+    gradient used by Tan et al. 2026.
+    """
+    result: Tensor = _ApproxSign.apply(x)
+    return result
+
+
+def ste_sign(x: Tensor) -> Tensor:
+    """Sign of x with the clipped straight-through gradient `dF/dx = 1[|x| ≤ 1]`; same shape as x.
+
+    Hubara et al. 2016. Also the gradient of every binary weight.
+    """
+    result: Tensor = _SteSign.apply(x)
+    return result
+
+
+SIGNS: dict[str, Callable[[Tensor], Tensor]] = {"approx": approx_sign, "ste": ste_sign}
+"""Name in params.yaml (`network.sign`) → sign function of the activations."""
+
+
+class BinaryConv2d(nn.Conv2d):
+    """Convolution with the weights `α · sign(W)`, where α is the mean of |W| over each output channel.
+
+    Takes the arguments of `torch.nn.Conv2d`; x `[N, in_channels, H, W]` → `[N, out_channels, H', W']`. α is detached
+    (no gradient flows through it) and the latent weights W get `1[|W| ≤ 1] · α · dL/d(α sign W)`; they are never
+    modified in place. Only the weights are binary: sign the input before, so that the product is one of bits.
+
+    Padding is **zero padding in the ±1 domain**: a tap over the border contributes nothing, neither +1 nor −1.
+    This is the one place that says so; packed inference must obey it. Raises ValueError for another padding mode.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.padding_mode != "zeros":
+            raise ValueError(f"BinaryConv2d.padding_mode: expected 'zeros', found {self.padding_mode!r}")
+
+    def binary_weight(self) -> Tensor:
+        """The weights as the convolution uses them, `[out_channels, in_channels / groups, kH, kW]`."""
+        scale = self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
+        return scale * ste_sign(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of x with `binary_weight()`."""
+        if self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1):
+            # A strided 1×1 convolution sees only every s-th pixel. Taking those first is the same sum, and spares
+            # oneDNN's backward pass, which writes past its buffer for few channels (uxlfoundation/oneDNN#6035).
+            x = x[:, :, :: self.stride[0], :: self.stride[1]]
+            return F.conv2d(x, self.binary_weight(), self.bias, groups=self.groups)
+        return F.conv2d(x, self.binary_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -1,0 +1,123 @@
+"""The table of operations, and the blocks that networks are made of.
+
+Shapes: `[N, C, H, W]` → `[N, C', ⌈H/stride⌉, ⌈W/stride⌉]` for every block here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnas.binarize import BinaryConv2d
+
+Sign = Callable[[Tensor], Tensor]
+
+
+def pooled(x: Tensor, stride: int) -> Tensor:
+    """The down-sampling shortcut: x itself, or its 2×2 average (ceil mode, padding not counted) at stride 2."""
+    if stride == 1:
+        return x
+    return F.avg_pool2d(x, 2, stride, ceil_mode=True, count_include_pad=False)
+
+
+def match_channels(x: Tensor, channels: int) -> Tensor:
+    """x with another number of channels and no weights: group averages when narrowing, tiles when widening.
+
+    Channel j of the narrower result averages the channels ⌊j·C/C'⌋ … ⌈(j+1)·C/C'⌉ − 1 (equal groups if C' divides C).
+    """
+    have = x.shape[1]
+    if have == channels:
+        return x
+    if have < channels:
+        return x.repeat(1, -(-channels // have), 1, 1)[:, :channels]
+    # As a product with a constant matrix, which keeps the memory format: pooling over channels copies twice.
+    groups = F.adaptive_avg_pool1d(torch.eye(have, dtype=x.dtype, device=x.device), channels).T
+    return F.conv2d(x, groups[:, :, None, None])
+
+
+class BinaryBlock(nn.Module):
+    """`BN → sign → binary convolution → BN → + shortcut → PReLU` [ours, measured on small data].
+
+    The shortcut is the identity, pooled at stride 2 and with matched channels where they differ: without it a
+    supernet on uniformly sampled paths learns far slower. PReLU has a slope per channel and comes after the addition.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        dilation: int = 1,
+        *,
+        sign: Sign,
+        running_stats: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stride, self.out_channels, self.sign = stride, out_channels, sign
+        self.norm_in = nn.BatchNorm2d(in_channels, track_running_stats=running_stats)
+        padding = dilation * (kernel - 1) // 2
+        self.conv = BinaryConv2d(in_channels, out_channels, kernel, stride, padding, dilation=dilation, bias=False)
+        self.norm_out = nn.BatchNorm2d(out_channels, track_running_stats=running_stats)
+        self.activation = nn.PReLU(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] → [N, out_channels, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        y: Tensor = self.norm_out(self.conv(self.sign(self.norm_in(x))))
+        activated: Tensor = self.activation(y + match_channels(pooled(x, self.stride), self.out_channels))
+        return activated
+
+
+class SkipConnect(nn.Module):
+    """The identity; at stride 2 the pooled shortcut."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        return pooled(x, self.stride)
+
+
+class FoldedNorm(nn.BatchNorm1d):
+    """BatchNorm without scale and shift in front of a linear layer, which absorbs it when shipped: no bytes of its own.
+
+    `[N, C]` → `[N, C]`. Paths of a supernet differ in the scale of their features by more than a shared classifier can
+    bear [ours, measured: after 6 epochs on 3,200 digits random paths stood at 38 % error with it, at 71 % without].
+    """
+
+    def __init__(self, channels: int, *, running_stats: bool) -> None:
+        super().__init__(channels, affine=False, track_running_stats=running_stats)
+
+
+def max_pool(stride: int) -> nn.Module:
+    """3×3 maximum; the border is padded with −∞."""
+    return nn.MaxPool2d(3, stride, padding=1)
+
+
+def avg_pool(stride: int) -> nn.Module:
+    """3×3 average; the padding is not counted."""
+    return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+
+
+def _conv(kernel: int, dilation: int) -> Callable[[int, int, Sign, bool], nn.Module]:
+    def build(channels: int, stride: int, sign: Sign, running_stats: bool) -> nn.Module:
+        return BinaryBlock(channels, channels, kernel, stride, dilation, sign=sign, running_stats=running_stats)
+
+    return build
+
+
+OPERATIONS: Mapping[str, Callable[[int, int, Sign, bool], nn.Module]] = {
+    "skip_connect": lambda channels, stride, sign, running_stats: SkipConnect(stride),
+    "max_pool_3x3": lambda channels, stride, sign, running_stats: max_pool(stride),
+    "avg_pool_3x3": lambda channels, stride, sign, running_stats: avg_pool(stride),
+    "bin_conv_3x3": _conv(3, 1),
+    "bin_conv_5x5": _conv(5, 1),
+    "bin_dil_conv_3x3": _conv(3, 2),
+    "bin_dil_conv_5x5": _conv(5, 2),
+}
+"""Operation name → constructor from (channels, stride, sign function, whether BN keeps running statistics)."""
