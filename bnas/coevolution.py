@@ -1,0 +1,315 @@
+"""Supernet epochs and generations in turn: stage 1 and stage 2 are two calls of `coevolve`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnas import evolve
+from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
+from bnas.evaluate import Problem, Scorer
+from bnas.evolve import Variation
+from bnas.network import PathDropout, Supernet
+from bnas.results import EpochRecord, GenerationRecord, Member, StageName
+from bnas.space import Genotype
+from bnas.train import CosineRate, adam, fit
+
+Advance = Callable[[float, str], None]
+"""Told how much work is done, in images trained on (scoring an image counts `SCORING_WORK`), and a short note."""
+
+SCORING_WORK = 0.3
+"""Cost of scoring an image relative to training on it: about the forward pass's share."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How individuals are scored: mini-batches of `batch_size` images, on `batches` of them or (`mode` full) all.
+
+    `batch_norm` `batch`: the mini-batch's own statistics; `recalibrated`: statistics of each path on
+    `calibration_batches` mini-batches of training images. `seed` cuts the validation split.
+    """
+
+    mode: str
+    batch_size: int
+    batches: int
+    batch_norm: str
+    calibration_batches: int
+    where: str
+    """The parameters' section, for messages."""
+
+    def scorer(self, supernet: Supernet, train: Split, validation: Split, normalise: Normalise, seed: int) -> Scorer:
+        """A scorer on a sequence of mini-batches of the validation split, drawn by the seed."""
+        cut = partial(
+            MiniBatches, batch_size=self.batch_size, normalise=normalise, seed=seed, where=f"{self.where}.batch_size"
+        )
+        calibration: list[Tensor] = []
+        if self.batch_norm == "recalibrated":
+            batches = cut(train)
+            calibration = [batches[i][0] for i in range(min(self.calibration_batches, len(batches)))]
+        return Scorer(supernet, cut(validation), calibration)
+
+    def count(self, batches: MiniBatches, wanted: int | None = None) -> int:
+        """Mini-batches that individuals are scored on: `wanted` (default `batches`), or all in mode full."""
+        return len(batches) if self.mode == "full" else min(wanted or self.batches, len(batches))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One supernet stage: `epochs` on uniformly sampled paths, then `generations` of co-evolution.
+
+    With no generations the stage is plain supernet training. `rate` runs from first to last over the whole stage.
+    `dropout_mode` is `none`, `sample` or `batch`; its probability rises linearly from 0 to `dropout_maximum`.
+    """
+
+    stage: StageName
+    population: int
+    epochs: int
+    generations: int
+    epochs_per_generation: int
+    learning_rate: float
+    final_learning_rate: float
+    weight_decay: float
+    selection: str
+    variation: Variation
+    scoring: Scoring
+    dropout_mode: str = "none"
+    dropout_maximum: float = 0.0
+
+    @property
+    def all_epochs(self) -> int:
+        """Training epochs of the stage."""
+        return self.epochs + self.generations * self.epochs_per_generation
+
+    def work(self, feed: TrainingFeed, validation: int) -> float:
+        """The stage's work in images trained on, for the time left."""
+        scored = validation if self.scoring.mode == "full" else self.scoring.batches * self.scoring.batch_size
+        trained = self.all_epochs * feed.steps * feed.batch_size
+        return trained + SCORING_WORK * 2 * self.population * scored * self.generations
+
+
+@dataclass(frozen=True)
+class SupernetData:
+    """What a supernet stage sees: mini-batches to train on, and the two splits that scoring draws from."""
+
+    feed: TrainingFeed
+    validation: Split
+    normalise: Normalise
+
+
+@dataclass(frozen=True)
+class Coevolved:
+    """What a stage hands on: its last population, each generation, the loss curve, everything it evaluated."""
+
+    population: tuple[Genotype, ...]
+    generations: tuple[GenerationRecord, ...]
+    curve: tuple[EpochRecord, ...]
+    evaluated: frozenset[Genotype]
+
+
+def coevolve(
+    supernet: Supernet,
+    problem: Problem,
+    plan: Plan,
+    data: SupernetData,
+    population: Sequence[Genotype],
+    *,
+    seed: int,
+    first_generation: int,
+    advance: Advance = lambda work, note: None,
+) -> Coevolved:
+    """Train the supernet in place and evolve the population on it (Tan et al. 2026; the schedule is ours).
+
+    Warm-up epochs on uniformly sampled paths come first. Each generation then trains the supernet on its population
+    (each mini-batch updates one member, in shuffled round-robin, so that steps per member differ by one at the most),
+    draws fresh validation mini-batches shared by all, scores parents and offspring on them and selects by
+    `plan.selection`. A population smaller than `plan.population` is filled up with drawn members. Generations are
+    numbered from `first_generation`.
+    """
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = adam(supernet, plan.weight_decay)
+    rate = CosineRate(plan.learning_rate, plan.final_learning_rate, max(1, plan.all_epochs * data.feed.steps))
+    images = data.feed.steps * data.feed.batch_size
+
+    def train(paths: Iterator[Genotype], epochs: range, note: str) -> list[EpochRecord]:
+        def forward(x: Tensor, step: int) -> Tensor:
+            logits: Tensor = supernet(x, next(paths), _dropout(plan, step / rate.steps, generator))
+            return logits
+
+        def report(record: EpochRecord) -> None:
+            advance(images, f"{note}, epoch {record.epoch}/{plan.all_epochs}: loss {record.loss:.3f}")
+
+        return fit(forward, optimizer, data.feed, rate, epochs, generator=generator, on_epoch=report)
+
+    curve = train(iter(lambda: problem.space.sample(rng), None), range(plan.epochs), "uniform paths")
+    members = tuple(population)
+    if plan.generations:
+        members = tuple(problem.topped_up(population, plan.population, rng))
+    records: list[GenerationRecord] = []
+    evaluated: set[Genotype] = set()
+    for t in range(1, plan.generations + 1):
+        start = plan.epochs + (t - 1) * plan.epochs_per_generation
+        note = f"generation {t}/{plan.generations}"
+        curve += train(_round_robin(members, rng), range(start, start + plan.epochs_per_generation), note)
+        scorer = plan.scoring.scorer(supernet, data.feed.split, data.validation, data.normalise, rng.randrange(2**32))
+        count = plan.scoring.count(scorer.batches)
+        step = evolve.step(
+            members,
+            _scored(problem, scorer, count, advance, note),
+            generation=t,
+            rule=plan.selection,
+            count=plan.population,
+            space=problem.space,
+            sampler=problem.sampler,
+            variation=plan.variation,
+            rng=rng,
+        )
+        members = step.population
+        evaluated.update(step.genotypes)
+        records.append(record_generation(plan.stage, first_generation + t - 1, plan.selection, step, problem))
+    return Coevolved(members, tuple(records), tuple(curve), frozenset(evaluated))
+
+
+def _scored(
+    problem: Problem, scorer: Scorer, count: int, advance: Advance, note: str
+) -> Callable[[Sequence[Genotype]], NDArray[np.float64]]:
+    def evaluate(genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+        errors = []
+        for genotype in genotypes:
+            before = scorer.image_evaluations
+            errors.append(scorer.error(genotype, count))
+            advance(SCORING_WORK * (scorer.image_evaluations - before), f"{note}, scoring")
+        return problem.objectives(genotypes, errors)
+
+    return evaluate
+
+
+def record_generation(
+    stage: StageName, generation: int, rule: str, step: evolve.Generation, problem: Problem
+) -> GenerationRecord:
+    """The survivors of a step as a record, in order of size."""
+    members = [
+        Member(genotype, float(error), None, problem.costs.size(genotype))
+        for genotype, (error, _) in zip(step.population, step.survivor_objectives, strict=True)
+    ]
+    ordered = tuple(sorted(members, key=lambda member: (member.size_bytes, member.key)))
+    return GenerationRecord(stage, generation, rule, ordered)
+
+
+def _dropout(plan: Plan, progress: float, generator: torch.Generator) -> PathDropout | None:
+    if plan.dropout_mode == "none":
+        return None
+    return PathDropout(plan.dropout_mode, plan.dropout_maximum * progress, generator)
+
+
+def _round_robin(members: Sequence[Genotype], rng: random.Random) -> Iterator[Genotype]:
+    while True:
+        order = list(members)
+        rng.shuffle(order)
+        yield from order
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """The frozen search: generations, rule (`two_stage` included), and a fidelity that grows.
+
+    Individuals of generation t are scored on the first k_t mini-batches, k_t growing linearly from `scoring.batches`
+    to `last_batches`.
+    """
+
+    population: int
+    generations: int
+    selection: str
+    immigrants: int
+    variation: Variation
+    scoring: Scoring
+    last_batches: int
+
+    def batches(self, generation: int, available: MiniBatches) -> int:
+        """k_t for generation t = 1 … generations."""
+        share = (generation - 1) / max(1, self.generations - 1)
+        first = self.scoring.batches
+        return self.scoring.count(available, round(first + share * (self.last_batches - first)))
+
+    def work(self, validation: int) -> float:
+        """A rough forecast in images trained on, for the time left."""
+        last = validation if self.scoring.mode == "full" else self.last_batches * self.scoring.batch_size
+        return SCORING_WORK * self.population * (self.generations + 2) * last * 0.8
+
+
+@dataclass(frozen=True)
+class Searched:
+    """All generations of the frozen search, and everything it evaluated with relative sizes `[U]`."""
+
+    generations: tuple[GenerationRecord, ...]
+    evaluated: tuple[Genotype, ...]
+    population: tuple[Genotype, ...]
+
+
+def search(
+    scorer: Scorer,
+    problem: Problem,
+    plan: SearchPlan,
+    population: Sequence[Genotype],
+    *,
+    seed: int,
+    first_generation: int,
+    advance: Advance = lambda work, note: None,
+) -> Searched:
+    """NSGA-II with the supernet frozen, from a population and immigrants; no architecture is evaluated twice.
+
+    The population is filled up to `plan.population`, `plan.immigrants` newly drawn ones join it, and the first
+    selection brings it back to size.
+    """
+    rng = random.Random(seed)
+    members = tuple(problem.topped_up(population, plan.population, rng))
+    members = tuple(problem.topped_up(members, len(members) + plan.immigrants, rng))
+    evaluated: dict[Genotype, None] = {}
+    records: list[GenerationRecord] = []
+    for t in range(1, plan.generations + 1):
+        rule = evolve.rule_of(plan.selection, t, plan.generations)
+        step = evolve.step(
+            members,
+            _scored(
+                problem,
+                scorer,
+                plan.batches(t, scorer.batches),
+                advance,
+                f"generation {t}/{plan.generations}",
+            ),
+            generation=t,
+            rule=rule,
+            count=plan.population,
+            space=problem.space,
+            sampler=problem.sampler,
+            variation=plan.variation,
+            rng=rng,
+            exclude=evaluated.keys(),
+        )
+        evaluated.update(dict.fromkeys(step.genotypes))
+        members = step.population
+        records.append(record_generation("search", first_generation + t - 1, rule, step, problem))
+    return Searched(tuple(records), tuple(evaluated), members)
+
+
+def rescored(
+    records: Sequence[GenerationRecord], scorer: Scorer, batches: int, advance: Advance = lambda work, note: None
+) -> list[GenerationRecord]:
+    """The records with every member scored again, with the scorer's weights, on its first `batches` mini-batches."""
+    found = []
+    for record in records:
+        members = []
+        for member in record.members:
+            before = scorer.image_evaluations
+            error = scorer.error(member.genotype, batches)
+            members.append(replace(member, rescored_error=error))
+            advance(SCORING_WORK * (scorer.image_evaluations - before), "scoring earlier generations again")
+        found.append(replace(record, members=tuple(members)))
+    return found

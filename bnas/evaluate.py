@@ -1,0 +1,144 @@
+"""Genotype → objectives: the search problem, and scores on shared mini-batches kept per (genotype, mini-batch)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnas import pareto
+from bnas.cost import CostTable
+from bnas.data import MiniBatches
+from bnas.network import Supernet
+from bnas.results import SpaceRange
+from bnas.space import Genotype, Sampler, SearchSpace, sample_stratified, sample_uniform
+from bnas.train import count_wrong
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched: a space, the size of its networks as they are shipped, and how they are drawn.
+
+    `sampling`: `size_stratified` or `uniform`, how populations, random offspring and immigrants are drawn [ours].
+    """
+
+    space: SearchSpace
+    costs: CostTable
+    margin: float
+    sampling: str
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("size_stratified", "uniform"):
+            raise ValueError(f"Problem.sampling: expected size_stratified or uniform, found {self.sampling!r}")
+        if self.margin < 1:
+            raise ValueError(f"Problem.margin: expected at least 1, found {self.margin}")
+
+    @property
+    def sampler(self) -> Sampler:
+        """Draws distinct genotypes in the problem's way."""
+        if self.sampling == "uniform":
+            return partial(sample_uniform, self.space)
+        return partial(sample_stratified, self.space, self.costs.size)
+
+    def sizes(self, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+        """`f2` of each, `[U]`: bytes as shipped over the fixed bound `margin · largest of the space` [ours]."""
+        bound = self.margin * self.costs.size_range()[1]
+        return np.array([self.costs.size(genotype) / bound for genotype in genotypes], dtype=np.float64)
+
+    def objectives(self, genotypes: Sequence[Genotype], errors: Sequence[float]) -> NDArray[np.float64]:
+        """`(f1, f2)` of each, `[U, 2]`, both minimised: validation error and relative size."""
+        return np.column_stack([np.asarray(errors, dtype=np.float64), self.sizes(genotypes)])
+
+    def range(self, classes: int) -> SpaceRange:
+        """The fixed frame of the indicators: the sizes of the space, and the error of guessing."""
+        low, high = self.costs.size_range()
+        return SpaceRange(low, high, 1 - 1 / classes)
+
+    def topped_up(self, population: Sequence[Genotype], count: int, rng: random.Random) -> list[Genotype]:
+        """The population with newly drawn genotypes appended until it holds `count` (or the space no more)."""
+        members = dict.fromkeys(population)
+        missing = count - len(members)
+        if missing > 0:
+            # Drawing twice as many leaves enough after dropping those that are members already.
+            drawn = [g for g in self.sampler(rng, 2 * missing) if g not in members]
+            members.update(dict.fromkeys(drawn[:missing] if len(drawn) > missing else drawn))
+        return list(members)
+
+
+class Scorer:
+    """Errors of the paths of a supernet whose weights stand still, on a fixed sequence of mini-batches.
+
+    Everyone is scored on the same first mini-batches (common random numbers: differences lose the sampling noise that
+    individuals share), and an answer once computed is kept, so that whoever is scored on more of the sequence later
+    pays only for what is new. `calibration` mini-batches (inputs only are used) switch from the mini-batch's own
+    BatchNorm statistics to statistics recalibrated for each path on them. `image_evaluations` counts images passed
+    through a path, calibration included.
+    """
+
+    def __init__(self, supernet: Supernet, batches: MiniBatches, calibration: Sequence[torch.Tensor] = ()) -> None:
+        self.supernet, self.batches, self.calibration = supernet, batches, calibration
+        self.image_evaluations = 0
+        self._wrong: dict[Genotype, list[int]] = {}
+
+    def known(self, genotype: Genotype) -> int:
+        """How many of the first mini-batches this genotype has been scored on."""
+        return len(self._wrong.get(genotype, ()))
+
+    def wrong(self, genotype: Genotype, count: int) -> int:
+        """Wrong answers on the first `count` mini-batches, computing what is not known yet."""
+        known = self._wrong.setdefault(genotype, [])
+        if len(known) < count:
+            with torch.no_grad(), self._model(genotype) as model:
+                for index in range(len(known), count):
+                    known.append(count_wrong(model, self.batches, index))
+                    self.image_evaluations += self.batches.images(index + 1) - self.batches.images(index)
+        return sum(known[:count])
+
+    def error(self, genotype: Genotype, count: int) -> float:
+        """Share of wrong answers on the first `count` mini-batches, in [0, 1]."""
+        return self.wrong(genotype, count) / self.batches.images(count)
+
+    def best_known(self, genotype: Genotype) -> float:
+        """Error on all mini-batches this genotype has been scored on; it must have been on one."""
+        return self.error(genotype, self.known(genotype))
+
+    @contextmanager
+    def _model(self, genotype: Genotype) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+        if not self.calibration:
+            yield lambda x: self.supernet(x, genotype)
+            return
+        network = self.supernet.extract(genotype)
+        for layer in network.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.momentum = None  # a plain average over the calibration mini-batches
+        network.train()
+        for x in self.calibration:
+            network(x)
+            self.image_evaluations += len(x)
+        network.eval()
+        yield network
+
+
+def confirm_front(genotypes: Sequence[Genotype], sizes: NDArray[np.float64], scorer: Scorer) -> list[Genotype]:
+    """The non-dominated ones of everything evaluated, all of them scored on every mini-batch, smallest first.
+
+    Each pass scores the members of the current non-dominated set in full; a score that moves may let others in, so
+    it is repeated until the set holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all
+    are kept.
+    """
+    full = len(scorer.batches)
+    while True:
+        errors = [scorer.best_known(genotype) for genotype in genotypes]
+        front = np.flatnonzero(pareto.nondominated(np.column_stack([errors, sizes]))).tolist()
+        unsure = [genotypes[i] for i in front if scorer.known(genotypes[i]) < full]
+        if not unsure:
+            return [genotypes[i] for i in sorted(front, key=lambda i: (sizes[i], genotypes[i].key))]
+        for genotype in unsure:
+            scorer.wrong(genotype, full)
