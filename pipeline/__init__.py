@@ -1,0 +1,1 @@
+"""The DVC stages: parameters in, one call into `bnas`, files out."""

@@ -1,0 +1,422 @@
+"""The only reader of params.yaml: every parameter's type and range, and one clear line for a bad file.
+
+What a parameter means, its unit and its default stand beside it in params.yaml; no default is hidden here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+import warnings
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bnas.space import OPERATIONS, SearchSpace
+from pipeline.yaml12 import Loc, ParamsError, found_text, key_path, params_error, read_yaml
+
+DatasetName = Literal["mnist5k"]
+SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars"]
+
+Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Population = Annotated[int, Field(ge=4, multiple_of=4)]  # as DEAP's tournament wants it
+BatchSize = Annotated[int, Field(ge=2)]  # BatchNorm has no statistics of one image
+Share = Annotated[float, Field(ge=0, le=1)]
+ProperShare = Annotated[float, Field(gt=0, lt=1)]
+DropProbability = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class UndeclaredSectionError(ParamsError, AttributeError):
+    """A DVC stage reads a section that its entry in dvc.yaml does not declare."""
+
+
+class ParamsWarning(UserWarning):
+    """Parameters that are valid but cannot do what they say."""
+
+
+class Section(BaseModel):
+    """Frozen, complete and strictly typed: an integer serves as a number, nothing else is converted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Augmentation(Section):
+    """Random changes of training images."""
+
+    shift: Natural
+    flip: bool
+
+
+class Data(Section):
+    """The data set and its split."""
+
+    name: DatasetName
+    seed: Seed
+    images_per_class: Natural
+    test_fraction: ProperShare
+    validation_fraction: ProperShare
+    augmentation: Augmentation
+
+
+class Space(Section):
+    """The search space."""
+
+    name: str
+    operations: Annotated[tuple[str, ...], Field(min_length=1)]
+    nodes: Annotated[int, Field(ge=1, le=8)]
+    sampling: Literal["size_stratified", "uniform"]
+
+
+class Scale(Section):
+    """Width and depth of a network."""
+
+    channels: Count
+    cells: Annotated[int, Field(ge=3)]
+
+
+class Network(Section):
+    """What the supernet and the finished networks are built with."""
+
+    supernet: Scale
+    final: Scale
+    stem_stride: Annotated[int, Field(ge=1, le=2)]
+    sign: Literal["approx", "ste"]
+
+
+class Objectives(Section):
+    """The objectives of the search."""
+
+    margin: Annotated[float, Field(ge=1)]
+
+
+class Variation(Section):
+    """How offspring come about."""
+
+    crossover: Share
+    mutation_rate: Share
+    random_share: Share
+
+
+class Scoring(Section):
+    """What every evaluation in the supernet has in common."""
+
+    mode: Literal["minibatch", "full"]
+    batch_size: BatchSize
+    batch_norm: Literal["batch", "recalibrated"]
+    calibration_batches: Count
+
+
+class Evaluation(Scoring):
+    """Scoring while the supernet's weights still move."""
+
+    batches: Count
+
+
+class GrowingEvaluation(Scoring):
+    """Scoring in the frozen supernet: more mini-batches from generation to generation."""
+
+    first_batches: Count
+    last_batches: Count
+    rescore_batches: Count
+
+
+class Training(Section):
+    """A recipe with a cosine schedule between two learning rates."""
+
+    batch_size: BatchSize
+    learning_rate: Positive
+    final_learning_rate: NonNegative
+    weight_decay: NonNegative
+
+
+class Coevolution(Training):
+    """A stage of co-evolution."""
+
+    seed: Seed
+    population: Population
+    epochs: Natural
+    generations: Natural
+    epochs_per_generation: Count
+    selection: SelectionRule
+    variation: Variation
+    evaluation: Evaluation
+
+
+class PathDropout(Section):
+    """Random removal of edges while the supernet is trained."""
+
+    mode: Literal["none", "sample", "batch"]
+    maximum: DropProbability
+
+
+class Stage2(Coevolution):
+    """The second stage of co-evolution, with path dropout."""
+
+    path_dropout: PathDropout
+
+
+class Search(Section):
+    """The search in the frozen supernet."""
+
+    seed: Seed
+    population: Population
+    generations: Count
+    selection: Literal["nsga2", "auxiliary", "alternate", "cars", "two_stage"]
+    immigrants: Natural
+    variation: Variation
+    evaluation: GrowingEvaluation
+
+
+class Retrain(Training):
+    """The recipe of the finished networks and of their baselines."""
+
+    seed: Seed
+    count: Count
+    epochs: Count
+    drop_path: DropProbability
+    label_smoothing: DropProbability
+    hand_designed_channels: tuple[Count, ...]
+
+
+class Report(Section):
+    """What the report looks like."""
+
+    figure_format: Literal["svg", "png"]
+    size_bins: Count
+
+
+class Runtime(Section):
+    """What changes results by rounding at most; no stage declares it, every stage may read it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Count
+    workers: Count
+    data_root: Annotated[str, Field(min_length=1)]
+
+
+class Params(Section):
+    """The sections of params.yaml; within a DVC stage, those that the stage declares (see `load`)."""
+
+    data: Data
+    space: Space
+    network: Network
+    objectives: Objectives
+    stage1: Coevolution
+    stage2: Stage2
+    search: Search
+    retrain: Retrain
+    report: Report
+    runtime: Runtime
+    _stage: str = ""
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names of the sections that may be read, in the order of the file."""
+        return tuple(name for name in type(self).model_fields if name in self.__dict__)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """The readable sections as plain values (dicts, lists, scalars), for reports."""
+        return {name: getattr(self, name).model_dump(mode="json") for name in self.sections}
+
+    def canonical(self, *sections: str) -> str:
+        """One line of JSON of these sections, the same text for the same values: what a cache key hashes.
+
+        The order of arguments and keys does not matter, nor whether a number is written `1` or `1.0`. Raises
+        UndeclaredSectionError for a section that may not be read.
+        """
+        chosen = {name: getattr(self, name).model_dump(mode="json") for name in sections}
+        return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+
+    if not TYPE_CHECKING:  # for mypy every section exists
+
+        def __getattr__(self, name: str) -> Any:
+            """Reached for a section that `load` left out: says so. Anything else is pydantic's."""
+            if name in type(self).model_fields:
+                reads = f"stage {self._stage!r} reads params section {name!r}"
+                raise UndeclaredSectionError(f"{reads}, which dvc.yaml does not declare")
+            return super().__getattr__(name)
+
+
+def load(path: str | os.PathLike[str]) -> Params:
+    """The validated parameters; within a DVC stage only the sections that its entry in dvc.yaml declares.
+
+    DVC names the running stage in the environment variable DVC_STAGE; its `params` are looked up in the
+    dvc.yaml beside `path`. The whole file is validated in any case, and `runtime` can always be read.
+
+    Raises ParamsError, one line, for anything that is wrong with either file. Warns (ParamsWarning) of more
+    retrained networks than the front can have.
+    """
+    file = Path(path)
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise params_error(file, (), f"the sections {', '.join(Params.model_fields)}", found_text(content))
+    try:
+        params = Params.model_validate(content)
+    except ValidationError as error:
+        raise _first_of(file, list(_problems(error))) from None
+    if broken := list(_broken_rules(params)):
+        raise _first_of(file, broken)
+    _warn_of_impossible_count(file, params)
+    address = os.environ.get("DVC_STAGE")
+    if not address:
+        return params
+    stage = address.rpartition(":")[2]
+    readable = {*_declared(file, stage), "runtime"}
+    restricted = Params.model_construct(**{n: getattr(params, n) for n in params.sections if n in readable})
+    restricted._stage = stage
+    return restricted
+
+
+Problem = tuple[Loc, str, str]
+"""Where, what was expected, what was found."""
+
+
+def _broken_rules(params: Params) -> Iterator[Problem]:
+    """What no key alone can show."""
+    data, space, search = params.data, params.space, params.search
+    if data.test_fraction + data.validation_fraction >= 1:
+        expected = f"a number below 1 - test_fraction (test_fraction is {data.test_fraction})"
+        yield ("data", "validation_fraction"), expected, found_text(data.validation_fraction)
+    recipes: tuple[Training, ...] = (params.stage1, params.stage2, params.retrain)
+    for name, recipe in zip(("stage1", "stage2", "retrain"), recipes, strict=True):
+        if recipe.final_learning_rate > recipe.learning_rate:
+            expected = f"a number of at most learning_rate ({recipe.learning_rate})"
+            yield (name, "final_learning_rate"), expected, found_text(recipe.final_learning_rate)
+    if params.stage1.generations == params.stage1.epochs == 0:
+        yield ("stage1", "epochs"), "an integer of at least 1 where generations is 0", "0"
+    first, last = search.evaluation.first_batches, search.evaluation.last_batches
+    if last < first:
+        expected = f"an integer of at least first_batches ({first})"
+        yield ("search", "evaluation", "last_batches"), expected, found_text(last)
+    widths = params.retrain.hand_designed_channels
+    for i, width in enumerate(widths):
+        if width in widths[:i]:
+            yield ("retrain", "hand_designed_channels", i), "each width once", f"{width} again"
+
+    known = OPERATIONS.get(space.name, ())
+    if not known:
+        yield ("space", "name"), _one_of(OPERATIONS), found_text(space.name)
+        return
+    for i, operation in enumerate(space.operations):
+        if operation not in known:
+            yield ("space", "operations", i), _one_of(known), found_text(operation)
+        elif operation in space.operations[:i]:
+            yield ("space", "operations", i), "each operation once", f"{operation} again"
+    if set(space.operations) <= set(known):
+        size = _architectures(space)
+        populations = (params.stage1.population, params.stage2.population, search.population)
+        for name, population in zip(("stage1", "stage2", "search"), populations, strict=True):
+            if population > size:
+                expected = f"an integer of at most {size}, the number of architectures in the space"
+                yield (name, "population"), expected, found_text(population)
+
+
+def _architectures(space: Space) -> int:
+    return SearchSpace(tuple(dict.fromkeys(space.operations)), space.nodes, space.name).size
+
+
+def _warn_of_impossible_count(file: Path, params: Params) -> None:
+    search, count = params.search, params.retrain.count
+    evaluated = search.population * (search.generations + 1) + search.immigrants
+    bound = min(evaluated, _architectures(params.space))
+    if count > bound:
+        expected = f"an integer of at most {bound}, the most architectures the front can have"
+        problem = params_error(file, ("retrain", "count"), expected, str(count))
+        warnings.warn(str(problem), ParamsWarning, stacklevel=3)
+
+
+def _declared(file: Path, stage: str) -> set[str]:
+    """The sections of `file` that stages.<stage>.params lists in the dvc.yaml beside it."""
+    dvc_file, loc = file.with_name("dvc.yaml"), ("stages", stage)
+    content = read_yaml(dvc_file)
+    try:
+        items = content["stages"][stage].get("params") or ()
+    except (AttributeError, KeyError, TypeError):
+        raise params_error(dvc_file, loc, "the stage that DVC_STAGE names", "nothing") from None
+    keys: list[object] = []
+    for item in items if isinstance(items, tuple) else (items,):
+        if not isinstance(item, dict):
+            keys.append(item)
+            continue
+        for other, listed in item.items():
+            if Path(other).name == file.name:  # no list under the name stands for the whole file
+                keys += listed if isinstance(listed, tuple) else Params.model_fields
+    for key in keys:
+        if str(key).partition(".")[0] not in Params.model_fields:
+            raise params_error(dvc_file, (*loc, "params"), f"sections of {file.name}", found_text(key))
+    return {str(key).partition(".")[0] for key in keys}
+
+
+# What is wrong, in one line.
+
+
+def _first_of(file: Path, problems: list[Problem]) -> ParamsError:
+    first = params_error(file, *problems[0])
+    return ParamsError(f"{first} (and {len(problems) - 1} more)") if len(problems) > 1 else first
+
+
+def _one_of(allowed: Collection[object]) -> str:
+    names = ", ".join(map(str, allowed))
+    return names if len(allowed) == 1 else f"one of {names}"
+
+
+_json_schema = functools.cache(Params.model_json_schema)
+
+
+def _schema(loc: Loc) -> dict[str, Any]:
+    """The part of the models' JSON schema that describes the value at `loc`."""
+    root = node = _json_schema()
+    for step in loc:
+        node = node["items"] if isinstance(step, int) else node["properties"][step]
+        if "$ref" in node:
+            node = root["$defs"][node["$ref"].rpartition("/")[2]]
+    return node
+
+
+def _expected(schema: dict[str, Any]) -> str:
+    """The schema of one value in words."""
+    if "const" in schema or "enum" in schema:
+        return _one_of(schema.get("enum") or [schema["const"]])
+    match schema["type"]:
+        case "object":
+            return f"the keys {', '.join(schema['properties'])}"
+        case "array":
+            return "a list of " + ("at least one " if "minItems" in schema else "") + "values"
+        case "boolean":
+            return "true or false"
+        case "string":
+            return "a text" + (" that is not empty" if "minLength" in schema else "")
+    words = {
+        "minimum": "of at least",
+        "exclusiveMinimum": "above",
+        "maximum": "of at most",
+        "exclusiveMaximum": "below",
+        "multipleOf": "a multiple of",
+    }
+    bounds = " and ".join(f"{word} {schema[name]:.10g}" for name, word in words.items() if name in schema)
+    return f"{'an integer' if schema['type'] == 'integer' else 'a number'} {bounds}".rstrip()
+
+
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    """Misspelt keys first: they explain what is missing."""
+    details = error.errors(include_url=False)
+    meant: set[Loc] = set()
+    for loc in (detail["loc"] for detail in details if detail["type"] == "extra_forbidden"):
+        siblings = list(_schema(loc[:-1])["properties"])
+        hint = ", ".join(siblings)
+        if nearest := difflib.get_close_matches(str(loc[-1]), siblings, 1):
+            meant.add((*loc[:-1], nearest[0]))
+            hint = f"did you mean {key_path((*loc[:-1], nearest[0]))}?"
+        yield loc, f"a known key ({hint})", "an unknown one"
+    for detail in details:
+        loc, missing = detail["loc"], detail["type"] == "missing"
+        if detail["type"] != "extra_forbidden" and not (missing and loc in meant):
+            yield loc, _expected(_schema(loc)), "nothing" if missing else found_text(detail["input"])
