@@ -1,0 +1,120 @@
+"""Tables of finished networks, for the report and for the terminal, and how numbers are written in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from bnas.analysis import best_by_test
+from bnas.pareto import wilson_interval
+from bnas.results import RetrainedNetwork
+
+NOT_RECORDED = "not recorded"
+OPTIMISTIC_MARK = "†"
+_PLAIN_MARK = "*"
+
+_ROLES = ("front", "random", "hand")
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] in per cent: `0.0213` → `2.13`."""
+    return f"{100 * share:.2f}"
+
+
+def kib(size_bytes: float) -> str:
+    """A size in KiB (1024 bytes): `12595` → `12.30`."""
+    return f"{size_bytes / 1024:.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`95.2` → `1 min 35 s`; None → `not recorded`."""
+    if seconds is None:
+        return NOT_RECORDED
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def test_interval(network: RetrainedNetwork) -> str:
+    """The 95 % Wilson interval of the test error, in per cent: `1.39–4.54`."""
+    low, high = wilson_interval(network.wrong, network.test_images)
+    return f"{percent(low)}–{percent(high)}"
+
+
+def optimistic_note(networks: Sequence[RetrainedNetwork]) -> str:
+    """What must stand beside a network that was picked by its test error."""
+    count = sum(network.role == "front" for network in networks)
+    if count == 1:
+        return "the only network of the front, so not chosen by the test split"
+    return f"lowest test error of {count} networks: optimistic, chosen by the test split"
+
+
+def network_table(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> str:
+    """Markdown: every finished network, by role and size. `seconds` maps names and may lack some."""
+    rows = [
+        {
+            "network": _marked(network, networks, OPTIMISTIC_MARK),
+            "role": network.role,
+            "genotype": f"`{network.key}`",
+            "size, KiB": kib(network.size_bytes),
+            "params": f"{network.params:,}",
+            "OPs, M": f"{network.ops / 1e6:.3f}",
+            "supernet validation error, %": _supernet_error(network),
+            "test error, %": percent(network.test_error),
+            "95 % interval": test_interval(network),
+            "training time": duration(seconds.get(network.name)),
+        }
+        for network in _ordered(networks)
+    ]
+    return markdown_table(pd.DataFrame(rows), left=("network", "role", "genotype"))
+
+
+def finished_networks(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> str:
+    """Plain text, at most 100 columns wide: every finished network, by role and size."""
+    rows = [
+        {
+            "network": _marked(network, networks, _PLAIN_MARK),
+            "genotype": network.key,
+            "KiB": kib(network.size_bytes),
+            "params": f"{network.params:,}",
+            "MOPs": f"{network.ops / 1e6:.3f}",
+            "val. %": _supernet_error(network),
+            "test %": percent(network.test_error),
+            "95 % interval": test_interval(network).replace("–", "-"),
+            "time": duration(seconds[network.name]) if network.name in seconds else "-",
+        }
+        for network in _ordered(networks)
+    ]
+    # Not tabulate: it pads every heading by two columns.
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    table = [{name: name for name in widths}, {name: "-" * width for name, width in widths.items()}, *rows]
+    lines = ["  ".join(_aligned(name, row[name], width) for name, width in widths.items()) for row in table]
+    if best_by_test(networks) is not None:
+        lines.append(f"{_PLAIN_MARK} {optimistic_note(networks)}")
+    return "\n".join(lines)
+
+
+def markdown_table(frame: pd.DataFrame, left: Sequence[str] = ()) -> str:
+    """A table of texts in Markdown; columns stand at the right except those named."""
+    sides = ["left" if name in left else "right" for name in frame.columns]
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=sides)
+
+
+def _aligned(column: str, text: str, width: int) -> str:
+    return text.ljust(width) if column in ("network", "genotype") else text.rjust(width)
+
+
+def _ordered(networks: Sequence[RetrainedNetwork]) -> list[RetrainedNetwork]:
+    return sorted(networks, key=lambda network: (_ROLES.index(network.role), network.size_bytes, network.name))
+
+
+def _marked(network: RetrainedNetwork, networks: Sequence[RetrainedNetwork], mark: str) -> str:
+    return f"{network.name} {mark}" if network == best_by_test(networks) else network.name
+
+
+def _supernet_error(network: RetrainedNetwork) -> str:
+    return "-" if network.supernet_error is None else percent(network.supernet_error)

@@ -1,0 +1,42 @@
+"""`python -m pipeline.table`: name the report and print the table of finished networks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bnas.results import read_network_times, read_networks
+from bnas.tables import finished_networks
+from pipeline.stage import REPORTS
+
+NETWORKS = Path("data/retrain/networks.json")
+REPORT = REPORTS / "report.md"
+TIMES = REPORTS / "times"
+
+
+def network_seconds() -> dict[str, float]:
+    """Network → seconds its training took; empty where times are not recorded."""
+    path = TIMES / "networks.json"
+    return {row.network: row.seconds for row in read_network_times(path)} if path.exists() else {}
+
+
+def table() -> str:
+    """The text to print; raises ValueError, one line, without a finished run."""
+    if not NETWORKS.exists():
+        raise ValueError(f"no finished run found: {NETWORKS} does not exist; run `dvc repro` first")
+    report = f"Report: {REPORT}" if REPORT.exists() else f"Report: {REPORT} (not written yet)"
+    return f"{report}\n{finished_networks(read_networks(NETWORKS), network_seconds())}"
+
+
+def main() -> int:
+    """Print it; 1 with one line on stderr if there is nothing to print."""
+    try:
+        print(table())
+    except ValueError as error:
+        print(f"table: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

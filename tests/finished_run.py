@@ -1,0 +1,152 @@
+"""The files that a finished run leaves behind, made up: small, seeded, and of the committed format."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+
+from bnas.analysis import Run
+from bnas.results import (
+    DatasetDescription,
+    EpochRecord,
+    Front,
+    FrontMember,
+    GenerationRecord,
+    Generations,
+    ImageShape,
+    Member,
+    NetworkTime,
+    Predictions,
+    RetrainedNetwork,
+    RetrainedNetworks,
+    SearchSummary,
+    SpaceRange,
+    SplitCounts,
+)
+from bnas.space import Genotype, SearchSpace
+from pipeline.report import read_run
+
+SPACE = SearchSpace(nodes=3)
+RANGE = SpaceRange(4000.0, 16000.0, 0.9)
+IMAGES = 400
+STAGES = (("stage1", 3, "auxiliary"), ("stage2", 3, "alternate"), ("search", 4, "alternate"))
+
+
+def size(genotype: Genotype) -> float:
+    """A made-up size: grows with the number of weighted operations."""
+    share = 1 - genotype.parameter_free_share
+    return RANGE.smallest_bytes * (RANGE.largest_bytes / RANGE.smallest_bytes) ** share
+
+
+def _error(genotype: Genotype, scale: float, rng: random.Random) -> float:
+    position = math.log(size(genotype) / RANGE.smallest_bytes, 4)
+    return min(0.9, max(0.01, scale * (1.2 - position) * rng.uniform(0.85, 1.15)))
+
+
+def _curve(epochs: int, start: float) -> list[EpochRecord]:
+    return [EpochRecord(e, start / e, min(1.0, 0.4 * start / e), 0.003 / e) for e in range(1, epochs + 1)]
+
+
+def generations(rng: random.Random, population: int = 12) -> tuple[GenerationRecord, ...]:
+    records = []
+    for stage, count, rule in STAGES:
+        for _ in range(count):
+            members = []
+            for _ in range(population):
+                genotype = SPACE.sample_mixed(rng)
+                scale = 0.6 - 0.03 * len(records)
+                members.append(
+                    Member(genotype, _error(genotype, scale, rng), _error(genotype, 0.3, rng), size(genotype))
+                )
+            records.append(GenerationRecord(stage, len(records) + 1, rule, tuple(members)))
+    return tuple(records)
+
+
+def front(rng: random.Random, count: int = 7) -> Front:
+    """Members of different sizes whose errors fall with size."""
+    by_size: dict[float, Genotype] = {}
+    while len(by_size) < count:
+        genotype = SPACE.sample_mixed(rng)
+        by_size.setdefault(size(genotype), genotype)
+    members = []
+    for i, (bytes_, genotype) in enumerate(sorted(by_size.items())):
+        wrong = 90 - 8 * i
+        members.append(FrontMember(genotype, wrong / 200, wrong, 200, bytes_, 900 + 500 * i, 1e6 + 2.5e5 * i))
+    return Front(RANGE, tuple(members))
+
+
+def networks(found: Front, rng: random.Random, count: int = 4) -> list[RetrainedNetwork]:
+    chosen = [found.members[i] for i in np.linspace(0, len(found.members) - 1, count).round().astype(int)]
+    made = []
+    for i, m in enumerate(chosen, 1):
+        common = (8, 3, m.size_bytes, m.params, m.ops)
+        made.append(RetrainedNetwork(f"front-{i}", "front", m.genotype, *common, m.error, 30 - 5 * i, IMAGES, 6, None))
+        other = SPACE.sample(rng)
+        made.append(
+            RetrainedNetwork(
+                f"random-{i}", "random", other, *common, m.error + 0.05, 36 - 5 * i, IMAGES, 6, f"front-{i}"
+            )
+        )
+    hand = SPACE.sample(rng)
+    made.append(RetrainedNetwork("hand-4", "hand", hand, 4, 3, 3000.0, 700, 9e5, None, 40, IMAGES, 6, None))
+    made.append(RetrainedNetwork("hand-8", "hand", hand, 8, 3, 9000.0, 2700, 3e6, 0.2, 14, IMAGES, 6, None))
+    return sorted(made, key=lambda network: ("front", "random", "hand").index(network.role))
+
+
+def predictions(wrong: int, rng: np.random.Generator) -> Predictions:
+    labels = np.arange(IMAGES) % 10
+    answers = labels.copy()
+    mistaken = rng.choice(IMAGES, wrong, replace=False)
+    answers[mistaken] = (answers[mistaken] + 1) % 10
+    return Predictions(labels, answers)
+
+
+def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
+    """All files under `root`, as the stages before the report write them."""
+    rng = random.Random(seed)
+    dataset = DatasetDescription(
+        "made_up",
+        "made-up digits",
+        tuple("0123456789"),
+        ImageShape(28, 28, 1),
+        SplitCounts(1600, 200, IMAGES),
+        (0.13,),
+        (0.31,),
+        "0" * 16,
+    )
+    _write(root / "data/prepared/dataset.json", dataset.to_dict())
+    for stage, epochs in (("stage1", 5), ("stage2", 3)):
+        _write(root / f"data/{stage}/training.json", [e.to_dict() for e in _curve(epochs, 2.2)])
+    _write(root / "data/search/generations.json", Generations(generations(rng)).to_dict())
+    found = front(rng)
+    _write(root / "data/search/front.json", found.to_dict())
+    summary = SearchSummary(520, 40000, 104000, 0.81, 0.2, 0.75).to_dict()
+    _write(root / "data/search/summary.json", {**summary, "something_else": 1})
+    made = networks(found, rng)
+    _write(root / "data/retrain/networks.json", RetrainedNetworks(tuple(made)).to_dict())
+    generator = np.random.default_rng(seed)
+    for network in made:
+        folder = root / "data/retrain" / network.name
+        _write(folder / "curve.json", [e.to_dict() for e in _curve(network.epochs, 1.5)])
+        (folder / "predictions.csv").write_text(predictions(network.wrong, generator).to_csv())
+    if times:
+        for stage, seconds in (("prepare", 3.2), ("stage1", 95.0), ("stage2", 80.1), ("retrain", 4210.0)):
+            _write(root / f"reports/times/{stage}.json", {f"{stage}_seconds": seconds})
+        rows = [NetworkTime(network.name, 40.0 + i).to_dict() for i, network in enumerate(made)]
+        _write(root / "reports/times/networks.json", rows)
+
+
+def _write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def read(root: Path) -> Run:
+    """The run as the report stage reads it, from another folder than the working directory."""
+    with contextlib.chdir(root):
+        return read_run()
