@@ -1,0 +1,114 @@
+"""From parameters and prepared data to the values that `bnas` works with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bnas import coevolution, data
+from bnas.cost import CostTable
+from bnas.evaluate import Problem, Scorer
+from bnas.evolve import Variation
+from bnas.network import NetworkConfig, Supernet
+from bnas.results import DatasetDescription, read_dataset
+from bnas.space import SearchSpace
+from pipeline import params as schema
+from pipeline.params import Params
+from pipeline.stage import PREPARED
+
+
+def dataset() -> DatasetDescription:
+    """The description that `prepare` wrote."""
+    return read_dataset(PREPARED / "dataset.json")
+
+
+def split(name: str) -> data.Split:
+    """One of the prepared splits."""
+    return data.Split.open(PREPARED / name)
+
+
+def device(runtime: schema.Runtime) -> torch.device:
+    """The device to run on, after setting the number of threads. Raises ValueError if it is not there."""
+    torch.set_num_threads(runtime.threads)
+    available = torch.cuda.is_available()
+    if runtime.device == "cuda" and not available:
+        raise ValueError("runtime.device: expected a device that is present, found 'cuda' on a machine without")
+    return torch.device("cuda" if available and runtime.device != "cpu" else "cpu")
+
+
+def normalise(description: DatasetDescription, on: torch.device) -> data.Normalise:
+    """The normalisation by the train split's statistics."""
+    return data.Normalise(description.mean, description.std, on)
+
+
+def augmentation(params: Params) -> data.Augmentation:
+    """The augmentation of training images."""
+    return data.Augmentation(params.data.augmentation.shift, params.data.augmentation.flip)
+
+
+def config(params: Params, description: DatasetDescription, scale: schema.Scale) -> NetworkConfig:
+    """A network of the data set's classes at the supernet's or the final scale."""
+    return NetworkConfig(
+        in_channels=description.image.channels,
+        classes=len(description.classes),
+        channels=scale.channels,
+        cells=scale.cells,
+        stem_stride=params.network.stem_stride,
+        sign=params.network.sign,
+    )
+
+
+def problem(params: Params, description: DatasetDescription) -> Problem:
+    """The space, and the size of its networks at the final scale."""
+    space = SearchSpace(params.space.operations, params.space.nodes, params.space.name)
+    image = description.image
+    costs = CostTable(
+        config(params, description, params.network.final), space, (image.channels, image.height, image.width)
+    )
+    return Problem(space, costs, params.objectives.margin, params.space.sampling)
+
+
+def variation(section: schema.Variation) -> Variation:
+    """How offspring are made."""
+    return Variation(section.crossover, section.mutation_rate, section.random_share)
+
+
+def scoring(section: schema.Evaluation | schema.GrowingEvaluation, where: str) -> coevolution.Scoring:
+    """How individuals are scored."""
+    first = section.first_batches if isinstance(section, schema.GrowingEvaluation) else section.batches
+    return coevolution.Scoring(
+        section.mode, section.batch_size, first, section.batch_norm, section.calibration_batches, where
+    )
+
+
+def new_supernet(params: Params, description: DatasetDescription, space: SearchSpace, seed: int) -> Supernet:
+    """A supernet with seeded random weights, on the CPU, channels last in memory."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        supernet = Supernet(config(params, description, params.network.supernet), space)
+    return supernet.to(memory_format=torch.channels_last)
+
+
+def load_supernet(params: Params, description: DatasetDescription, space: SearchSpace, path: Path) -> Supernet:
+    """The supernet whose weights a stage saved."""
+    supernet = new_supernet(params, description, space, 0)
+    supernet.load_state_dict(load_file(path))
+    return supernet
+
+
+def frozen_scorer(params: Params, description: DatasetDescription, space: SearchSpace, weights: Path) -> Scorer:
+    """Scores in the finished supernet, as the search defines them: one cut of the validation split, one seed."""
+    on = device(params.runtime)
+    supernet = load_supernet(params, description, space, weights).to(on).eval()
+    search = params.search
+    return scoring(search.evaluation, "search.evaluation").scorer(
+        supernet, split("train"), split("validation"), normalise(description, on), search.seed
+    )
+
+
+def save_weights(module: torch.nn.Module, path: Path) -> None:
+    """Weights as safetensors, plain row-major."""
+    state = module.state_dict()
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path)

@@ -1,0 +1,171 @@
+"""Stage `retrain`: members of the front and baselines trained from scratch under one recipe, tested once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import sys
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import bnas
+from bnas import baselines, family, pareto
+from bnas.cost import cost
+from bnas.evaluate import Problem
+from bnas.network import Network, NetworkConfig
+from bnas.results import (
+    DatasetDescription,
+    NetworkTime,
+    RetrainedNetwork,
+    RetrainedNetworks,
+    Role,
+    read_front,
+    read_predictions,
+)
+from bnas.space import Genotype
+from pipeline import build
+from pipeline.params import Params
+from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, main, write_json
+
+SEARCH = Path("data/search")
+SUPERNET = Path("data/stage2/supernet.safetensors")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network to be trained: its name and role, its supernet error, the front member it was matched to."""
+
+    name: str
+    role: Role
+    genotype: Genotype
+    channels: int
+    supernet_error: float | None
+    matched: str | None = None
+
+
+def run(stage: Stage) -> None:
+    """Choose, train side by side (networks finished earlier are taken from the cache), and collect."""
+    params, description = stage.params, build.dataset()
+    problem = build.problem(params, description)
+    device = build.device(params.runtime)
+    section = params.retrain
+    chosen = candidates(params, description, problem)
+    recipe = family.Recipe(**section.model_dump(exclude={"count", "hand_designed_channels"}))
+    data = family.FamilyData(PREPARED, description.mean, description.std, build.augmentation(params))
+    jobs = {
+        c.name: job(c, build.config(params, description, params.network.final), recipe, data, description, device)
+        for c in chosen
+    }
+    if os.environ.get("BNAS_NO_RESUME"):
+        for each in jobs.values():
+            shutil.rmtree(each.folder, ignore_errors=True)
+    waiting = sum(not each.folder.exists() for each in jobs.values())
+    advance = stage.progress(waiting * section.epochs)
+    family.train_family(
+        list(jobs.values()),
+        recipe,
+        data,
+        device=device,
+        workers=params.runtime.workers,
+        on_epoch=lambda name, record: advance(1, f"{name}, epoch {record.epoch}/{section.epochs}"),
+    )
+    networks, times = [], []
+    for candidate in chosen:
+        finished, target = jobs[candidate.name], stage.out / candidate.name
+        shutil.copytree(finished.folder, target)
+        seconds = json.loads((target / "seconds.json").read_text())
+        (target / "seconds.json").unlink()
+        times.append(NetworkTime(candidate.name, seconds).to_dict())
+        networks.append(result(candidate, finished, target, description, section.epochs))
+    write_json(stage.out / "networks.json", RetrainedNetworks(tuple(networks)).to_dict())
+    write_json(REPORTS / "times" / "networks.json", times)
+
+
+def candidates(params: Params, description: DatasetDescription, problem: Problem) -> list[Candidate]:
+    """Members spread over the front, random architectures of their sizes, and the hand-designed cell at two widths.
+
+    Every one but the second hand-designed width has its supernet error, from the whole validation split.
+    """
+    section, channels = params.retrain, params.network.final.channels
+    front = read_front(SEARCH / "front.json").members
+    if len(front) < section.count:
+        warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
+    members = [front[i] for i in pareto.spread([m.size_bytes for m in front], section.count)]
+    scorer = build.frozen_scorer(params, description, problem.space, SUPERNET)
+    full = len(scorer.batches)
+    chosen = [Candidate(f"front-{i}", "front", m.genotype, channels, m.error) for i, m in enumerate(members, 1)]
+    matches = baselines.size_matched(
+        [m.genotype for m in members], problem.space, problem.costs.size, random.Random(section.seed)
+    )
+    chosen += [
+        Candidate(f"random-{i}", "random", g, channels, scorer.error(g, full), f"front-{i}")
+        for i, g in enumerate(matches, 1)
+    ]
+    hand = baselines.hand_designed(problem.space)
+    chosen += [
+        Candidate(f"hand-{width}", "hand", hand, width, scorer.error(hand, full) if width == channels else None)
+        for width in section.hand_designed_channels
+    ]
+    return chosen
+
+
+def job(
+    candidate: Candidate,
+    final: NetworkConfig,
+    recipe: family.Recipe,
+    data: family.FamilyData,
+    description: DatasetDescription,
+    device: torch.device,
+) -> family.Job:
+    """The training of a candidate; its folder is named by everything that determines the result, code included."""
+    config = NetworkConfig(**{**asdict(final), "channels": candidate.channels})
+    code = hashlib.sha256()
+    for module in ("binarize", "data", "family", "network", "ops", "space", "train"):
+        code.update((Path(bnas.__path__[0]) / f"{module}.py").read_bytes())
+    determines = {
+        "genotype": candidate.genotype.to_dict(),
+        "config": asdict(config),
+        "recipe": asdict(recipe),
+        "augmentation": asdict(data.augmentation),
+        "data": description.hash,
+        "code": code.hexdigest(),
+        "torch": torch.__version__,
+        "device": device.type,
+    }
+    key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:32]
+    return family.Job(candidate.name, config, candidate.genotype, cache_root() / "networks" / key)
+
+
+def result(
+    candidate: Candidate, finished: family.Job, folder: Path, description: DatasetDescription, epochs: int
+) -> RetrainedNetwork:
+    """What the report needs of a finished network: cost, and errors counted from its per-image answers."""
+    image = description.image
+    shape = (image.channels, image.height, image.width)
+    weight = cost(Network(finished.config, finished.genotype), shape)
+    answers = read_predictions(folder / "predictions.csv")
+    return RetrainedNetwork(
+        name=candidate.name,
+        role=candidate.role,
+        genotype=candidate.genotype,
+        channels=candidate.channels,
+        cells=finished.config.cells,
+        size_bytes=weight.size_bytes,
+        params=weight.params,
+        ops=weight.ops,
+        supernet_error=candidate.supernet_error,
+        wrong=int((~answers.correct).sum()),
+        test_images=len(answers.labels),
+        epochs=epochs,
+        matched=candidate.matched,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main("retrain", run))

@@ -1,0 +1,86 @@
+"""Stage `search`: NSGA-II on the frozen supernet, the front confirmed on the whole validation split."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+from bnas import coevolution, pareto
+from bnas.evaluate import Problem, Scorer, confirm_front
+from bnas.results import Front, FrontMember, Generations, SearchSummary, read_generations
+from bnas.space import Genotype
+from pipeline import build
+from pipeline.stage import Stage, main, write_json
+from pipeline.supernet import read_genotypes
+
+STAGES = (Path("data/stage1"), Path("data/stage2"))
+
+
+def run(stage: Stage) -> None:
+    """Search, confirm the front, score earlier generations again, and write all three."""
+    params, description = stage.params, build.dataset()
+    problem = build.problem(params, description)
+    section = params.search
+    scoring = build.scoring(section.evaluation, "search.evaluation")
+    scorer = build.frozen_scorer(params, description, problem.space, STAGES[1] / "supernet.safetensors")
+    plan = coevolution.SearchPlan(
+        population=section.population,
+        generations=section.generations,
+        selection=section.selection,
+        immigrants=section.immigrants,
+        variation=build.variation(section.variation),
+        scoring=scoring,
+        last_batches=section.evaluation.last_batches,
+    )
+    earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
+    advance = stage.progress(plan.work(len(scorer.batches.split)))
+    found = coevolution.search(
+        scorer,
+        problem,
+        plan,
+        read_genotypes(STAGES[1] / "population.json"),
+        seed=section.seed,
+        first_generation=len(earlier) + 1,
+        advance=advance,
+    )
+    before = {g for folder in STAGES for g in read_genotypes(folder / "evaluated.json")}
+    front, summary = confirm(found, before, scorer, problem)
+    common = scoring.count(scorer.batches, section.evaluation.rescore_batches)
+    records = coevolution.rescored([*earlier, *found.generations], scorer, common, advance)
+    space = problem.range(len(description.classes))
+    write_json(stage.out / "front.json", Front(space, front).to_dict())
+    write_json(stage.out / "generations.json", Generations(tuple(records)).to_dict())
+    write_json(stage.out / "summary.json", summary.to_dict())
+    stage.metrics |= {
+        "evaluations": summary.evaluations,
+        "front_size": len(front),
+        "schedule_tau": summary.schedule_tau,
+    }
+
+
+def confirm(
+    found: coevolution.Searched, before: set[Genotype], scorer: Scorer, problem: Problem
+) -> tuple[tuple[FrontMember, ...], SearchSummary]:
+    """The front of everything the search evaluated, scored in full, and what the mini-batch schedule spent on it."""
+    everything, images = len(scorer.batches), len(scorer.batches.split)
+    scheduled = [scorer.best_known(genotype) for genotype in found.population]
+    sizes = problem.sizes(found.evaluated)
+    front = []
+    for genotype in confirm_front(found.evaluated, sizes, scorer):
+        cost, wrong = problem.costs(genotype), scorer.wrong(genotype, everything)
+        front.append(FrontMember(genotype, wrong / images, wrong, images, cost.size_bytes, cost.params, cost.ops))
+    spent = scorer.image_evaluations
+    tau = pareto.kendall_tau(scheduled, [scorer.error(genotype, everything) for genotype in found.population])
+    return tuple(front), SearchSummary(
+        evaluations=len(before | set(found.evaluated)),
+        image_evaluations=spent,
+        image_evaluations_full=len(found.evaluated) * images,
+        schedule_tau=None if math.isnan(tau) else round(tau, 6),
+        f2_low=float(sizes.min()),
+        f2_high=float(sizes.max()),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main("search", run))

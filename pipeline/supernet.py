@@ -1,0 +1,86 @@
+"""What stage 1 and stage 2 have in common: both are a call of `coevolve` and write the same files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from bnas import coevolution
+from bnas.data import TrainingFeed
+from bnas.evaluate import Problem
+from bnas.network import Supernet
+from bnas.results import Generations
+from bnas.space import Genotype
+from pipeline import build
+from pipeline import params as schema
+from pipeline.stage import Stage, write_json
+
+
+def run(
+    stage: Stage,
+    section: schema.Coevolution,
+    supernet: Supernet,
+    problem: Problem,
+    population: Sequence[Genotype],
+    *,
+    first_generation: int,
+    dropout: schema.PathDropout | None = None,
+) -> None:
+    """Co-evolve by the parameters of a stage and write weights, population, generations and loss curve."""
+    params, description = stage.params, build.dataset()
+    normalise = build.normalise(description, build.device(params.runtime))
+    feed = TrainingFeed(
+        build.split("train"),
+        section.batch_size,
+        normalise,
+        build.augmentation(params),
+        f"{stage.name}.batch_size",
+    )
+    data = coevolution.SupernetData(feed, build.split("validation"), normalise)
+    plan = coevolution.Plan(
+        stage="stage2" if stage.name == "stage2" else "stage1",
+        population=section.population,
+        epochs=section.epochs,
+        generations=section.generations,
+        epochs_per_generation=section.epochs_per_generation,
+        learning_rate=section.learning_rate,
+        final_learning_rate=section.final_learning_rate,
+        weight_decay=section.weight_decay,
+        selection=section.selection,
+        variation=build.variation(section.variation),
+        scoring=build.scoring(section.evaluation, f"{stage.name}.evaluation"),
+        dropout_mode=dropout.mode if dropout else "none",
+        dropout_maximum=dropout.maximum if dropout else 0.0,
+    )
+    supernet.to(normalise.device)
+    result = coevolution.coevolve(
+        supernet,
+        problem,
+        plan,
+        data,
+        population,
+        seed=section.seed,
+        first_generation=first_generation,
+        advance=stage.progress(plan.work(feed, len(data.validation))),
+    )
+    build.save_weights(supernet, stage.out / "supernet.safetensors")
+    write_genotypes(stage.out / "population.json", result.population)
+    write_genotypes(stage.out / "evaluated.json", sorted(result.evaluated, key=lambda g: g.key))
+    write_json(stage.out / "generations.json", Generations(result.generations).to_dict())
+    write_json(stage.out / "training.json", [record.to_dict() for record in result.curve])
+    if result.curve:
+        stage.metrics[f"{stage.name}_loss"] = round(result.curve[-1].loss, 4)
+
+
+def write_genotypes(path: Path, genotypes: Sequence[Genotype]) -> None:
+    """A list of genotypes as JSON."""
+    write_json(path, [genotype.to_dict() for genotype in genotypes])
+
+
+def read_genotypes(path: Path) -> list[Genotype]:
+    """The inverse of `write_genotypes`; raises ValueError, naming the file, for anything else."""
+    try:
+        return [Genotype.from_dict(value) for value in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected a list of genotypes, found {error}") from None

@@ -1,0 +1,63 @@
+"""Which stages run again after which change: the committed dvc.yaml, real `dvc repro`, tiny parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.workspace import STAGES, Workspace
+
+AFTER = {name: list(STAGES[i:]) for i, name in enumerate(STAGES)}
+
+CHANGES = [
+    ("runtime.workers", 2, []),
+    ("report.size_bins", 5, AFTER["report"]),
+    ("retrain.epochs", 2, AFTER["retrain"]),
+    ("search.generations", 3, AFTER["search"]),
+    ("stage2.learning_rate", 0.002, AFTER["stage2"]),
+    ("stage1.learning_rate", 0.002, AFTER["stage1"]),
+    ("space.sampling", "uniform", AFTER["stage1"]),
+    ("network.sign", "ste", AFTER["stage1"]),
+    ("objectives.margin", 1.5, AFTER["stage1"]),
+    ("data.seed", 1, AFTER["prepare"]),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    assert workspace.repro() == list(STAGES)
+    workspace.commit()
+    return workspace
+
+
+def test_nothing_changed_runs_nothing(finished: Workspace) -> None:
+    assert finished.repro() == []
+
+
+@pytest.mark.parametrize(("key", "value", "stages"), CHANGES, ids=[key for key, _, _ in CHANGES])
+def test_a_parameter_runs_its_stages_and_put_back_none(
+    finished: Workspace, key: str, value: object, stages: list[str]
+) -> None:
+    before = finished.set(key, value)
+    assert finished.repro() == stages
+    finished.set(key, before)
+    assert finished.repro() == []
+    assert finished.git("status", "--porcelain") == "", "what was put back differs from what was there"
+
+
+def test_a_comment_in_params_runs_nothing(finished: Workspace) -> None:
+    path = finished.folder / "params.yaml"
+    text = path.read_text()
+    path.write_text("# a comment\n" + text)
+    assert finished.repro() == []
+    path.write_text(text)
+
+
+def test_a_comment_in_code_runs_its_importers_and_no_further(finished: Workspace) -> None:
+    path: Path = finished.folder / "bnas" / "evolve.py"
+    path.write_text(path.read_text() + "\n# a comment\n")
+    assert finished.repro() == ["stage1", "stage2", "search", "retrain"], "equal outputs must stop the chain"
+    changed = {line.split()[-1] for line in finished.git("status", "--porcelain").splitlines()}
+    assert {name for name in changed if not name.startswith("reports/times/")} == {"bnas/evolve.py", "dvc.lock"}

@@ -1,0 +1,86 @@
+"""Whole runs through real `dvc`: equal clones, queued experiments, stages that fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.workspace import STAGES, Workspace
+
+METRICS = (
+    "hypervolume",
+    "size_coverage",
+    "best_test_error",
+    "smallest_kib",
+    "kendall_tau",
+    "evaluations",
+    "search_seconds",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    assert workspace.repro() == list(STAGES)
+    workspace.commit()
+    return workspace
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a finished run but times and the report's rendering."""
+    files = [p for top in ("data", "reports") for p in (folder / top).rglob("*") if p.is_file()]
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    own = {
+        n: p for n, p in names.items() if not n.startswith(("reports/times/", "reports/report.md", "reports/figures"))
+    }
+    return {name: path.read_bytes() for name, path in sorted(own.items())}
+
+
+def test_two_clones_end_with_equal_files(finished: Workspace, tmp_path: Path) -> None:
+    other = Workspace(tmp_path)
+    other.set("runtime.workers", 2)
+    other.repro()
+    ours, theirs = contents(finished.folder), contents(other.folder)
+    assert ours.keys() == theirs.keys()
+    assert "data/retrain/front-1/weights.safetensors" in ours
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_queued_experiments_are_listed_with_their_metrics(finished: Workspace) -> None:
+    for seed in (1, 2):
+        finished.run("dvc", "exp", "run", "--queue", "-S", f"search.seed={seed}")
+    finished.run("dvc", "exp", "run", "--run-all")
+    shown = json.loads(finished.run("dvc", "exp", "show", "--json").stdout)
+    found = {}
+    for entry in shown:
+        for experiment in entry["experiments"] or []:
+            data = experiment["revs"][0]["data"]
+            metrics = {k: v for file in data["metrics"].values() for k, v in file["data"].items()}
+            found[data["params"]["params.yaml"]["data"]["search"]["seed"]] = metrics
+    assert sorted(found) == [1, 2]
+    for metrics in found.values():
+        assert set(METRICS) <= set(metrics)
+
+
+def test_a_failing_stage_exits_non_zero_and_leaves_nothing_for_git(finished: Workspace) -> None:
+    before = finished.set("stage1.batch_size", 100_000)
+    failed = finished.run("dvc", "repro", check=False)
+    assert failed.returncode != 0
+    line = "stage1: stage1.batch_size: expected at most the 120 images to train on, found 100000"
+    assert line in (failed.stdout + failed.stderr).splitlines()
+    assert not (finished.folder / "data" / "stage1").exists()
+    changed = {entry.split()[-1] for entry in finished.git("status", "--porcelain").splitlines()}
+    assert not {name for name in changed if name.startswith("data/")}
+    finished.set("stage1.batch_size", before)
+    assert finished.repro() == []
+
+
+def test_an_invalid_parameter_stops_before_any_stage_writes(finished: Workspace) -> None:
+    before = finished.set("report.size_bins", "many")
+    failed = finished.run("dvc", "repro", check=False)
+    assert failed.returncode != 0
+    assert "report.size_bins" in failed.stdout + failed.stderr
+    finished.set("report.size_bins", before)
+    assert finished.repro() == []

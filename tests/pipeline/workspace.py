@@ -1,0 +1,95 @@
+"""A copy of the project with tiny parameters, driven by the real `dvc`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.imports import ROOT
+
+STAGES = ("prepare", "stage1", "stage2", "search", "retrain", "report")
+
+
+class Workspace:
+    """A git repository of its own that holds what a clone would, with a params.yaml that runs in seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("bnas", "pipeline"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".gitattributes"):
+            shutil.copy(ROOT / name, folder / name)
+        (folder / ".dvc").mkdir()
+        for name in ("config", ".gitignore"):
+            shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
+        (folder / "params.yaml").write_text(tiny_params())
+        self.git("init", "-q", "-b", "main")
+        self.git("config", "user.email", "test@example.org")
+        self.git("config", "user.name", "test")
+        self.commit()
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command in the workspace, with this environment's `python` and `dvc` first on PATH."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "BNAS_", "GIT_"))}
+        env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1"}
+        env.pop("PYTHONPATH", None)
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def git(self, *arguments: str) -> str:
+        """The output of a git command."""
+        return self.run("git", *arguments).stdout
+
+    def commit(self) -> None:
+        """Commit everything that is not ignored."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "state")
+
+    def repro(self) -> list[str]:
+        """`dvc repro`; the stages that really ran, in order."""
+        output = self.run("dvc", "repro").stdout
+        return re.findall(r"^Running stage '(\w+)'", output, flags=re.MULTILINE)
+
+    def set(self, key: str, value: object) -> object:
+        """Change one parameter by its dotted key; returns what it was."""
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        *sections, last = key.split(".")
+        target = params
+        for section in sections:
+            target = target[section]
+        before, target[last] = target[last], value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+        return before
+
+
+def tiny_params() -> str:
+    """The committed parameters, shrunk until every stage takes about as long as importing torch."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"] |= {"images_per_class": 24, "test_fraction": 0.25, "validation_fraction": 0.25}
+    params["space"] |= {"nodes": 1}
+    for scale in params["network"].values():
+        if isinstance(scale, dict):
+            scale |= {"channels": 2, "cells": 3}
+    for name in ("stage1", "stage2"):
+        params[name] |= {"population": 4, "epochs": 1, "generations": 1, "batch_size": 60}
+        params[name]["evaluation"] |= {"batch_size": 30, "batches": 1, "calibration_batches": 1}
+    params["search"] |= {"population": 4, "generations": 2, "immigrants": 4}
+    params["search"]["evaluation"] |= {
+        "batch_size": 30,
+        "first_batches": 1,
+        "last_batches": 2,
+        "rescore_batches": 1,
+        "calibration_batches": 1,
+    }
+    params["retrain"] |= {"count": 2, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}
+    params["runtime"] |= {"device": "cpu", "threads": 1, "workers": 1}
+    return yaml.safe_dump(params, sort_keys=False)

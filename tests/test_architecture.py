@@ -1,0 +1,94 @@
+"""The house: imports run downwards, and every stage declares exactly the files it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.imports import ROOT, closure, imported, relative
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+FILES = sorted([*ROOT.glob("bnas/*.py"), *ROOT.glob("pipeline/*.py")])
+WITHOUT_TORCH = ("space", "pareto", "evolve", "results", "analysis", "figures", "cell_graph", "markdown", "baselines")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_are_the_import_closure(stage: str) -> None:
+    code = relative(closure(ROOT / "pipeline" / f"{stage}.py"))
+    declared = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("bnas/", "pipeline/"))]
+    assert sorted(declared) == code
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_its_own_script(stage: str) -> None:
+    assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage}"
+
+
+def test_only_prepare_and_retrain_see_the_test_split() -> None:
+    def reads_test(dep: str) -> bool:
+        return dep.rstrip("/") in ("data", "data/prepared") or dep.startswith("data/prepared/test")
+
+    readers = {name for name, stage in STAGES.items() if any(map(reads_test, stage["deps"]))}
+    assert readers == {"retrain"}
+
+
+def test_no_stage_depends_on_times() -> None:
+    deps = [dep for stage in STAGES.values() for dep in stage["deps"]]
+    assert not [dep for dep in deps if dep.startswith("reports/")]
+
+
+def test_no_stage_declares_runtime_parameters() -> None:
+    assert not [name for name, stage in STAGES.items() if "runtime" in stage["params"]]
+
+
+def test_imports_have_no_circles() -> None:
+    done: set[str] = set()
+
+    def visit(path, above: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
+        name = path.relative_to(ROOT).as_posix()
+        assert name not in above, f"circle: {' -> '.join((*above, name))}"
+        if name not in done:
+            for other in imported(path):
+                visit(other, (*above, name))
+            done.add(name)
+
+    for file in FILES:
+        visit(file, ())
+
+
+def test_the_library_never_imports_the_pipeline() -> None:
+    for file in ROOT.glob("bnas/*.py"):
+        assert not [p for p in imported(file) if p.parent.name == "pipeline"], file
+
+
+def test_every_cached_output_is_ignored_by_git() -> None:
+    ignored = (ROOT / ".gitignore").read_text().split()
+    for stage in STAGES.values():
+        for out in stage.get("outs", []):
+            assert f"/{out}/" in ignored
+
+
+def test_torch_stays_where_it_is_needed() -> None:
+    modules = [f"bnas.{name}" for name in WITHOUT_TORCH if (ROOT / "bnas" / f"{name}.py").exists()]
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_only_evolve_imports_deap() -> None:
+    users = {file.name for file in FILES if "deap" in file.read_text() and "import" in file.read_text()}
+    importers = (
+        {
+            name
+            for name in users
+            if any(
+                line.strip().startswith(("from deap", "import deap"))
+                for line in (ROOT / "bnas" / name).read_text().splitlines()
+            )
+        }
+        if users
+        else set()
+    )
+    assert importers == {"evolve.py"}
