@@ -24,7 +24,7 @@ from bnas.train import CosineRate, adam, fit
 Advance = Callable[[float, str], None]
 """Told how much work is done, in images trained on (scoring an image counts `SCORING_WORK`), and a short note."""
 
-SCORING_WORK = 0.3
+SCORING_WORK = 0.2
 """Cost of scoring an image relative to training on it: about the forward pass's share."""
 
 
@@ -41,6 +41,8 @@ class Scoring:
     batches: int
     batch_norm: str
     calibration_batches: int
+    workers: int
+    """Individuals scored side by side; does not change a score."""
     where: str
     """The parameters' section, for messages."""
 
@@ -53,7 +55,7 @@ class Scoring:
         if self.batch_norm == "recalibrated":
             batches = cut(train)
             calibration = [batches[i][0] for i in range(min(self.calibration_batches, len(batches)))]
-        return Scorer(supernet, cut(validation), calibration)
+        return Scorer(supernet, cut(validation), calibration, self.workers)
 
     def count(self, batches: MiniBatches, wanted: int | None = None) -> int:
         """Mini-batches that individuals are scored on: `wanted` (default `batches`), or all in mode full."""
@@ -181,12 +183,8 @@ def _scored(
     problem: Problem, scorer: Scorer, count: int, advance: Advance, note: str
 ) -> Callable[[Sequence[Genotype]], NDArray[np.float64]]:
     def evaluate(genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
-        errors = []
-        for genotype in genotypes:
-            before = scorer.image_evaluations
-            errors.append(scorer.error(genotype, count))
-            advance(SCORING_WORK * (scorer.image_evaluations - before), f"{note}, scoring")
-        return problem.objectives(genotypes, errors)
+        scorer.score(genotypes, count, lambda images: advance(SCORING_WORK * images, f"{note}, scoring"))
+        return problem.objectives(genotypes, [scorer.error(genotype, count) for genotype in genotypes])
 
     return evaluate
 
@@ -303,13 +301,13 @@ def rescored(
     records: Sequence[GenerationRecord], scorer: Scorer, batches: int, advance: Advance = lambda work, note: None
 ) -> list[GenerationRecord]:
     """The records with every member scored again, with the scorer's weights, on its first `batches` mini-batches."""
-    found = []
-    for record in records:
-        members = []
-        for member in record.members:
-            before = scorer.image_evaluations
-            error = scorer.error(member.genotype, batches)
-            members.append(replace(member, rescored_error=error))
-            advance(SCORING_WORK * (scorer.image_evaluations - before), "scoring earlier generations again")
-        found.append(replace(record, members=tuple(members)))
-    return found
+    everyone = [member.genotype for record in records for member in record.members]
+    note = "scoring earlier generations again"
+    scorer.score(everyone, batches, lambda images: advance(SCORING_WORK * images, note))
+    return [
+        replace(
+            record,
+            members=tuple(replace(m, rescored_error=scorer.error(m.genotype, batches)) for m in record.members),
+        )
+        for record in records
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -66,10 +67,14 @@ class Problem:
         members = dict.fromkeys(population)
         missing = count - len(members)
         if missing > 0:
-            # Drawing twice as many leaves enough after dropping those that are members already.
-            drawn = [g for g in self.sampler(rng, 2 * missing) if g not in members]
-            members.update(dict.fromkeys(drawn[:missing] if len(drawn) > missing else drawn))
+            # So many more that enough are left after dropping those that are members already.
+            drawn = self.sampler(rng, missing + len(members))
+            members.update(dict.fromkeys([g for g in drawn if g not in members][:missing]))
         return list(members)
+
+
+def _ignore(images: int) -> None:
+    pass
 
 
 class Scorer:
@@ -78,12 +83,15 @@ class Scorer:
     Everyone is scored on the same first mini-batches (common random numbers: differences lose the sampling noise that
     individuals share), and an answer once computed is kept, so that whoever is scored on more of the sequence later
     pays only for what is new. `calibration` mini-batches (inputs only are used) switch from the mini-batch's own
-    BatchNorm statistics to statistics recalibrated for each path on them. `image_evaluations` counts images passed
-    through a path, calibration included.
+    BatchNorm statistics to statistics recalibrated for each path on them. `workers` individuals are scored side by
+    side, each on a thread of its own without further threads: small networks do not feed more, and the answers do not
+    depend on how many there are. `image_evaluations` counts images passed through a path, calibration included.
     """
 
-    def __init__(self, supernet: Supernet, batches: MiniBatches, calibration: Sequence[torch.Tensor] = ()) -> None:
-        self.supernet, self.batches, self.calibration = supernet, batches, calibration
+    def __init__(
+        self, supernet: Supernet, batches: MiniBatches, calibration: Sequence[torch.Tensor] = (), workers: int = 1
+    ) -> None:
+        self.supernet, self.batches, self.calibration, self.workers = supernet, batches, calibration, workers
         self.image_evaluations = 0
         self._wrong: dict[Genotype, list[int]] = {}
 
@@ -91,15 +99,25 @@ class Scorer:
         """How many of the first mini-batches this genotype has been scored on."""
         return len(self._wrong.get(genotype, ()))
 
+    def score(self, genotypes: Sequence[Genotype], count: int, on_images: Callable[[int], None] = _ignore) -> None:
+        """Score everyone on the first `count` mini-batches where that is missing; `on_images` is told of images."""
+        missing = [genotype for genotype in dict.fromkeys(genotypes) if self.known(genotype) < count]
+        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for genotype, answers in zip(missing, pool.map(partial(self._answers, count=count), missing), strict=True):
+                images = self.batches.images(count) - self.batches.images(self.known(genotype))
+                images += sum(len(x) for x in self.calibration)
+                self._wrong.setdefault(genotype, []).extend(answers)
+                self.image_evaluations += images
+                on_images(images)
+
+    def _answers(self, genotype: Genotype, count: int) -> list[int]:
+        with torch.no_grad(), self._model(genotype) as model:
+            return [count_wrong(model, self.batches, index) for index in range(self.known(genotype), count)]
+
     def wrong(self, genotype: Genotype, count: int) -> int:
         """Wrong answers on the first `count` mini-batches, computing what is not known yet."""
-        known = self._wrong.setdefault(genotype, [])
-        if len(known) < count:
-            with torch.no_grad(), self._model(genotype) as model:
-                for index in range(len(known), count):
-                    known.append(count_wrong(model, self.batches, index))
-                    self.image_evaluations += self.batches.images(index + 1) - self.batches.images(index)
-        return sum(known[:count])
+        self.score([genotype], count)
+        return sum(self._wrong[genotype][:count])
 
     def error(self, genotype: Genotype, count: int) -> float:
         """Share of wrong answers on the first `count` mini-batches, in [0, 1]."""
@@ -121,7 +139,6 @@ class Scorer:
         network.train()
         for x in self.calibration:
             network(x)
-            self.image_evaluations += len(x)
         network.eval()
         yield network
 
@@ -140,5 +157,4 @@ def confirm_front(genotypes: Sequence[Genotype], sizes: NDArray[np.float64], sco
         unsure = [genotypes[i] for i in front if scorer.known(genotypes[i]) < full]
         if not unsure:
             return [genotypes[i] for i in sorted(front, key=lambda i: (sizes[i], genotypes[i].key))]
-        for genotype in unsure:
-            scorer.wrong(genotype, full)
+        scorer.score(unsure, full)

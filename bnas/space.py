@@ -1,6 +1,6 @@
 """Genotypes and the search spaces they live in: plain data, no torch.
 
-A network is a stack of two kinds of cell (ALGORITHM: DARTS-type cells). Each cell sees the outputs of the two
+A network is a stack of two kinds of cell, as in DARTS. Each cell sees the outputs of the two
 cells before it (states 0 and 1); intermediate node `i` is state `i + 2` and is the sum of two operations applied
 to two *distinct* earlier states; all nodes are concatenated.
 """
@@ -135,14 +135,15 @@ class Genotype:
 def _node(genes: Sequence[Gene], where: str, index: int) -> Node:
     if len(genes) != 2:
         raise ValueError(f"Genotype: expected two genes in {where}, found {len(genes)}")
-    first, second = sorted(Gene(*gene) for gene in genes)
-    for gene in (first, second):
+    for gene in genes:
+        gene = Gene(*gene)
         if not isinstance(gene.op, str):
             raise ValueError(f"Genotype: expected an operation name in {where}, found {gene.op!r}")
         if type(gene.source) is not int or not 0 <= gene.source < CELL_INPUTS + index:
             raise ValueError(
                 f"Genotype: expected a source from 0 to {CELL_INPUTS + index - 1} in {where}, found {gene.source!r}"
             )
+    first, second = sorted(Gene(*gene) for gene in genes)
     if first.source == second.source:
         raise ValueError(f"Genotype: expected two distinct sources in {where}, found {first.source} twice")
     return first, second
@@ -169,7 +170,7 @@ class SearchSpace:
             raise ValueError(
                 f"SearchSpace.ops: expected distinct names out of {', '.join(known)}, found {list(self.ops)}"
             )
-        if self.nodes < 1:
+        if type(self.nodes) is not int or self.nodes < 1:
             raise ValueError(f"SearchSpace.nodes: expected at least 1, found {self.nodes}")
 
     def sample(self, rng: random.Random) -> Genotype:
@@ -287,10 +288,10 @@ def sample_stratified(
 ) -> list[Genotype]:
     """`count` distinct genotypes spread evenly over the range of log sizes.
 
-    Uniform genes concentrate sizes in the middle of the range [ours, ALGORITHM: Sampling architectures], so a pool
-    of `POOL_PER_SAMPLE · count` candidates is drawn by `SearchSpace.sample_mixed` and, for `count` evenly spaced
-    targets between the pool's smallest and largest log size, the nearest candidate not yet taken is kept. The order
-    of the result is shuffled. `size` must be positive.
+    Uniform genes concentrate sizes in the middle of the range, so [ours] a pool
+    of `POOL_PER_SAMPLE · count` candidates is drawn by `SearchSpace.sample_mixed`. The range between the pool's
+    smallest and largest log size is cut into `count` equal strata, and for a target drawn in each the nearest candidate
+    not yet taken is kept. The order of the result is shuffled. `size` must be positive.
     """
     pool = distinct(lambda: space.sample_mixed(rng), POOL_PER_SAMPLE * count)
     if len(pool) <= count:
@@ -299,7 +300,7 @@ def sample_stratified(
     low, high = min(logs.values()), max(logs.values())
     taken: list[Genotype] = []
     for k in range(count):
-        target = low + (high - low) * (k / (count - 1) if count > 1 else 0.5)
+        target = low + (high - low) * (k + rng.random()) / count
         nearest = min(logs, key=lambda genotype: abs(logs[genotype] - target))
         taken.append(nearest)
         del logs[nearest]

@@ -75,11 +75,17 @@ def variation(section: schema.Variation) -> Variation:
     return Variation(section.crossover, section.mutation_rate, section.random_share)
 
 
-def scoring(section: schema.Evaluation | schema.GrowingEvaluation, where: str) -> coevolution.Scoring:
+def scoring(section: schema.Evaluation | schema.GrowingEvaluation, workers: int, where: str) -> coevolution.Scoring:
     """How individuals are scored."""
     first = section.first_batches if isinstance(section, schema.GrowingEvaluation) else section.batches
     return coevolution.Scoring(
-        section.mode, section.batch_size, first, section.batch_norm, section.calibration_batches, where
+        section.mode,
+        section.batch_size,
+        first,
+        section.batch_norm,
+        section.calibration_batches,
+        workers,
+        where,
     )
 
 
@@ -103,7 +109,7 @@ def frozen_scorer(params: Params, description: DatasetDescription, space: Search
     on = device(params.runtime)
     supernet = load_supernet(params, description, space, weights).to(on).eval()
     search = params.search
-    return scoring(search.evaluation, "search.evaluation").scorer(
+    return scoring(search.evaluation, params.runtime.workers, "search.evaluation").scorer(
         supernet, split("train"), split("validation"), normalise(description, on), search.seed
     )
 

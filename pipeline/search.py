@@ -22,7 +22,7 @@ def run(stage: Stage) -> None:
     params, description = stage.params, build.dataset()
     problem = build.problem(params, description)
     section = params.search
-    scoring = build.scoring(section.evaluation, "search.evaluation")
+    scoring = build.scoring(section.evaluation, params.runtime.workers, "search.evaluation")
     scorer = build.frozen_scorer(params, description, problem.space, STAGES[1] / "supernet.safetensors")
     plan = coevolution.SearchPlan(
         population=section.population,
@@ -71,6 +71,7 @@ def confirm(
         cost, wrong = problem.costs(genotype), scorer.wrong(genotype, everything)
         front.append(FrontMember(genotype, wrong / images, wrong, images, cost.size_bytes, cost.params, cost.ops))
     spent = scorer.image_evaluations
+    scorer.score(found.population, everything)
     tau = pareto.kendall_tau(scheduled, [scorer.error(genotype, everything) for genotype in found.population])
     return tuple(front), SearchSummary(
         evaluations=len(before | set(found.evaluated)),

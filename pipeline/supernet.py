@@ -49,7 +49,7 @@ def run(
         weight_decay=section.weight_decay,
         selection=section.selection,
         variation=build.variation(section.variation),
-        scoring=build.scoring(section.evaluation, f"{stage.name}.evaluation"),
+        scoring=build.scoring(section.evaluation, params.runtime.workers, f"{stage.name}.evaluation"),
         dropout_mode=dropout.mode if dropout else "none",
         dropout_maximum=dropout.maximum if dropout else 0.0,
     )
