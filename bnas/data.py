@@ -7,6 +7,7 @@ memory) only when it is used. A data set is a value: nothing here knows which on
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +76,12 @@ def stratified_split(
     parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (*fractions, "train")}
     for label in np.unique(labels):
         order = rng.permutation(np.flatnonzero(labels == label))[: images_per_class or None]
-        start = 0
+        start, share = 0, 0.0
         for name, fraction in fractions.items():
-            count = round(fraction * len(order))
-            parts[name].append(order[start : start + count])
-            start += count
+            share += fraction
+            end = round(share * len(order))
+            parts[name].append(order[start:end])
+            start = end
         parts["train"].append(order[start:])
         for name, chunks in parts.items():
             if len(chunks[-1]) == 0:
@@ -92,18 +94,20 @@ def stratified_split(
 
 def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of images `[N, H, W, C]`, as shares of 255; computed in chunks."""
-    total = np.zeros(images.shape[-1])
-    squares = np.zeros(images.shape[-1])
+    total, squares = [0] * images.shape[-1], [0] * images.shape[-1]
     for start in range(0, len(images), 1024):
-        chunk = images[start : start + 1024].astype(np.float64) / 255
-        total += chunk.sum(axis=(0, 1, 2))
-        squares += (chunk**2).sum(axis=(0, 1, 2))
+        chunk = images[start : start + 1024].astype(np.int64)
+        for channel in range(images.shape[-1]):
+            total[channel] += int(chunk[..., channel].sum())
+            squares[channel] += int((chunk[..., channel] ** 2).sum())
     count = images[..., 0].size
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    if (deviation == 0).any():
-        raise DataError(f"data: channel {int(np.argmin(deviation))}: expected images that differ, found one colour")
-    return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in deviation]
+    # In whole numbers, so that a channel of one colour is told from one of nearly one colour.
+    spread = [count * square - value**2 for square, value in zip(squares, total, strict=True)]
+    if 0 in spread:
+        raise DataError(f"data: channel {spread.index(0)}: expected images that differ, found one colour")
+    mean = [value / (255 * count) for value in total]
+    deviation = [math.sqrt(value) / (255 * count) for value in spread]
+    return [round(value, 6) for value in mean], [round(value, 6) for value in deviation]
 
 
 def content_hash(arrays: Sequence[NDArray[np.generic]]) -> str:
@@ -132,12 +136,13 @@ class Split:
         try:
             images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
             labels = np.load(folder / "labels.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{folder}: expected images.npy and labels.npy, found {error}") from None
-        if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+        fits = images.dtype == np.uint8 and images.ndim == 4 and np.issubdtype(labels.dtype, np.integer)
+        if not fits or labels.shape != images.shape[:1]:
             raise DataError(
-                f"{folder}: expected uint8 images [N, H, W, C] and N labels, "
-                f"found {images.dtype} {list(images.shape)} and labels {list(labels.shape)}"
+                f"{folder}: expected uint8 images [N, H, W, C] and N whole labels, "
+                f"found {images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
             )
         return cls(images, labels.astype(np.int64))
 

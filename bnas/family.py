@@ -142,7 +142,7 @@ def train_family(
                     future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(getattr(pool, "_processes", {}).values()):
+            for process in multiprocessing.active_children():
                 process.terminate()
             raise
         _report(ticks, on_epoch)

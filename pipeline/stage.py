@@ -119,13 +119,13 @@ def main(name: str, run: Callable[[Stage], None]) -> int:
         partial.mkdir(parents=True)
         run(stage)
         stage.close()
-        if any(partial.iterdir()):
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
         if stage.metrics:
             write_json(REPORTS / "metrics" / f"{name}.json", stage.metrics)
         seconds = round(time.monotonic() - start, 1)
         write_json(REPORTS / "times" / f"{name}.json", {f"{name}_seconds": seconds})
+        if any(partial.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.replace(folder)
     except (ValueError, OSError) as error:
         if stage is not None:
             stage.close()

@@ -24,14 +24,6 @@ CHANGES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    assert workspace.repro() == list(STAGES)
-    workspace.commit()
-    return workspace
-
-
 def test_nothing_changed_runs_nothing(finished: Workspace) -> None:
     assert finished.repro() == []
 

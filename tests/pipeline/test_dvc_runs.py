@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from tests.pipeline.workspace import STAGES, Workspace
+from tests.pipeline.workspace import Workspace
 
 METRICS = (
     "hypervolume",
@@ -18,14 +16,6 @@ METRICS = (
     "evaluations",
     "search_seconds",
 )
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    assert workspace.repro() == list(STAGES)
-    workspace.commit()
-    return workspace
 
 
 def contents(folder: Path) -> dict[str, bytes]:

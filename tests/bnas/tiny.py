@@ -1,0 +1,170 @@
+"""The smallest things that still work: 8×8 images of four classes, a three-cell supernet, its problem."""
+
+from __future__ import annotations
+
+import functools
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bnas.coevolution import Plan, Scoring, SearchPlan
+from bnas.cost import CostTable
+from bnas.data import Augmentation, MiniBatches, Normalise, Split, TrainingFeed
+from bnas.evaluate import Problem
+from bnas.evolve import Variation
+from bnas.network import Network, NetworkConfig, Supernet
+from bnas.space import Gene, Genotype, SearchSpace
+from bnas.train import CosineRate, adam, fit
+
+CLASSES = 4
+SPACE = SearchSpace(("skip_connect", "max_pool_3x3", "bin_conv_3x3"), nodes=2)
+CONFIG = NetworkConfig(in_channels=1, classes=CLASSES, channels=4, cells=3)
+SHAPE = (1, 8, 8)
+MEAN, STD = (0.5,), (0.25,)
+NORMALISE = Normalise(MEAN, STD, torch.device("cpu"))
+PLAIN = Augmentation(0, False)
+VARIATION = Variation(crossover=0.5, mutation_rate=0.1, random_share=0.25)
+
+
+def split(count: int, seed: int = 0) -> Split:
+    """Noise with one bright quadrant, which is the class; classes come in turn."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % CLASSES
+    images = rng.integers(0, 160, (count, 8, 8, 1)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 90
+    return Split(images, labels)
+
+
+def numbered(count: int, first: int = 0) -> Split:
+    """Images of one grey value each: their number, from `first` to at most 255; modulo 4, the class."""
+    numbers = np.arange(first, first + count)
+    images = np.broadcast_to(numbers[:, None, None, None], (count, 8, 8, 1)).astype(np.uint8)
+    return Split(images, numbers.astype(np.int64) % CLASSES)
+
+
+def numbers(x: torch.Tensor) -> tuple[int, ...]:
+    """The numbers of normalised images `[N, C, H, W]` of `numbered`."""
+    grey = (x[:, 0, 0, 0] * STD[0] + MEAN[0]) * 255
+    return tuple(round(value) for value in grey.tolist())
+
+
+def write_split(folder: Path, part: Split) -> None:
+    """A prepared split as the pipeline lays it out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "images.npy", part.images)
+    np.save(folder / "labels.npy", part.labels)
+
+
+def feed(part: Split, batch_size: int = 8, augmentation: Augmentation = PLAIN) -> TrainingFeed:
+    return TrainingFeed(part, batch_size, NORMALISE, augmentation, "tiny.batch_size")
+
+
+def batches(part: Split, batch_size: int = 8, seed: int = 0) -> MiniBatches:
+    return MiniBatches(part, batch_size, NORMALISE, seed, "tiny.batch_size")
+
+
+def supernet(seed: int = 0, config: NetworkConfig = CONFIG) -> Supernet:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Supernet(config, SPACE)
+
+
+def network(genotype: Genotype, seed: int = 0) -> Network:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Network(CONFIG, genotype)
+
+
+def trained_supernet(epochs: int = 8) -> Supernet:
+    """A supernet that has learnt something on uniformly sampled paths."""
+    net, rng = supernet(), random.Random(0)
+    part = feed(split(64))
+    fit(
+        lambda x, step: net(x, SPACE.sample(rng)),
+        adam(net, 0.0),
+        part,
+        CosineRate(0.01, 0.0, epochs * part.steps),
+        range(epochs),
+        generator=generator(0),
+    )
+    return net
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    """Whether all parameters and buffers are equal, bit for bit."""
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@functools.cache
+def costs(space: SearchSpace) -> CostTable:
+    return CostTable(CONFIG, space, SHAPE)
+
+
+def problem(space: SearchSpace = SPACE, margin: float = 1.25, sampling: str = "size_stratified") -> Problem:
+    return Problem(space, costs(space), margin, sampling)
+
+
+def genotypes(count: int, seed: int = 0, space: SearchSpace = SPACE) -> list[Genotype]:
+    """Distinct random genotypes of all sizes."""
+    rng, found = random.Random(seed), dict[Genotype, None]()
+    while len(found) < count:
+        found.setdefault(space.sample_mixed(rng))
+    return list(found)
+
+
+def everywhere(op: str, nodes: int = SPACE.nodes) -> Genotype:
+    """One operation on every edge, both cell inputs into every node."""
+    cell = ((Gene(0, op), Gene(1, op)),) * nodes
+    return Genotype(cell, cell)
+
+
+def scoring(**changes) -> Scoring:
+    values = {
+        "mode": "minibatch",
+        "batch_size": 8,
+        "batches": 2,
+        "batch_norm": "batch",
+        "calibration_batches": 2,
+        "workers": 1,
+        "where": "tiny.evaluation",
+    }
+    return Scoring(**(values | changes))
+
+
+def plan(**changes) -> Plan:
+    values = {
+        "stage": "stage1",
+        "population": 4,
+        "epochs": 1,
+        "generations": 2,
+        "epochs_per_generation": 1,
+        "learning_rate": 0.01,
+        "final_learning_rate": 0.001,
+        "weight_decay": 0.0,
+        "selection": "auxiliary",
+        "variation": VARIATION,
+        "scoring": scoring(),
+    }
+    return Plan(**(values | changes))
+
+
+def search_plan(**changes) -> SearchPlan:
+    values = {
+        "population": 4,
+        "generations": 3,
+        "selection": "alternate",
+        "immigrants": 2,
+        "variation": VARIATION,
+        "scoring": scoring(batches=1),
+        "last_batches": 3,
+    }
+    return SearchPlan(**(values | changes))
