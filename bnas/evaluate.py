@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas import pareto
 from bnas.cost import CostTable
@@ -20,7 +19,7 @@ from bnas.data import MiniBatches
 from bnas.network import Supernet
 from bnas.results import SpaceRange
 from bnas.space import Genotype, Sampler, SearchSpace, sample_stratified, sample_uniform
-from bnas.train import count_wrong
+from bnas.train import calibrate, count_wrong
 
 
 @dataclass(frozen=True)
@@ -133,13 +132,7 @@ class Scorer:
             yield lambda x: self.supernet(x, genotype)
             return
         network = self.supernet.extract(genotype)
-        for layer in network.modules():
-            if isinstance(layer, _BatchNorm):
-                layer.momentum = None  # a plain average over the calibration mini-batches
-        network.train()
-        for x in self.calibration:
-            network(x)
-        network.eval()
+        calibrate(network, torch.cat(list(self.calibration)))
         yield network
 
 

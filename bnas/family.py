@@ -25,10 +25,14 @@ from bnas.data import Augmentation, Normalise, Split, TrainingFeed
 from bnas.network import Network, NetworkConfig, PathDropout
 from bnas.results import EpochRecord, Predictions
 from bnas.space import Genotype
-from bnas.train import CosineRate, adam, fit, predict
+from bnas.train import CosineRate, adam, calibrate, fit, predict
 
 TEST_BATCH = 256
 """Images a forward pass when testing; running statistics make the answer independent of it."""
+
+
+CALIBRATION_IMAGES = 1000
+"""Training images, unchanged and without drop-path, that a finished network's BatchNorm statistics come from."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def train_network(
         label_smoothing=recipe.label_smoothing,
         on_epoch=on_epoch,
     )
+    rows = torch.randperm(len(learnt), generator=generator)[:CALIBRATION_IMAGES].numpy()
+    calibrate(network, normalise(torch.from_numpy(learnt.images[rows])))
     test = Split.open(data.prepared / "test")
     answers = predict(network, test, normalise, TEST_BATCH)
     return network, curve, Predictions(test.labels, answers.numpy())
@@ -132,7 +138,6 @@ def train_family(
     with ProcessPoolExecutor(
         max(1, min(workers, len(waiting))), context, initializer=_start_worker, initargs=(ticks,)
     ) as pool:
-        # Heaviest first would need a forecast; as they come is within one network's time of the best.
         pending: set[Future[None]] = {pool.submit(_work, job, recipe, data, device) for job in waiting}
         try:
             while pending:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.binarize import BinaryConv2d
 from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
@@ -86,6 +87,26 @@ def fit(
         records.append(EpochRecord(epoch + 1, total / seen, wrong / seen, rate.at(epoch * feed.steps)))
         on_epoch(records[-1])
     return records
+
+
+def calibrate(network: nn.Module, inputs: Tensor) -> None:
+    """Set every BatchNorm's running statistics to those of one mini-batch `[N, C, H, W]`; leaves evaluation mode.
+
+    One large mini-batch, not an average over several: where an image is mostly background, a whole region has one
+    value, and a sign behind a BatchNorm may hold it near its threshold. Statistics averaged over mini-batches are not
+    those of any signs that the layers before them produce, and flip such regions [ours, measured: the average left a
+    network of 7 KiB at 31 % error on images it had been trained on, one batch of 500 to 4,000 images at 11 to 13 %].
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(inputs)
+    network.eval()
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def predict(model: nn.Module, split: Split, normalise: Normalise, batch_size: int) -> Tensor:

@@ -67,8 +67,10 @@ def run(stage: Stage) -> None:
             shutil.rmtree(each.folder, ignore_errors=True)
     waiting = sum(not each.folder.exists() for each in jobs.values())
     advance = stage.progress(waiting * section.epochs)
+    # Heaviest first, so that no long training is left to the end with one process idle.
+    weights = {c.name: problem.costs(c.genotype).ops * c.channels**2 for c in chosen}
     family.train_family(
-        list(jobs.values()),
+        sorted(jobs.values(), key=lambda each: -weights[each.name]),
         recipe,
         data,
         device=device,

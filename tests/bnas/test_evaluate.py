@@ -258,24 +258,24 @@ def calibration(count=3):
 
 
 def recalibrated_by_hand(net, genotype, inputs):
-    """The path with the average, over the calibration mini-batches, of each mini-batch's own statistics."""
+    """The path with the statistics that each layer's input has when all calibration images pass as one mini-batch."""
     network = net.extract(genotype).train()
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
-    means, variances = [], []
+    seen = {}
+    hooks = [norm.register_forward_pre_hook(lambda norm, args: seen.update({norm: args[0].clone()})) for norm in norms]
     with torch.no_grad():
-        for x in inputs:
-            for norm in norms:
-                norm.momentum = 1.0  # running statistics become those of the last mini-batch
-            network(x)
-            means.append([norm.running_mean.clone() for norm in norms])
-            variances.append([norm.running_var.clone() for norm in norms])
-    for i, norm in enumerate(norms):
-        norm.running_mean.copy_(torch.stack([row[i] for row in means]).mean(0))
-        norm.running_var.copy_(torch.stack([row[i] for row in variances]).mean(0))
+        network(torch.cat(inputs))
+    for hook in hooks:
+        hook.remove()
+    for norm in norms:
+        axes = [axis for axis in range(seen[norm].ndim) if axis != 1]
+        variance, mean = torch.var_mean(seen[norm], dim=axes)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
     return network.eval()
 
 
-def test_recalibrated_errors_use_the_average_statistics_of_the_calibration_mini_batches(net):
+def test_recalibrated_errors_use_the_statistics_of_all_calibration_images_at_once(net):
     batches, inputs = tiny.batches(VALIDATION), calibration()
     scorer = Scorer(net, batches, inputs)
     for genotype in tiny.genotypes(5):

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.binarize import BinaryConv2d
 from bnas.data import Augmentation
-from bnas.train import CosineRate, TrainingError, adam, count_wrong, fit, predict
+from bnas.train import CosineRate, TrainingError, adam, calibrate, count_wrong, fit, predict
 from tests.bnas import tiny
 
 RATE = CosineRate(0.01, 0.0001, 15)
@@ -256,3 +257,19 @@ def test_wrong_answers_are_counted_on_the_named_mini_batch():
     net = Constant((0.0, 0.0, 1.0, 0.0))
     for index in range(len(batches)):
         assert count_wrong(net, batches, index) == int((batches[index][1] != 2).sum())
+
+
+def test_a_calibrated_network_answers_the_calibration_images_as_on_their_own_statistics():
+    network, x = tiny.supernet().extract(tiny.genotypes(1)[0]), tiny.batches(tiny.split(64), 64)[0][0]
+    network.train()
+    for _ in range(3):
+        network(torch.randn_like(x) * 5 + 3)  # statistics far from those of x
+    momenta = [layer.momentum for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    with torch.no_grad():
+        own = network(x)
+        # Running variances are unbiased ones, a batch's own are not: that flips the odd sign.
+        assert torch.isclose(network.eval()(x), own, rtol=0.05, atol=0.05).float().mean() < 0.5
+        calibrate(network, x)
+        assert not network.training
+        assert torch.isclose(network(x), own, rtol=0.05, atol=0.05).float().mean() > 0.9
+    assert [layer.momentum for layer in network.modules() if isinstance(layer, _BatchNorm)] == momenta
