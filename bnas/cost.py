@@ -84,7 +84,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     def record(layer: nn.Module, args: Any, output: Tensor) -> None:
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        positions = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+        positions = output.numel() // weight.shape[0]
         macs.append((isinstance(layer, BinaryConv2d), weight.numel() * positions))
 
     for name, layer in clone.named_modules():

@@ -170,6 +170,12 @@ def test_a_channel_of_one_colour_is_refused_whatever_the_colour():
             channel_statistics(images)
 
 
+def test_no_mini_batch_holds_a_single_image():
+    for count in range(2, 12):
+        for size in range(2, count + 1):
+            assert all(len(y) >= 2 for _, y in cut(count, size))
+
+
 def test_content_hash_notices_a_byte_a_shape_a_type_and_the_order():
     a = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     b = np.arange(5, dtype=np.int64)

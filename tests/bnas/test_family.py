@@ -1,3 +1,4 @@
+import copy
 import json
 import multiprocessing
 import time
@@ -12,7 +13,8 @@ from bnas import family
 from bnas.data import Augmentation, DataError, Split
 from bnas.family import FamilyData, Job, Recipe, train_family, train_network
 from bnas.results import read_epochs, read_predictions
-from bnas.train import predict
+from bnas.space import Gene, Genotype
+from bnas.train import calibrate, predict
 from tests.bnas import tiny
 
 CPU = torch.device("cpu")
@@ -133,9 +135,10 @@ def test_nothing_to_do_changes_nothing(trained, data):
 
 def test_a_failing_job_ends_the_others_and_no_folder_is_left_half_written(data, tmp_path):
     endless = replace(RECIPE, epochs=1_000_000)
-    jobs = [job("a", tmp_path), job("b", tmp_path, in_channels=3)]
+    unknown = ((Gene(0, "no such operation"), Gene(1, "no such operation")),) * tiny.SPACE.nodes
+    jobs = [job("a", tmp_path), replace(job("b", tmp_path), genotype=Genotype(unknown, unknown))]
     try:
-        with pytest.raises(RuntimeError, match="channels"):
+        with pytest.raises(KeyError, match="no such operation"):
             train_family(jobs, endless, data, device=CPU, workers=2)
         deadline = time.monotonic() + 10
         while multiprocessing.active_children() and time.monotonic() < deadline:
@@ -164,6 +167,15 @@ def test_predictions_are_the_networks_answers_in_the_order_of_the_test_split(tra
     saved = read_predictions(trained[0] / "a" / "predictions.csv")
     assert saved.predictions.tolist() == answers.tolist()
     assert saved.labels.tolist() == TEST.labels.tolist()
+
+
+def test_statistics_are_those_of_the_training_images_as_they_are(data, once):
+    network = copy.deepcopy(once[0])
+    learnt = Split.open(data.prepared / "train").joined(Split.open(data.prepared / "validation"))
+    calibrate(network, tiny.NORMALISE(torch.from_numpy(learnt.images)))
+    # Behind a sign, the order of a sum could decide; the stem has none before it.
+    for name in ("stem.1.running_mean", "stem.1.running_var"):
+        torch.testing.assert_close(once[0].get_buffer(name), network.get_buffer(name))
 
 
 def test_test_split_is_opened_once_after_the_last_epoch(data, monkeypatch):
