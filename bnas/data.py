@@ -228,8 +228,9 @@ class TrainingFeed:
 
 
 class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
-    """A split cut once, after a seeded shuffle, into ⌈N / batch_size⌉ mini-batches of nearly equal sizes, none of one image.
+    """A split cut once, after a seeded shuffle, into ⌈N / batch_size⌉ mini-batches of nearly equal sizes.
 
+    None holds a single image, which has no statistics: fewer are cut where that would be.
     Scoring on mini-batches' own statistics is sound only if each mixes the classes as the split does; hence the
     shuffle, also for a split that lies sorted by class. Item i is (inputs `[B, C, H, W]`, labels `[B]`). Raises
     DataError if the split holds fewer images than one mini-batch.
@@ -240,7 +241,7 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
             raise DataError(f"{where}: expected at most the {len(split)} images there are, found {batch_size}")
         order = np.random.default_rng(seed).permutation(len(split))
         self.split, self.normalise = split, normalise
-        count = max(1, min(-(-len(split) // batch_size), len(split) // 2))  # one image has no statistics
+        count = max(1, min(-(-len(split) // batch_size), len(split) // 2))
         self._rows = [np.sort(rows) for rows in np.array_split(order, count)]
 
     def __len__(self) -> int:
