@@ -332,7 +332,10 @@ def test_search_accepts_every_selection_rule(ws: Workspace, rule: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "bound"),
     [
-        ({"retrain.count": 433}, 432),  # 32 · (12 + 1) + 16
+        (
+            {"search.population": 32, "search.generations": 12, "search.immigrants": 16, "retrain.count": 433},
+            432,  # 32 · (12 + 1) + 16
+        ),
         (
             {
                 "space.nodes": 1,
