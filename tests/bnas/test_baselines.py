@@ -34,6 +34,12 @@ def targets(count, seed=0):
     return sample_stratified(SPACE, size, random.Random(seed), count)
 
 
+@functools.cache
+def six_matched():
+    front = targets(6)
+    return front, size_matched(front, SPACE, size, random.Random(0))
+
+
 # ---- The cell designed by hand ----
 
 
@@ -55,8 +61,7 @@ def test_hand_designed_cell_is_refused_where_the_space_lacks_its_operation():
 
 
 def test_every_target_gets_one_random_architecture_of_its_own():
-    front = targets(6)
-    found = size_matched(front, SPACE, size, random.Random(0))
+    front, found = six_matched()
     assert len(found) == len(front)
     assert len(set(found)) == len(found)
     assert set(found).isdisjoint(front)
@@ -69,15 +74,13 @@ def test_matches_are_close_in_size_over_the_whole_range():
     low, high = real_costs().size_range()
     positions = [math.log(size(genotype) / low) / math.log(high / low) for genotype in front]
     assert max(positions) - min(positions) > 0.6
-    for seed in range(2):
-        found = size_matched(front, SPACE, size, random.Random(seed))
-        for target, match in zip(front, found, strict=True):
-            assert abs(math.log(size(match) / size(target))) < 0.01
+    found = size_matched(front, SPACE, size, random.Random(1))
+    for target, match in zip(front, found, strict=True):
+        assert abs(math.log(size(match) / size(target))) < 0.01
 
 
 def test_each_target_gets_its_own_neighbour_in_size_and_not_another_targets():
-    front = targets(6)
-    found = size_matched(front, SPACE, size, random.Random(0))
+    front, found = six_matched()
     order = sorted(range(6), key=lambda i: size(front[i]))
     assert order == sorted(range(6), key=lambda i: size(found[i]))
 
@@ -113,7 +116,7 @@ def test_no_targets_have_no_matches():
 
 
 def test_a_space_without_enough_others_is_refused(monkeypatch):
-    monkeypatch.setattr(baselines, "POOL_PER_MATCH", 20)
+    monkeypatch.setattr(baselines, "POOL_PER_MATCH", 10)
     space = SearchSpace(("skip_connect",), nodes=2)
     everyone = tiny.genotypes(9, space=space)
     assert set(size_matched(everyone[:4], space, weighted, random.Random(0))) < set(everyone[4:])

@@ -278,7 +278,7 @@ def recalibrated_by_hand(net, genotype, inputs):
 def test_recalibrated_errors_use_the_statistics_of_all_calibration_images_at_once(net):
     batches, inputs = tiny.batches(VALIDATION), calibration()
     scorer = Scorer(net, batches, inputs)
-    for genotype in tiny.genotypes(5):
+    for genotype in tiny.genotypes(3):
         network = recalibrated_by_hand(net, genotype, inputs)
         for count in (2, 5):
             expected = direct(lambda x, _, network=network: network(x), genotype, batches, count)

@@ -3,6 +3,8 @@ import json
 import multiprocessing
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -55,22 +57,49 @@ def job(name, folder, **changes):
     return Job(name, replace(tiny.CONFIG, **changes), GENOTYPES[name], folder / name)
 
 
+class Trained(NamedTuple):
+    """What two processes left behind: the folder, the reported epochs, and whether they ended."""
+
+    folder: Path
+    heard: list[tuple[str, int]]
+    ended: bool
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """The folder of three networks by two processes, where a fourth was finished before; and what was reported."""
+    """Three networks trained; a fourth was finished before; a last job fails while a long one is running.
+
+    Another job for the third network stands for an experiment that trains the same one at the same time.
+    """
     torch.set_num_threads(1)
     folder, heard = tmp_path_factory.mktemp("networks"), []
     (folder / "old").mkdir()
     (folder / "old" / "file").write_text("finished earlier")
-    train_family(
-        [job("old", folder), *(job(name, folder) for name in "abc")],
-        RECIPE,
-        data,
-        device=CPU,
-        workers=2,
-        on_epoch=lambda name, record: heard.append((name, record.epoch)),
-    )
-    return folder, heard
+    unknown = ((Gene(0, "no such operation"), Gene(1, "no such operation")),) * tiny.SPACE.nodes
+    jobs = [
+        job("old", folder),
+        *(job(name, folder) for name in "abc"),
+        replace(job("c", folder), name="again"),
+        Job("long", replace(tiny.CONFIG, cells=45, channels=48), GENOTYPES["a"], folder / "long"),
+        Job("bad", tiny.CONFIG, Genotype(unknown, unknown), folder / "bad"),
+    ]
+    try:
+        with pytest.raises(KeyError, match="no such operation"):
+            train_family(
+                jobs,
+                RECIPE,
+                data,
+                device=CPU,
+                workers=2,
+                on_epoch=lambda name, record: heard.append((name, record.epoch)),
+            )
+        deadline = time.monotonic() + 10
+        while multiprocessing.active_children() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return Trained(folder, heard, not multiprocessing.active_children())
+    finally:
+        for process in multiprocessing.active_children():
+            process.kill()
 
 
 def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None):
@@ -87,15 +116,19 @@ def once(data):
 # ---- Several side by side ----
 
 
-def test_every_network_has_a_whole_folder_and_nothing_else_is_left(trained):
-    folder, _ = trained
-    assert {path.name for path in folder.iterdir()} == {"a", "b", "c", "old"}
+def test_finished_networks_have_whole_folders_and_nothing_else_is_left(trained):
+    assert {path.name for path in trained.folder.iterdir()} == {"a", "b", "c", "old"}
     for name in "abc":
-        assert {path.name for path in (folder / name).iterdir()} == FILES
+        assert {path.name for path in (trained.folder / name).iterdir()} == FILES
+
+
+def test_a_failing_job_ends_the_others(trained):
+    assert trained.ended
+    assert ("long", RECIPE.epochs) not in trained.heard
 
 
 def test_results_do_not_depend_on_processes_or_the_order_of_jobs(trained, data, tmp_path):
-    folder, _ = trained
+    folder = trained.folder
     for name in "cab":
         network, curve, predictions = here(data, name)
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, tmp_path / name)
@@ -106,48 +139,29 @@ def test_results_do_not_depend_on_processes_or_the_order_of_jobs(trained, data, 
 
 
 def test_a_network_that_is_there_is_not_trained_again(trained):
-    folder, heard = trained
-    assert [path.name for path in (folder / "old").iterdir()] == ["file"]
-    assert "old" not in {name for name, _ in heard}
+    assert [path.name for path in (trained.folder / "old").iterdir()] == ["file"]
+    assert "old" not in {name for name, _ in trained.heard}
 
 
 def test_epochs_are_reported_by_name_and_in_order(trained):
-    _, heard = trained
-    assert heard
-    for name in {name for name, _ in heard}:
-        epochs = [epoch for other, epoch in heard if other == name]
+    assert trained.heard
+    for name in {name for name, _ in trained.heard}:
+        epochs = [epoch for other, epoch in trained.heard if other == name]
         assert epochs == list(range(1, len(epochs) + 1))
         assert len(epochs) <= RECIPE.epochs
 
 
 def test_seconds_are_kept_beside_the_network(trained):
     for name in "abc":
-        assert 0 <= json.loads((trained[0] / name / "seconds.json").read_text()) < 600
+        assert 0 <= json.loads((trained.folder / name / "seconds.json").read_text()) < 600
 
 
 def test_nothing_to_do_changes_nothing(trained, data):
-    folder, _ = trained
+    folder = trained.folder
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     train_family([job(name, folder) for name in "abc"], RECIPE, data, device=CPU, workers=2)
     train_family([], RECIPE, data, device=CPU, workers=2)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-def test_a_failing_job_ends_the_others_and_no_folder_is_left_half_written(data, tmp_path):
-    endless = replace(RECIPE, epochs=1_000_000)
-    unknown = ((Gene(0, "no such operation"), Gene(1, "no such operation")),) * tiny.SPACE.nodes
-    jobs = [job("a", tmp_path), replace(job("b", tmp_path), genotype=Genotype(unknown, unknown))]
-    try:
-        with pytest.raises(KeyError, match="no such operation"):
-            train_family(jobs, endless, data, device=CPU, workers=2)
-        deadline = time.monotonic() + 10
-        while multiprocessing.active_children() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert multiprocessing.active_children() == []
-        assert list(tmp_path.iterdir()) == []
-    finally:
-        for process in multiprocessing.active_children():
-            process.kill()
 
 
 # ---- One network ----
@@ -164,7 +178,7 @@ def test_predictions_are_the_networks_answers_in_the_order_of_the_test_split(tra
     answers = predict(network, TEST, tiny.NORMALISE, 4)
     assert predictions.predictions.tolist() == answers.tolist()
     assert len(set(answers.tolist())) > 1
-    saved = read_predictions(trained[0] / "a" / "predictions.csv")
+    saved = read_predictions(trained.folder / "a" / "predictions.csv")
     assert saved.predictions.tolist() == answers.tolist()
     assert saved.labels.tolist() == TEST.labels.tolist()
 
