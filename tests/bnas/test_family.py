@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import multiprocessing
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -82,11 +83,14 @@ class Trained(NamedTuple):
 def trained(data, tmp_path_factory):
     """Three networks trained; a fourth was finished before; a last job fails while a long one is running.
 
-    Another job for the third network stands for an experiment that trains the same one at the same time.
+    Of the second one, a first epoch was trained before. Another job for the third network stands for an experiment
+    that trains the same one at the same time.
     """
     torch.set_num_threads(1)
     folder, heard = tmp_path_factory.mktemp("networks"), []
     finish_earlier(folder / "old")
+    with pytest.raises(Stopped):
+        here(data, "b", save=stopped_after(1, job("b", folder).unfinished()))
     unknown = ((Gene(0, "no such operation"), Gene(1, "no such operation")),) * tiny.SPACE.nodes
     jobs = [
         job("old", folder),
@@ -114,9 +118,24 @@ def trained(data, tmp_path_factory):
             process.kill()
 
 
-def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None):
+class Stopped(BaseException):
+    """The process dies."""
+
+
+def stopped_after(epochs, checkpoints):
+    """Keeps checkpoints until so many epochs are done, then dies."""
+
+    def save(state):
+        checkpoints.save(state)
+        if len(state.plain["curve"]) == epochs:
+            raise Stopped
+
+    return save
+
+
+def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None, **more):
     """A network trained in this process: itself, its curve and its predictions."""
-    return train_network(tiny.CONFIG, GENOTYPES[name], recipe, data, CPU, on_epoch)
+    return train_network(tiny.CONFIG, GENOTYPES[name], recipe, data, CPU, on_epoch, **more)
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +179,25 @@ def test_epochs_are_reported_by_name_and_in_order(trained):
     assert trained.heard
     for name in {name for name, _ in trained.heard}:
         epochs = [epoch for other, epoch in trained.heard if other == name]
-        assert epochs == list(range(1, len(epochs) + 1))
+        first = 2 if name == "b" else 1
+        assert epochs == list(range(first, first + len(epochs)))
         assert len(epochs) <= RECIPE.epochs
+
+
+def test_a_training_that_a_killed_process_left_goes_on_from_its_last_epoch(trained):
+    assert [epoch for name, epoch in trained.heard if name == "b"] == [2]
+    assert not (trained.folder / "unfinished" / "b").exists()
+
+
+def test_a_worker_ends_with_its_parent():
+    ours, theirs = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.close(theirs)
+        family._end_with(ours)
+    os.close(theirs)  # as when the parent dies
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 1
+    os.close(ours)
 
 
 def test_seconds_are_kept_beside_the_network(trained):
@@ -199,32 +235,15 @@ def test_a_result_of_fewer_epochs_is_none(tmp_path):
 # ---- One network ----
 
 
-class Stopped(BaseException):
-    """The process dies."""
-
-
-def stopped_after(epochs, checkpoints):
-    """Keeps checkpoints until so many epochs are done, then dies."""
-
-    def save(state):
-        checkpoints.save(state)
-        if len(state.plain["curve"]) == epochs:
-            raise Stopped
-
-    return save
-
-
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_stopped_training_goes_on_to_the_same_network(data, once, tmp_path, epochs):
     network, curve, predictions = once
     unfinished = job("a", tmp_path).unfinished()
     with pytest.raises(Stopped):
-        train_network(
-            tiny.CONFIG, GENOTYPES["a"], RECIPE, data, CPU, lambda record: None, None, stopped_after(epochs, unfinished)
-        )
+        here(data, save=stopped_after(epochs, unfinished))
     redone = []
     state = job("a", tmp_path).unfinished().newest()
-    again, same, answers = train_network(tiny.CONFIG, GENOTYPES["a"], RECIPE, data, CPU, redone.append, state)
+    again, same, answers = here(data, on_epoch=redone.append, state=state)
     assert tiny.same_weights(network, again)
     assert same == curve
     assert answers.predictions.tolist() == predictions.predictions.tolist()
@@ -239,7 +258,7 @@ def test_a_loss_that_is_not_finite_is_reported_with_the_genotype_and_the_last_go
 
     monkeypatch.setattr(Network, "forward", forward)
     with pytest.raises(TrainingError, match=rf"nan at step 5 \(learning rate .*\), genotype {GENOTYPES['a'].key}"):
-        train_network(tiny.CONFIG, GENOTYPES["a"], recipe, data, CPU, lambda record: None, None, kept.append)
+        here(data, recipe=recipe, save=kept.append)
     (state,) = kept
     assert all(bool(torch.isfinite(value).all()) for value in state.tensors.values())
 

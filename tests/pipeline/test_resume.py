@@ -5,58 +5,25 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 import yaml
 
-from bnas.checkpoint import Checkpoints, State
+from bnas.checkpoint import State
+from bnas.lock import lock
 from pipeline import cache
 from pipeline.params import load
 from pipeline.stage import Stage
 from tests.imports import ROOT
+from tests.pipeline.forks import Forks
 from tests.pipeline.workspace import tiny_params
 
 CPU = torch.device("cpu")
-
-KILLED = """
-import os, signal, sys
-import torch
-from bnas import checkpoint, coevolution, evaluate
-from bnas.train import count_wrong
-
-steps, saved, after = [], [], int(sys.argv[2])
-optimiser_step, save = torch.optim.Adam.step, checkpoint.Checkpoints.save
-
-def counted(*args, **more):
-    steps.append(1)
-    return optimiser_step(*args, **more)
-
-def scored(*args):
-    steps.append(1)
-    return count_wrong(*args)
-
-def killed(self, state):
-    save(self, state)
-    saved.append(1)
-    if len(saved) == after:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-torch.optim.Adam.step = counted
-evaluate.count_wrong = scored
-checkpoint.Checkpoints.save = killed
-module = __import__(f"pipeline.{sys.argv[1]}", fromlist=["run"])
-from pipeline.stage import main
-code = main(sys.argv[1], module.run)
-print("steps", len(steps))
-sys.exit(code)
-"""
 
 
 def params() -> str:
@@ -76,96 +43,95 @@ def project(folder: Path) -> Path:
     return folder
 
 
-def stage(folder: Path, name: str, kill_after: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """One run of a stage, killed after so many checkpoints (0: not at all)."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "BNAS_"))} | environment
-    command = [sys.executable, "-c", KILLED, name, str(kill_after)]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-
-
-def steps(done: subprocess.CompletedProcess[str]) -> int:
-    """Optimiser steps and scored mini-batches of a run that came to its end."""
-    assert done.returncode == 0, done.stderr
-    found = re.search(r"^steps (\d+)$", done.stdout, flags=re.MULTILINE)
-    assert found is not None
-    return int(found[1])
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
-    """All stages run once, and the steps that each took."""
-    folder = project(tmp_path_factory.mktemp("undisturbed"))
-    return folder, {name: steps(stage(folder, name)) for name in ("prepare", "stage1", "stage2", "search", "retrain")}
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    found = Forks(tmp_path_factory.mktemp("forks"))
+    yield found
+    found.close()
 
 
-def start_again(finished: tuple[Path, dict[str, int]], folder: Path, name: str) -> Path:
-    """A copy of the finished run as it was before a stage ran."""
-    shutil.copytree(finished[0], folder, dirs_exist_ok=True)
-    shutil.rmtree(folder / "data" / name)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return folder
+class Finished(NamedTuple):
+    """The stages before the retraining, run once, and the steps that each took."""
+
+    folder: Path
+    steps: dict[str, int]
+
+    def before(self, stage: str, folder: Path) -> Path:
+        """A copy as it was before a stage ran."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        shutil.rmtree(folder / "data" / stage)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        return folder
 
 
-@pytest.mark.parametrize(("name", "kills"), [("stage1", [1, 2]), ("stage2", [1]), ("search", [2])])
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Finished:
+    folder, steps = project(tmp_path_factory.mktemp("undisturbed")), {}
+    for name in ("prepare", "stage1", "stage2", "search"):
+        done = forks.run(folder, name)
+        assert (done.code, done.err) == (0, "")
+        steps[name] = done.steps or 0
+    return Finished(folder, steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "kills"), [("stage1", [1, 2]), ("stage1", [6]), ("stage2", [1]), ("search", [1, 1]), ("search", [3])]
+)
 def test_a_killed_stage_ends_with_the_same_files_and_less_work(
-    finished: tuple[Path, dict[str, int]], tmp_path: Path, name: str, kills: list[int]
+    finished: Finished, forks: Forks, tmp_path: Path, name: str, kills: list[int]
 ) -> None:
-    folder = start_again(finished, tmp_path, name)
+    folder = finished.before(name, tmp_path)
     for after in kills:
-        assert stage(folder, name, after).returncode == -9
+        assert forks.run(folder, name, after).code == -9
         assert list((folder / ".cache/checkpoints").glob(f"{name}-*/checkpoint-*"))
         assert not (folder / "data" / name).exists()
-    assert steps(stage(folder, name)) < finished[1][name]
-    assert contents(folder / "data" / name) == contents(finished[0] / "data" / name)
+    done = forks.run(folder, name)
+    assert (done.code, done.err) == (0, "")
+    assert done.steps is not None
+    assert done.steps < finished.steps[name]
+    assert contents(folder / "data" / name) == contents(finished.folder / "data" / name)
     assert not list((folder / ".cache/checkpoints").iterdir()), "checkpoints go when a stage has finished"
     assert not list((folder / "data").glob(".partial*"))
 
 
-def test_a_killed_retraining_goes_on_by_epoch(finished: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
-    # Networks are trained in processes of their own: kill the stage once one of them has saved an epoch.
-    folder = start_again(finished, tmp_path, "retrain")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "BNAS_"))}
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipeline.retrain"], cwd=folder, env=env, start_new_session=True
-    ) as process:
-        while process.poll() is None and not list((folder / ".cache/checkpoints").glob("network-*/checkpoint-*")):
-            time.sleep(0.01)
-        process.kill()  # the stage alone: its workers notice
-    for lock in (folder / ".cache/checkpoints").glob("network-*.lock"):
-        with cache.lock(lock, "a worker that outlives its stage", wait=True):
-            pass
-    unfinished = [path for path in (folder / ".cache/checkpoints").glob("network-*") if path.is_dir()]
-    done = {path.name.removeprefix("network-"): Checkpoints(path, "").count for path in unfinished}
-    assert done
-    again = stage(folder, "retrain")
-    assert again.returncode == 0, again.stderr
-    assert contents(folder / "data/retrain") == contents(finished[0] / "data/retrain")
-
-
 def test_a_spoilt_checkpoint_is_named_in_one_line_and_the_previous_used(
-    finished: tuple[Path, dict[str, int]], tmp_path: Path
+    finished: Finished, forks: Forks, tmp_path: Path
 ) -> None:
-    folder = start_again(finished, tmp_path, "stage1")
-    assert stage(folder, "stage1", 3).returncode == -9
+    folder = finished.before("stage1", tmp_path)
+    assert forks.run(folder, "stage1", 3).code == -9
     newest = max((folder / ".cache/checkpoints").glob("stage1-*/checkpoint-*"))
     newest.write_bytes(newest.read_bytes()[:1000])
-    done = stage(folder, "stage1")
-    assert 0 < steps(done) < finished[1]["stage1"]
-    (line,) = done.stderr.splitlines()
+    done = forks.run(folder, "stage1")
+    assert done.steps is not None
+    assert 0 < done.steps < finished.steps["stage1"]
+    (line,) = done.err.splitlines()
     assert re.fullmatch(rf"warning: .*{newest.name}: expected a whole checkpoint, found .*; passed over", line)
-    assert contents(folder / "data/stage1") == contents(finished[0] / "data/stage1")
+    assert contents(folder / "data/stage1") == contents(finished.folder / "data/stage1")
 
 
-def test_no_resume_starts_over(finished: tuple[Path, dict[str, int]], tmp_path: Path) -> None:
-    folder = start_again(finished, tmp_path, "stage1")
-    assert stage(folder, "stage1", 3).returncode == -9
-    assert steps(stage(folder, "stage1", BNAS_NO_RESUME="1")) == finished[1]["stage1"]
-    assert contents(folder / "data/stage1") == contents(finished[0] / "data/stage1")
+def test_no_resume_starts_over(finished: Finished, forks: Forks, tmp_path: Path) -> None:
+    folder = finished.before("stage1", tmp_path)
+    assert forks.run(folder, "stage1", 3).code == -9
+    assert forks.run(folder, "stage1", BNAS_NO_RESUME="1").steps == finished.steps["stage1"]
+    assert contents(folder / "data/stage1") == contents(finished.folder / "data/stage1")
+
+
+def test_a_second_run_in_the_same_folder_is_refused_with_the_pid_of_the_first(
+    finished: Finished, forks: Forks, tmp_path: Path
+) -> None:
+    folder = finished.before("stage1", tmp_path)
+    with lock(folder / ".cache/locks/stage1.lock", "test"):
+        (folder / "data/.partial-stage1").mkdir()
+        done = forks.run(folder, "stage1")
+    assert done.code == 2
+    expected = f"stage1: stage stage1 is at work already in process {os.getpid()} (.cache/locks/stage1.lock is locked)"
+    assert done.err.splitlines() == [expected]
+    assert (folder / "data/.partial-stage1").exists(), "the first run's files are its own"
 
 
 # ---- The key ----
