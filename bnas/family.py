@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -222,6 +223,7 @@ def _start_worker(ticks: Any) -> None:
     global _ticks  # how a pool's initializer hands a queue to its tasks
     _ticks = ticks
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
     warnings.formatwarning = lambda message, *where, **line: f"warning: {message}\n"
     parent = multiprocessing.parent_process()
     assert parent is not None

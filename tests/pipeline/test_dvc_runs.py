@@ -33,6 +33,14 @@ def test_two_clones_end_with_equal_files(finished: Workspace, tmp_path: Path) ->
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
+def test_a_digit_changed_in_an_output_is_noticed_and_put_right(finished: Workspace) -> None:
+    path = finished.folder / "data/search/front.json"
+    text = path.read_text()
+    path.write_text(text.replace('"params": ', '"params": 1', 1))
+    assert finished.repro() == []
+    assert path.read_text() == text
+
+
 def test_a_run_that_is_killed_five_times_ends_with_equal_files(finished: Workspace) -> None:
     # Of the whole pipeline, stage1 and the retraining run again: nothing that they depend on is changed by it.
     reference = contents(finished.folder)
