@@ -26,8 +26,11 @@ from pathlib import Path
 from tests.imports import ROOT
 from tests.pipeline.workspace import STAGES, Workspace
 
-LONGEST = 9.0
-"""Seconds after which a run is killed at the latest: about two stages."""
+LONGEST = 6.0
+"""Seconds after the start of a stage at which a run is killed at the latest: somewhat more than a stage takes."""
+
+AHEAD = 3
+"""Stages that a run may start, at the most, before the seconds are counted."""
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -37,7 +40,10 @@ PARAMETERS: dict[str, object] = {"stage1.epochs": 2, "stage1.generations": 2, "r
 
 @dataclass(frozen=True)
 class Kill:
-    """One interruption: after how many seconds, in which stage (`dvc` where none had started), by which signal."""
+    """One interruption: in which stage (`dvc` where none had started), by which signal, and when.
+
+    `seconds` counts from the start of that stage or of one before it.
+    """
 
     seconds: float
     stage: str
@@ -61,9 +67,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {n: p.read_bytes() for n, p in sorted(names.items()) if not n.startswith(passed_over)}
 
 
-def interrupt(workspace: Workspace, seconds: float, number: signal.Signals) -> Kill | None:
-    """Start `dvc repro` and kill its process group after so many seconds; None if it came to its end before."""
-    with tempfile.TemporaryFile("w+") as output:
+def interrupt(workspace: Workspace, stages: int, seconds: float, number: signal.Signals) -> Kill | None:
+    """Start `dvc repro` and kill its process group so many seconds after so many stages have started.
+
+    None if it came to its end before.
+    """
+    with tempfile.NamedTemporaryFile("w") as output:
+        log = Path(output.name)
         process = subprocess.Popen(
             [Path(sys.executable).with_name("dvc"), "repro"],
             cwd=workspace.folder,
@@ -72,21 +82,23 @@ def interrupt(workspace: Workspace, seconds: float, number: signal.Signals) -> K
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=5)
-            end_group(process.pid)
-            process.wait()
-            output.seek(0)
-            started = re.findall(r"^Running stage '(\w+)'", output.read(), flags=re.MULTILINE)
-            return Kill(round(seconds, 2), started[-1] if started else "dvc", number.name)
-        output.seek(0)
-        if process.returncode:
-            raise AssertionError(f"dvc repro exited {process.returncode}\n{output.read()}")
-        return None
+        while process.poll() is None and len(started(log)) < stages:
+            time.sleep(0.02)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if process.wait(timeout=seconds):
+                raise AssertionError(f"dvc repro exited {process.returncode}\n{log.read_text()}")
+            return None
+        os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        end_group(process.pid)
+        process.wait()
+        return Kill(round(seconds, 2), ["dvc", *started(log)][-1], number.name)
+
+
+def started(log: Path) -> list[str]:
+    """The stages that a run says it has started."""
+    return re.findall(r"^Running stage '(\w+)'", log.read_text(), flags=re.MULTILINE)
 
 
 def end_group(group: int) -> None:
@@ -109,17 +121,16 @@ def living(group: int) -> list[int]:
 
 
 def disturbed(
-    workspace: Workspace, reference: dict[str, bytes], rng: random.Random, most: int, longest: float = LONGEST
+    workspace: Workspace, reference: dict[str, bytes], rng: random.Random, most: int, ahead: int = AHEAD
 ) -> Round:
     """Interrupt a workspace's run at random moments, `most` times at the most, until it comes to its end."""
     kills: list[Kill] = []
     while len(kills) < most:
-        kill = interrupt(workspace, rng.uniform(0.3, longest), rng.choice(SIGNALS))
+        kill = interrupt(workspace, rng.randint(0, ahead), rng.uniform(0, LONGEST), rng.choice(SIGNALS))
         if kill is None:
             break
         kills.append(kill)
-    else:
-        workspace.run("dvc", "repro")
+    workspace.run("dvc", "repro")
     found = contents(workspace.folder)
     names = sorted(reference.keys() | found.keys())
     return Round(tuple(kills), len(names), tuple(name for name in names if reference.get(name) != found.get(name)))
@@ -167,7 +178,7 @@ def table(done: Iterable[Round]) -> str:
         "|---|---|",
         *(f"| {stage} | {where[stage]} |" for stage in ("dvc", *STAGES) if where[stage]),
         "",
-        "| run | kills: stage (seconds after the start) | files compared | different |",
+        "| run | kills: stage (seconds after its start, or that of one before it) | files compared | different |",
         "|---|---|---|---|",
     ]
     for number, each in enumerate(done, 1):
