@@ -33,6 +33,14 @@ def test_what_holds_no_row_of_numbers_is_refused(tmp_path, array):
         open_array(tmp_path / "a.npy")
 
 
+def test_a_header_that_does_not_close_its_brackets_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"descr':", b"descr'(", 1))
+    with pytest.raises(ValueError, match=r"a\.npy: expected an array"):
+        open_array(tmp_path / "a.npy")
+
+
 def test_a_failing_write_names_the_file(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
