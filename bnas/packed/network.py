@@ -1,0 +1,109 @@
+"""Predictions from a packed network: numpy and numba only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas.images import normalise
+from bnas.packed import kernels, program
+from bnas.packed.card import ModelCard
+from bnas.packed.file import PackedFile, read
+from bnas.packed.layout import Step
+from bnas.packed.parameters import Floats, Parameters, split
+
+CACHE_BYTES = 512 * 1024
+"""What a block of images may take: half of a small second-level cache."""
+
+MOST_TOGETHER = 16
+"""Images in a block."""
+
+
+class Machine:
+    """Steps made ready to run. `machine(images)` takes float32 `[N, C, H, W]` to the last step's map `[N, …]`."""
+
+    def __init__(self, steps: Sequence[Step], parameters: Sequence[Parameters], threads: int) -> None:
+        if threads < 1:
+            raise ValueError(f"threads: expected at least 1, found {threads}")
+        self.program = program.build(steps, parameters)
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __call__(self, images: Floats) -> Floats:
+        """Blocks of images are computed side by side; the result does not depend on how many."""
+        count = len(images)
+        last = np.empty((count, int(np.prod(self.program.out))), np.float32)
+        most = max(1, min(MOST_TOGETHER, CACHE_BYTES // self.program.room.bytes))
+        together = max(1, min(most, -(-count // self.threads)))
+        starts = range(0, count, together)
+        if self._pool is None or len(starts) == 1:
+            for start in starts:
+                self._run(images, last, start, together)
+        else:
+            for done in [self._pool.submit(self._run, images, last, start, together) for start in starts]:
+                done.result()
+        return last
+
+    def _run(self, images: Floats, last: Floats, start: int, count: int) -> None:
+        part = slice(start, start + count)
+        kernels.run(self.program.steps, self.program.tables, self.program.room, images[part], last[part])
+
+
+class PackedNetwork:
+    """A network read from a file. `network(images)` returns logits `[N, classes]`, float32.
+
+    Images are `[N, C, H, W]` of the size that `card.image` names: uint8 pixels, which are normalised as in testing, or
+    float32 that has been normalised already. Raises ValueError for another shape or type, and for nan or infinity.
+    """
+
+    def __init__(self, content: PackedFile, threads: int | None = None) -> None:
+        self.card: ModelCard = content.card
+        self.content = content
+        self.steps = self.card.steps()
+        self.parameters = split(self.steps, content.bits, content.floats)
+        self._machine = Machine(self.steps, self.parameters, threads or available_cores())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.card.classes
+
+    def __call__(self, images: NDArray[np.uint8] | Floats) -> Floats:
+        """Logits `[N, classes]`."""
+        return self._machine(self.inputs(images))
+
+    def inputs(self, images: NDArray[np.uint8] | Floats) -> Floats:
+        """What the first layer sees of images, float32 `[N, C, H, W]`."""
+        image = self.card.image
+        shape = (image.channels, image.height, image.width)
+        if images.ndim != 4 or images.shape[1:] != shape or images.dtype not in (np.uint8, np.float32):
+            raise ValueError(
+                f"images: expected uint8 or float32 [N, {', '.join(map(str, shape))}], "
+                f"found {images.dtype} {list(images.shape)}"
+            )
+        if images.dtype == np.uint8:
+            return normalise(images.transpose(0, 2, 3, 1), self.card.mean, self.card.std)
+        if not np.isfinite(images).all():
+            raise ValueError("images: expected finite values, found nan or infinity")
+        return np.ascontiguousarray(images)
+
+    def probabilities(self, images: NDArray[np.uint8] | Floats) -> NDArray[np.float64]:
+        """Softmax of the logits, `[N, classes]`."""
+        logits = self(images).astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return found
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> PackedNetwork:
+    """The network in a file, predicting on so many threads (None: all cores). Raises PackedError for a bad file."""
+    return PackedNetwork(read(path), threads)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
