@@ -13,22 +13,19 @@ the number of real taps plus twice the set weight bits over the border, so that 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
-LANES = 64
-"""Positions that one step of the convolution computes: bytes of the widest vector register there is."""
-
-TOGETHER = 4
-"""Output channels that share a load of the input."""
-
-FULL = 31
-"""Bytes whose popcounts fit into one byte (31 · 8 < 256)."""
+from bnas.packed.lanes import (
+    LANES,
+    POSITIONS,
+    TOGETHER,
+    copy_row,
+    count_differences,
+    finish_row,
+    halve_row,
+    thin_row,
+)
 
 # Columns of a program, one row per step: what to do, where maps lie (in floats per image), and shapes.
 OP, SOURCE, OUT, OTHER, C_IN, H_IN, W_IN, C_OUT, H_OUT, W_OUT, STRIDE, PADDING, GROUPS = range(13)
@@ -39,88 +36,26 @@ COLUMNS = 22
 STEM, BLOCK, HALVE, MAX, AVG, SUM, CLASSIFY = range(7)
 """Values of the column OP."""
 
-@intrinsic  # type: ignore[misc]
-def _count_differences(typing: Any, planes: Any, weights: Any, taps: Any, counts: Any, where: Any) -> Any:
-    """Popcounts of `TOGETHER` outputs at `LANES` positions.
-
-    `counts[o, i] = Σ_t popcount(planes[start + taps[t] + i] ^ weights[first + t · TOGETHER + o])`, uint16
-    `[TOGETHER, LANES]` written at `counts[at + o · pitch + i]`; `where` is (start, first weight, number of taps, at,
-    pitch).
-    """
-    signature = types.void(planes, weights, taps, counts, where)
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte, word = ir.IntType(8), ir.IntType(64)
-        bytes_, halves = ir.VectorType(byte, LANES), ir.VectorType(ir.IntType(16), LANES)
-        pointers = [
-            context.make_array(kind)(context, builder, value=value).data
-            for kind, value in zip(signature.args[:4], args[:4], strict=True)
-        ]
-        data, weight, offset, count = pointers
-        start, first, number, at, pitch = cgutils.unpack_tuple(builder, args[4], 5)
-        popcount = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(bytes_, [bytes_]), f"llvm.ctpop.v{LANES}i8"
-        )
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-
-        def constant(value: int) -> Any:
-            return ir.Constant(word, value)
-
-        def splat(value: Any) -> Any:
-            one = builder.insert_element(ir.Constant(bytes_, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-            return builder.shuffle_vector(one, ir.Constant(bytes_, ir.Undefined), zeros)
-
-        totals = [cgutils.alloca_once_value(builder, ir.Constant(halves, None)) for _ in range(TOGETHER)]
-        parts = [cgutils.alloca_once_value(builder, ir.Constant(bytes_, None)) for _ in range(TOGETHER)]
-        for total in totals:
-            builder.store(ir.Constant(halves, None), total)
-        chunk_start = cgutils.alloca_once_value(builder, constant(0))
-        builder.store(constant(0), chunk_start)
-        chunks = builder.sdiv(builder.add(number, constant(FULL - 1)), constant(FULL))
-        with cgutils.for_range(builder, chunks):
-            begin = builder.load(chunk_start)
-            left = builder.sub(number, begin)
-            size = builder.select(builder.icmp_signed("<", left, constant(FULL)), left, constant(FULL))
-            for part in parts:
-                builder.store(ir.Constant(bytes_, None), part)
-            with cgutils.for_range(builder, size) as loop:
-                tap = builder.add(begin, loop.index)
-                distance = builder.load(builder.gep(offset, [tap]))
-                place = builder.gep(data, [builder.add(start, distance)])
-                x = builder.load(builder.bitcast(place, bytes_.as_pointer()), align=1)
-                row = builder.add(first, builder.mul(tap, constant(TOGETHER)))
-                for o, part in enumerate(parts):
-                    w = splat(builder.load(builder.gep(weight, [builder.add(row, constant(o))])))
-                    found = builder.call(popcount, [builder.xor(x, w)])
-                    builder.store(builder.add(builder.load(part), found), part)
-            for total, part in zip(totals, parts, strict=True):
-                builder.store(builder.add(builder.load(total), builder.zext(builder.load(part), halves)), total)
-            builder.store(builder.add(begin, size), chunk_start)
-        for o, total in enumerate(totals):
-            place = builder.gep(count, [builder.add(at, builder.mul(pitch, constant(o)))])
-            builder.store(builder.load(total), builder.bitcast(place, halves.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return signature, build
-
-
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
 @compiled  # type: ignore[misc]
-def _spread(values, planes, block, p):  # type: ignore[no-untyped-def]
-    """One channel `[B, H, W]` into its planes `[stride², B, rows, line]`, as the module's text says."""
+def _spread(values, planes, fill, block, p):  # type: ignore[no-untyped-def]
+    """One channel `[B, H, W]` into its planes `[stride², B, rows, line]`, as the module's text says; stride 1 or 2."""
     h, w, stride, padding, rows, line = p[H_IN], p[W_IN], p[STRIDE], p[PADDING], p[ROWS], p[LINE]
-    size = block * rows * line
-    for image in range(block):
-        for y in range(h):
-            source, high = (image * h + y) * w, y + padding
-            for phase in range(stride):
-                x0 = (phase - padding) % stride
-                plane = (high % stride) * stride + phase
-                at = plane * size + (image * rows + high // stride) * line + (x0 + padding) // stride
-                for step in range((w - x0 + stride - 1) // stride):
-                    planes[at + step] = values[source + x0 + step * stride]
+    if stride == 1:
+        for image in range(block):
+            for y in range(h):
+                to = (image * rows + y + padding) * line + padding
+                copy_row(planes, values, (to, (image * h + y) * w, w), (fill,))
+        return
+    for plane in range(4):  # one after another, since a row is filled up past its end
+        y0, x0 = (plane // 2 - padding) % 2, (plane % 2 - padding) % 2
+        for image in range(block):
+            first = (plane * block + image) * rows
+            for y in range(y0, h, 2):
+                to = (first + (y + padding) // 2) * line + (x0 + padding) // 2
+                thin_row(planes, values, (to, (image * h + y) * w + x0, w - x0), (fill,))
 
 
 @compiled  # type: ignore[misc]
@@ -149,7 +84,7 @@ def _pack(x, thresholds, planes, flat, block, p):  # type: ignore[no-untyped-def
                 threshold, mark = thresholds[p[THRESHOLDS] + channel], np.uint8(1 << bit)
                 for i in range(pixels):
                     flat[i] |= mark if values[i] >= threshold else np.uint8(0)
-            _spread(flat, planes[at : at + size], block, p)
+            _spread(flat, planes[at:], np.uint8(0), block, p)
             at += size
 
 
@@ -159,16 +94,8 @@ def _halve(x, out, block, p):  # type: ignore[no-untyped-def]
     h, w, high, wide = p[H_IN], p[W_IN], p[H_OUT], p[W_OUT]
     for plane in range(p[C_IN] * block):
         for y in range(high):
-            two_rows = 2 * y + 1 < h
-            for column in range(wide):
-                at = (plane * h + 2 * y) * w + 2 * column
-                two_columns = 2 * column + 1 < w
-                total = x[at]
-                total += x[at + 1] if two_columns else np.float32(0)
-                total += x[at + w] if two_rows else np.float32(0)
-                total += x[at + w + 1] if two_rows and two_columns else np.float32(0)
-                count = np.float32((2 if two_rows else 1) * (2 if two_columns else 1))
-                out[(plane * high + y) * wide + column] = total / count
+            at = (plane * h + 2 * y) * w
+            halve_row(out, x, ((plane * high + y) * wide, at, at + w if 2 * y + 1 < h else -1, w))
 
 
 @compiled  # type: ignore[misc]
@@ -193,17 +120,20 @@ def _shortcut(x, spare, block, p):  # type: ignore[no-untyped-def]
 
 
 @compiled  # type: ignore[misc]
-def _finish(counts, fix, scale, shift, slope, shortcut, out, block, p):  # type: ignore[no-untyped-def]
-    """One channel: `PReLU((fix − 2 · count) · scale + shift + shortcut)`."""
+def _finish(out, counts, fixes, shortcut, at, shortcut_at, numbers, o, block, p):  # type: ignore[no-untyped-def]
+    """Output channel o, whose counts begin at `at` and whose shortcut at `shortcut_at`."""
     h, w, rows, line = p[H_OUT], p[W_OUT], p[ROWS], p[LINE]
+    fix = p[FIX] + o * h * w
     for image in range(block):
+        pixel, position = image * h * w, at + image * rows * line
+        if line == w:  # no padding, so an image is one long row
+            where = (o * block * h * w + pixel, position, fix, shortcut_at + pixel, h * w)
+            finish_row(out, counts, fixes, shortcut, where, numbers)
+            continue
         for y in range(h):
-            at, start = (image * h + y) * w, (image * rows + y) * line
-            for x in range(w):
-                whole = np.float32(np.int32(fix[y * w + x]) - np.int32(2) * np.int32(counts[start + x]))
-                value = whole * scale + shift
-                value = value + shortcut[at + x]
-                out[at + x] = value if value > np.float32(0) else slope * value
+            done = pixel + y * w
+            where = (o * block * h * w + done, position + y * line, fix + y * w, shortcut_at + done, w)
+            finish_row(out, counts, fixes, shortcut, where, numbers)
 
 
 @compiled  # type: ignore[misc]
@@ -215,28 +145,19 @@ def _block(x, out, tables, planes, flat, counts, spare, block, p):  # type: igno
     distances = _distances(taps, block, p)
     have, made, groups, number = p[C_IN], p[C_OUT], p[GROUPS], p[TAP_COUNT]
     size, pixels = block * p[ROWS] * p[LINE], block * p[H_OUT] * p[W_OUT]
-    pitch = (size + LANES - 1) // LANES * LANES
+    pitch = (size + POSITIONS - 1) // POSITIONS * POSITIONS
     per_group, tiles = made // groups, min(have, made)
     group_size = p[PLANES] // groups * p[STRIDE] * p[STRIDE] * size
     values, weight, o = p[FLOATS], p[WEIGHTS], 0
     for group in range(groups):
         for first in range(0, per_group, TOGETHER):
-            for start in range(0, size, LANES):
+            for start in range(0, size, POSITIONS):
                 where = (group * group_size + start, weight, number, start, pitch)
-                _count_differences(planes, weights, distances, counts, where)
+                count_differences(counts, planes, weights, distances, where)
             weight += number * TOGETHER
             for one in range(min(TOGETHER, per_group - first)):
-                _finish(
-                    counts[one * pitch :],
-                    fixes[p[FIX] + o * p[H_OUT] * p[W_OUT] :],
-                    floats[values + o],
-                    floats[values + made + o],
-                    floats[values + 2 * made + o],
-                    shortcut[(o % tiles) * pixels :],
-                    out[o * pixels : (o + 1) * pixels],
-                    block,
-                    p,
-                )
+                numbers = (floats[values + o], floats[values + made + o], floats[values + 2 * made + o])
+                _finish(out, counts, fixes, shortcut, one * pitch, o % tiles * pixels, numbers, o, block, p)
                 o += 1
 
 
@@ -247,7 +168,7 @@ def _stem(x, out, tables, planes, sums, block, p):  # type: ignore[no-untyped-de
     size, pixels = block * p[ROWS] * p[LINE], block * p[H_IN] * p[W_IN]
     planes[: p[PLANES] * p[STRIDE] * p[STRIDE] * size + (p[LINE] + 1) * p[PADDING]] = np.float32(0)
     for c in range(p[C_IN]):
-        _spread(x[c * pixels : (c + 1) * pixels], planes[c * p[STRIDE] * p[STRIDE] * size :], block, p)
+        _spread(x[c * pixels :], planes[c * p[STRIDE] * p[STRIDE] * size :], np.float32(0), block, p)
     distances = _distances(taps, block, p)
     weight, bias = p[FLOATS], p[FLOATS] + p[C_OUT] * p[TAP_COUNT]
     for o in range(p[C_OUT]):
@@ -265,9 +186,8 @@ def _collect(sums, out, block, p):  # type: ignore[no-untyped-def]
     h, w = p[H_OUT], p[W_OUT]
     for image in range(block):
         for y in range(h):
-            at, start = (image * h + y) * w, (image * p[ROWS] + y) * p[LINE]
-            for x in range(w):
-                out[at + x] = sums[start + x]
+            where = ((image * h + y) * w, (image * p[ROWS] + y) * p[LINE], w)
+            copy_row(out, sums, where, (np.float32(0),))
 
 
 @compiled  # type: ignore[misc]
@@ -279,7 +199,7 @@ def _pool(x, out, tables, planes, sums, block, p):  # type: ignore[no-untyped-de
     fill = np.float32(-np.inf) if maximum else np.float32(0)
     planes[: size * p[STRIDE] * p[STRIDE] + (p[LINE] + 1) * p[PADDING]] = fill
     for c in range(p[C_IN]):
-        _spread(x[c * pixels : (c + 1) * pixels], planes, block, p)
+        _spread(x[c * pixels :], planes, fill, block, p)
         sums[:size] = planes[distances[0] : distances[0] + size]
         for tap in range(1, p[TAP_COUNT]):
             seen = planes[distances[tap] :]
@@ -323,7 +243,7 @@ def run(program, tables, room, images, last):  # type: ignore[no-untyped-def]
     plane, floats for shortcuts.
     """
     block, channels = images.shape[0], images.shape[1]
-    slack = 16 * LANES
+    slack = 64 * LANES
     maps = np.empty(room[0] * block + slack, np.float32)
     signs = np.zeros(room[1] * block + slack, np.uint8)
     planes = np.zeros(room[2] * block + slack, np.float32)

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.packed import kernels as k
+from bnas.packed.lanes import LANES, TOGETHER
 from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
-GAP = 16
+GAP = LANES
 """Floats between two maps of an image."""
 
 
@@ -191,10 +192,10 @@ def _interleaved(packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
     """Weights `[O, bytes, k, k]` as `[groups, ⌈O / groups / 4⌉, taps, 4]`, missing outputs as zeros."""
     made = packed.shape[0] // groups
     rows = packed.reshape(groups, made, -1)
-    blocks = -(-made // k.TOGETHER)
-    wide = np.zeros((groups, blocks * k.TOGETHER, rows.shape[2]), np.uint8)
+    blocks = -(-made // TOGETHER)
+    wide = np.zeros((groups, blocks * TOGETHER, rows.shape[2]), np.uint8)
     wide[:, :made] = rows
-    return wide.reshape(groups, blocks, k.TOGETHER, -1).transpose(0, 1, 3, 2)
+    return wide.reshape(groups, blocks, TOGETHER, -1).transpose(0, 1, 3, 2)
 
 
 def _fixes(bits: NDArray[np.bool_], step: Block) -> NDArray[np.int32]:
