@@ -236,23 +236,11 @@ def _classify(x, logits, tables, block, p):  # type: ignore[no-untyped-def]
 
 
 @compiled  # type: ignore[misc]
-def run(program, tables, room, images, last):  # type: ignore[no-untyped-def]
-    """All steps on a block of images `[B, C, H, W]`; the last map is written to `last` `[B, …]`.
-
-    `room` is how much one image needs: floats of all maps, bytes of sign planes, floats of planes, positions of one
-    plane, floats for shortcuts.
-    """
-    block, channels = images.shape[0], images.shape[1]
-    slack = 64 * LANES
-    maps = np.empty(room[0] * block + slack, np.float32)
-    signs = np.zeros(room[1] * block + slack, np.uint8)
-    planes = np.zeros(room[2] * block + slack, np.float32)
-    flat = np.empty(room[3] * block + slack, np.uint8)
-    sums = np.empty(room[3] * block + slack, np.float32)
-    counts = np.empty(TOGETHER * (room[3] * block + slack), np.uint16)
-    spare = np.empty(room[4] * block + slack, np.float32)
-    pixels = images.shape[2] * images.shape[3]
-    for c in range(channels):
+def _run_block(program, tables, room, images, last):  # type: ignore[no-untyped-def]
+    """All steps on a block of images `[B, C, H, W]`; the last map is written to `last` `[B, …]`."""
+    maps, signs, planes, flat, sums, counts, spare = room
+    block, pixels = images.shape[0], images.shape[2] * images.shape[3]
+    for c in range(images.shape[1]):
         for image in range(block):
             maps[(c * block + image) * pixels : (c * block + image + 1) * pixels] = images[image, c].ravel()
     for step in range(len(program)):
@@ -280,3 +268,14 @@ def run(program, tables, room, images, last):  # type: ignore[no-untyped-def]
             for image in range(block):
                 at = p[OUT] * block + (c * block + image) * size
                 last[image, c * size : (c + 1) * size] = maps[at : at + size]
+
+
+@compiled  # type: ignore[misc]
+def run(program, tables, room, images, last, block):  # type: ignore[no-untyped-def]
+    """All steps on images `[N, C, H, W]`, `block` at a time; the last map is written to `last` `[N, …]`.
+
+    `room` are arrays to work in: maps, sign planes, float planes, one channel's signs, one channel's sums, counts, and
+    shortcuts (see `bnas.packed.program.Room`).
+    """
+    for start in range(0, len(images), block):
+        _run_block(program, tables, room, images[start : start + block], last[start : start + block])

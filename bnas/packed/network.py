@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,40 +18,48 @@ from bnas.packed.layout import Step
 from bnas.packed.parameters import Floats, Parameters, split
 
 CACHE_BYTES = 512 * 1024
-"""What a block of images may take: half of a small second-level cache."""
+"""What a block of images may take: half of a second-level cache."""
 
 MOST_TOGETHER = 16
 """Images in a block."""
 
 
 class Machine:
-    """Steps made ready to run. `machine(images)` takes float32 `[N, C, H, W]` to the last step's map `[N, …]`."""
+    """Steps made ready to run. `machine(images)` takes float32 `[N, C, H, W]` to the last step's map `[N, …]`.
+
+    Images are shared out among `threads`; a result does not depend on how many there are, nor on its neighbours. May be
+    called from several threads at once.
+    """
 
     def __init__(self, steps: Sequence[Step], parameters: Sequence[Parameters], threads: int) -> None:
         if threads < 1:
             raise ValueError(f"threads: expected at least 1, found {threads}")
         self.program = program.build(steps, parameters)
         self.threads = threads
+        self.block = max(1, min(MOST_TOGETHER, CACHE_BYTES // self.program.room.bytes))
+        self._rooms: SimpleQueue[tuple[NDArray[np.generic], ...]] = SimpleQueue()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __call__(self, images: Floats) -> Floats:
-        """Blocks of images are computed side by side; the result does not depend on how many."""
+        """The last step's map of every image, flattened."""
         count = len(images)
         last = np.empty((count, int(np.prod(self.program.out))), np.float32)
-        most = max(1, min(MOST_TOGETHER, CACHE_BYTES // self.program.room.bytes))
-        together = max(1, min(most, -(-count // self.threads)))
-        starts = range(0, count, together)
-        if self._pool is None or len(starts) == 1:
-            for start in starts:
-                self._run(images, last, start, together)
-        else:
-            for done in [self._pool.submit(self._run, images, last, start, together) for start in starts]:
-                done.result()
+        share = -(-count // self.threads) or 1
+        if self._pool is None or share == count:
+            self._run(images, last)
+            return last
+        parts = [slice(start, start + share) for start in range(0, count, share)]
+        for done in [self._pool.submit(self._run, images[part], last[part]) for part in parts]:
+            done.result()
         return last
 
-    def _run(self, images: Floats, last: Floats, start: int, count: int) -> None:
-        part = slice(start, start + count)
-        kernels.run(self.program.steps, self.program.tables, self.program.room, images[part], last[part])
+    def _run(self, images: Floats, last: Floats) -> None:
+        try:
+            room = self._rooms.get_nowait()
+        except Empty:
+            room = self.program.room.arrays(self.block)
+        kernels.run(self.program.steps, self.program.tables, room, images, last, self.block)
+        self._rooms.put(room)
 
 
 class PackedNetwork:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.packed import kernels as k
-from bnas.packed.lanes import LANES, TOGETHER
+from bnas.packed.lanes import LANES, POSITIONS, TOGETHER
 from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
@@ -31,6 +31,20 @@ class Room(NamedTuple):
     def bytes(self) -> int:
         """Memory in bytes."""
         return 4 * (self.maps + self.planes + self.shortcuts) + self.signs + 13 * self.positions
+
+    def arrays(self, block: int) -> tuple[NDArray[np.generic], ...]:
+        """Room for so many images at once, and for vectors that reach past its end."""
+        slack = 16 * POSITIONS
+        needs = (
+            (self.maps, np.float32),
+            (self.signs, np.uint8),
+            (self.planes, np.float32),
+            (self.positions, np.uint8),
+            (self.positions, np.float32),
+            (TOGETHER * self.positions, np.uint16),
+            (self.shortcuts, np.float32),
+        )
+        return tuple(np.zeros(count * block + TOGETHER * slack, kind) for count, kind in needs)
 
 
 class Program(NamedTuple):
