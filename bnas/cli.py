@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnas.text import aligned, kib, percent
 
@@ -65,7 +66,7 @@ def models(folder: Path) -> list[Model]:
     return sorted(found, key=lambda model: model.network.content.file_bytes)
 
 
-def pixels(network: PackedNetwork, count: int) -> np.ndarray:
+def pixels(network: PackedNetwork, count: int) -> NDArray[np.uint8]:
     """Random pixels of the size that a network takes, uint8 `[count, C, H, W]`."""
     image = network.card.image
     shape = (count, image.channels, image.height, image.width)
@@ -164,7 +165,7 @@ def predict(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _answer(path: Path, shares: np.ndarray, classes: Sequence[str]) -> dict[str, object]:
+def _answer(path: Path, shares: NDArray[np.float64], classes: Sequence[str]) -> dict[str, object]:
     best = int(shares.argmax())
     return {
         "image": str(path),
@@ -268,7 +269,10 @@ def show(arguments: argparse.Namespace) -> int:
     from bnas.results import read_network_times, read_networks
     from bnas.tables import finished_networks
 
-    networks, times = arguments.run_folder / "data/retrain/networks.json", arguments.run_folder / "reports/times/networks.json"
+    networks, times = (
+        arguments.run_folder / "data/retrain/networks.json",
+        arguments.run_folder / "reports/times/networks.json",
+    )
     if not networks.exists():
         raise UsageError(f"no finished run found: {networks} does not exist; run `dvc repro` first")
     seconds = {row.network: row.seconds for row in read_network_times(times)} if times.exists() else {}
@@ -304,7 +308,12 @@ def parser() -> argparse.ArgumentParser:
     folder(made)
     made.add_argument("--max-kib", type=float, metavar="KIB", help="largest file, in KiB; the lowest error is picked")
     made.add_argument("--max-ms", type=float, metavar="MS", help="longest time for one image here, in milliseconds")
-    made.add_argument("--max-error", type=float, metavar="SHARE", help="highest test error, 0.05 for 5 %%; alone, the smallest is picked")
+    made.add_argument(
+        "--max-error",
+        type=float,
+        metavar="SHARE",
+        help="highest test error, 0.05 for 5 %%; alone, the smallest is picked",
+    )
     made.add_argument("-o", "--output", type=Path, metavar="PATH", help="copy the file there")
 
     made = command("predict", predict, "class and probability of images", "bnas predict model.bnn cat.png photos/")
@@ -314,7 +323,9 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("benchmark", benchmark, "how fast a network predicts here", "bnas benchmark model.bnn --batch 1 64")
     model(made)
-    made.add_argument("--batch", type=_positive, nargs="+", default=[1, 8, 64], metavar="N", help="images a call (1 8 64)")
+    made.add_argument(
+        "--batch", type=_positive, nargs="+", default=[1, 8, 64], metavar="N", help="images a call (1 8 64)"
+    )
     made.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all cores)")
     made.add_argument("--seconds", type=float, default=1.0, help="how long to measure each (default 1)")
 

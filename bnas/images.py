@@ -1,4 +1,4 @@
-"""Image files to network inputs, without torch: the one way in which a picture of any size becomes pixels of a data set.
+"""Image files to network inputs, without torch: the one way in which a picture becomes pixels of a data set.
 
 `bnas.data.Normalise` does the same to tensors as `normalise` here; a test holds them equal.
 """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnas.binarize import SIGNS
-from bnas.config import NetworkConfig
+from bnas.config import NetworkConfig as NetworkConfig  # part of this room's interface
 from bnas.ops import OPERATIONS, BinaryBlock, FoldedNorm, Sign
 from bnas.space import CELL_INPUTS, Gene, Genotype, Node, SearchSpace
 

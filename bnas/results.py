@@ -375,6 +375,7 @@ def _read(path: Path, kind: type[T], only: set[str] | None = None) -> T:
 
 
 def one_line(error: ValidationError) -> str:
+    """The first of pydantic's complaints: where, what was expected, what was found."""
     first, *others = error.errors(include_url=False)
     where = ".".join(map(str, first["loc"])) or "the whole file"
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")

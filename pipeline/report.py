@@ -10,7 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from bnas import analysis, cell_graph, figures, markdown, results
-from bnas.tables import kib
+from bnas.text import kib
 from pipeline.stage import PREPARED, REPORTS, Stage, atomic_write, main, write_json
 from pipeline.table import NETWORKS, REPORT, TIMES, network_seconds, table
 

@@ -107,7 +107,9 @@ def _card(path: Path, metadata: dict[str, str]) -> ModelCard:
         raise PackedError(f"{path}: expected a packed network (format {FORMAT!r}), found another safetensors file")
     if metadata.get("version") != VERSION:
         found = metadata.get("version", "none")
-        raise PackedError(f"{path}: expected version {VERSION} of the format, found {found!s:.20}; a newer bnas wrote it")
+        raise PackedError(
+            f"{path}: expected version {VERSION} of the format, found {found!s:.20}; a newer bnas wrote it"
+        )
     try:
         return ModelCard.from_json(metadata.get("card", ""))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""From a trained PyTorch network to the parameters of its packed form. The one room of `bnas.packed` that needs torch."""
+"""From a trained PyTorch network to the parameters of its packed form: the one room of `bnas.packed` with torch."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def _of_step(network: Network, step: Step) -> Parameters:
     match step:
         case Stem():
             conv, norm = network.stem
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, _BatchNorm)
             scale, shift = affine(norm)
             return StemParameters(_single(conv.weight.double() * scale[:, None, None, None]), _single(shift))
         case Block():

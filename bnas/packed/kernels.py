@@ -17,7 +17,6 @@ import numpy as np
 from numba import njit
 
 from bnas.packed.lanes import (
-    LANES,
     POSITIONS,
     TOGETHER,
     copy_row,
@@ -39,8 +38,8 @@ STEM, BLOCK, HALVE, MAX, AVG, SUM, CLASSIFY = range(7)
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
-@compiled  # type: ignore[misc]
-def _spread(values, planes, fill, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _spread(values, planes, fill, block, p):
     """One channel `[B, H, W]` into its planes `[stride², B, rows, line]`, as the module's text says; stride 1 or 2."""
     h, w, stride, padding, rows, line = p[H_IN], p[W_IN], p[STRIDE], p[PADDING], p[ROWS], p[LINE]
     if stride == 1:
@@ -58,8 +57,8 @@ def _spread(values, planes, fill, block, p):  # type: ignore[no-untyped-def]
                 thin_row(planes, values, (to, (image * h + y) * w + x0, w - x0), (fill,))
 
 
-@compiled  # type: ignore[misc]
-def _distances(taps, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _distances(taps, block, p):
     """How far each tap lies from a position in the planes of a block of images."""
     size = block * p[ROWS] * p[LINE]
     found = np.empty(p[TAP_COUNT], np.int64)
@@ -68,8 +67,8 @@ def _distances(taps, block, p):  # type: ignore[no-untyped-def]
     return found
 
 
-@compiled  # type: ignore[misc]
-def _pack(x, thresholds, planes, flat, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _pack(x, thresholds, planes, flat, block, p):
     """Bit c of a byte is set where `x ≥ threshold` in channel c of its eight; x `[C, B, H, W]`."""
     pixels, depth = block * p[H_IN] * p[W_IN], p[C_IN] // p[GROUPS]
     size = block * p[ROWS] * p[LINE] * p[STRIDE] * p[STRIDE]
@@ -88,8 +87,8 @@ def _pack(x, thresholds, planes, flat, block, p):  # type: ignore[no-untyped-def
             at += size
 
 
-@compiled  # type: ignore[misc]
-def _halve(x, out, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _halve(x, out, block, p):
     """Average of 2×2 for all channels of x; at an odd border of what there is."""
     h, w, high, wide = p[H_IN], p[W_IN], p[H_OUT], p[W_OUT]
     for plane in range(p[C_IN] * block):
@@ -98,8 +97,8 @@ def _halve(x, out, block, p):  # type: ignore[no-untyped-def]
             halve_row(out, x, ((plane * high + y) * wide, at, at + w if 2 * y + 1 < h else -1, w))
 
 
-@compiled  # type: ignore[misc]
-def _shortcut(x, spare, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _shortcut(x, spare, block, p):
     """What the block adds to its convolution: x, halved and narrowed as need be; widening is left to its reader."""
     have, made, pixels = p[C_IN], p[C_OUT], block * p[H_OUT] * p[W_OUT]
     if p[STRIDE] == 2:
@@ -119,8 +118,8 @@ def _shortcut(x, spare, block, p):  # type: ignore[no-untyped-def]
     return spare
 
 
-@compiled  # type: ignore[misc]
-def _finish(out, counts, fixes, shortcut, at, shortcut_at, numbers, o, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _finish(out, counts, fixes, shortcut, at, shortcut_at, numbers, o, block, p):
     """Output channel o, whose counts begin at `at` and whose shortcut at `shortcut_at`."""
     h, w, rows, line = p[H_OUT], p[W_OUT], p[ROWS], p[LINE]
     fix = p[FIX] + o * h * w
@@ -136,8 +135,8 @@ def _finish(out, counts, fixes, shortcut, at, shortcut_at, numbers, o, block, p)
             finish_row(out, counts, fixes, shortcut, where, numbers)
 
 
-@compiled  # type: ignore[misc]
-def _block(x, out, tables, planes, flat, counts, spare, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _block(x, out, tables, planes, flat, counts, spare, block, p):
     """`bnas.packed.layout.Block` on a block of images."""
     floats, thresholds, weights, taps, fixes = tables
     _pack(x, thresholds, planes, flat, block, p)
@@ -161,8 +160,8 @@ def _block(x, out, tables, planes, flat, counts, spare, block, p):  # type: igno
                 o += 1
 
 
-@compiled  # type: ignore[misc]
-def _stem(x, out, tables, planes, sums, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _stem(x, out, tables, planes, sums, block, p):
     """`bnas.packed.layout.Stem` on a block of images."""
     floats, taps = tables[0], tables[3]
     size, pixels = block * p[ROWS] * p[LINE], block * p[H_IN] * p[W_IN]
@@ -180,8 +179,8 @@ def _stem(x, out, tables, planes, sums, block, p):  # type: ignore[no-untyped-de
         _collect(sums, out[o * block * p[H_OUT] * p[W_OUT] :], block, p)
 
 
-@compiled  # type: ignore[misc]
-def _collect(sums, out, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _collect(sums, out, block, p):
     """The positions of one channel's planes that are pixels."""
     h, w = p[H_OUT], p[W_OUT]
     for image in range(block):
@@ -190,8 +189,8 @@ def _collect(sums, out, block, p):  # type: ignore[no-untyped-def]
             copy_row(out, sums, where, (np.float32(0),))
 
 
-@compiled  # type: ignore[misc]
-def _pool(x, out, tables, planes, sums, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _pool(x, out, tables, planes, sums, block, p):
     """Maximum or average of 3×3 for all channels."""
     floats, taps = tables[0], tables[3]
     size, pixels = block * p[ROWS] * p[LINE], block * p[H_IN] * p[W_IN]
@@ -216,8 +215,8 @@ def _pool(x, out, tables, planes, sums, block, p):  # type: ignore[no-untyped-de
                     out[image * made + i] /= floats[p[FLOATS] + i]
 
 
-@compiled  # type: ignore[misc]
-def _classify(x, logits, tables, block, p):  # type: ignore[no-untyped-def]
+@compiled
+def _classify(x, logits, tables, block, p):
     """`bnas.packed.layout.Classifier`: logits `[B, classes]`. The weights lie as `[channels, classes]`."""
     floats, pixels, classes = tables[0], p[H_IN] * p[W_IN], p[C_OUT]
     weight, bias = p[FLOATS], p[FLOATS] + p[C_IN] * classes
@@ -235,8 +234,8 @@ def _classify(x, logits, tables, block, p):  # type: ignore[no-untyped-def]
                 logits[image, k] += floats[weight + c * classes + k] * mean
 
 
-@compiled  # type: ignore[misc]
-def _run_block(program, tables, room, images, last):  # type: ignore[no-untyped-def]
+@compiled
+def _run_block(program, tables, room, images, last):
     """All steps on a block of images `[B, C, H, W]`; the last map is written to `last` `[B, …]`."""
     maps, signs, planes, flat, sums, counts, spare = room
     block, pixels = images.shape[0], images.shape[2] * images.shape[3]
@@ -253,7 +252,7 @@ def _run_block(program, tables, room, images, last):  # type: ignore[no-untyped-
             other = maps[p[OTHER] * block :]
             for i in range(block * p[C_OUT] * p[H_OUT] * p[W_OUT]):
                 out[i] = x[i] + other[i]
-        elif op == MAX or op == AVG:
+        elif op in (MAX, AVG):
             _pool(x, out, tables, planes, sums, block, p)
         elif op == HALVE:
             _halve(x, out, block, p)
@@ -270,8 +269,8 @@ def _run_block(program, tables, room, images, last):  # type: ignore[no-untyped-
                 last[image, c * size : (c + 1) * size] = maps[at : at + size]
 
 
-@compiled  # type: ignore[misc]
-def run(program, tables, room, images, last, block):  # type: ignore[no-untyped-def]
+@compiled
+def run(program, tables, room, images, last, block):
     """All steps on images `[N, C, H, W]`, `block` at a time; the last map is written to `last` `[N, …]`.
 
     `room` are arrays to work in: maps, sign planes, float planes, one channel's signs, one channel's sums, counts, and

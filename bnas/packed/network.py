@@ -95,7 +95,8 @@ class PackedNetwork:
                 f"found {images.dtype} {list(images.shape)}"
             )
         if images.dtype == np.uint8:
-            return normalise(images.transpose(0, 2, 3, 1), self.card.mean, self.card.std)
+            pixels = images.astype(np.uint8, copy=False).transpose(0, 2, 3, 1)
+            return normalise(pixels, self.card.mean, self.card.std)
         if not np.isfinite(images).all():
             raise ValueError("images: expected finite values, found nan or infinity")
         return np.ascontiguousarray(images)

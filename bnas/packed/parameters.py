@@ -75,8 +75,8 @@ def _parameters(step: Step, signs: NDArray[np.int8], floats: Floats) -> Paramete
             have, made = step.shape.channels, step.out.channels
             cuts = np.cumsum([have, have, made, made])
             scale_in, shift_in, scale_out, shift_out, slope = np.split(floats, cuts)
-            weight = signs.reshape(made, have // step.groups, step.kernel, step.kernel)
-            return BlockParameters(scale_in, shift_in, weight, scale_out, shift_out, slope)
+            bits = signs.reshape(made, have // step.groups, step.kernel, step.kernel)
+            return BlockParameters(scale_in, shift_in, bits, scale_out, shift_out, slope)
         case Classifier():
             weight, bias = np.split(floats, [step.floats - step.out.channels])
             return ClassifierParameters(weight.reshape(step.out.channels, step.shape.channels), bias)
@@ -93,7 +93,7 @@ def joined(parameters: Sequence[Parameters]) -> tuple[Bits, Floats]:
             if value.dtype == np.int8:
                 signs.append(value.ravel() > 0)
             else:
-                floats.append(value.ravel())
+                floats.append(value.astype(np.float32, copy=False).ravel())
     return np.packbits(np.concatenate(signs)), np.concatenate(floats)
 
 

@@ -51,7 +51,7 @@ class Program(NamedTuple):
     """Steps `[steps, kernels.COLUMNS]`, parameter tables, and the room that one image needs."""
 
     steps: NDArray[np.int64]
-    tables: tuple[Floats, Floats, NDArray[np.uint8], NDArray[np.int64], NDArray[np.int32]]
+    tables: tuple[NDArray[np.generic], ...]
     room: Room
     out: tuple[int, ...]
 
@@ -80,7 +80,8 @@ def thresholds(scale: Floats, shift: Floats) -> tuple[Floats, NDArray[np.bool_]]
 
     def reached(x: Floats) -> NDArray[np.bool_]:
         with np.errstate(invalid="ignore", over="ignore"):
-            return (x.astype(np.float64) * wide_scale + wide_shift >= 0) != flip
+            holds: NDArray[np.bool_] = (x.astype(np.float64) * wide_scale + wide_shift >= 0) != flip
+        return holds
 
     low, high = np.float32(-np.inf), np.float32(np.inf)
     for _ in range(4):
@@ -286,9 +287,7 @@ def _places(steps: Sequence[Step]) -> _Places:
                 start = max(start, end)
         starts[index] = start
         placed.append((start, start + need, index))
-    return _Places(
-        [starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], max(end for _, end, _ in placed)
-    )
+    return _Places([starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], max(end for _, end, _ in placed))
 
 
 def _joined(arrays: Sequence[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
 ONE = np.float32(1)
+Value = TypeVar("Value", bound=np.generic)
 
 
 def run(steps: Sequence[Step], parameters: Sequence[Parameters], images: Floats) -> Floats:
@@ -50,7 +52,7 @@ def stem(x: Floats, parameters: StemParameters, stride: int) -> Floats:
     """Zero-padded convolution: starts from the bias, adds weight × value over input channels, rows, columns."""
     weight, bias = parameters
     made, channels, kernel, _ = weight.shape
-    taps = [window(padded(x, kernel // 2, 0), *at, stride, x.shape) for at in product(range(kernel), repeat=2)]
+    taps = [window(padded(x, kernel // 2, 0), at, stride, x.shape) for at in product(range(kernel), repeat=2)]
     total = np.broadcast_to(bias[None, :, None, None], (len(x), made, *taps[0].shape[2:])).copy()
     for o, c in product(range(made), range(channels)):
         for tap, values in enumerate(taps):
@@ -69,7 +71,12 @@ def signs(x: Floats, scale: Floats, shift: Floats) -> NDArray[np.bool_]:
 
 
 def binary_conv2d(
-    x: NDArray[np.bool_], weight: NDArray[np.int8], stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+    x: NDArray[np.bool_],
+    weight: NDArray[np.int8],
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> NDArray[np.int32]:
     """Convolution of ±1 (`x` `[N, C, H, W]`, True for +1) with ±1 (`weight` `[O, C / groups, k, k]`), whole numbers.
 
@@ -133,12 +140,12 @@ def pool(x: Floats, kind: str, stride: int) -> Floats:
     wide = np.pad(x, ((0, 0), (0, 0), (border, 2), (border, 2)), constant_values=fill)
     inside = np.pad(np.ones_like(x[:1, :1]), ((0, 0), (0, 0), (border, 2), (border, 2)))
     taps = list(product(range(kernel), repeat=2))
-    total = window(wide, *taps[0], stride, x.shape).copy()
-    count = window(inside, *taps[0], stride, x.shape).copy()
+    total = window(wide, taps[0], stride, x.shape).copy()
+    count = window(inside, taps[0], stride, x.shape).copy()
     for tap in taps[1:]:
-        seen = window(wide, *tap, stride, x.shape)
+        seen = window(wide, tap, stride, x.shape)
         total = np.where(seen > total, seen, total) if kind == "max" else total + seen
-        count += window(inside, *tap, stride, x.shape)
+        count += window(inside, tap, stride, x.shape)
     return total if kind == "max" else total / count
 
 
@@ -156,12 +163,14 @@ def classify(x: Floats, parameters: ClassifierParameters) -> Floats:
     return logits
 
 
-def padded(x: NDArray[np.generic], border: int, fill: float) -> NDArray[np.generic]:
+def padded(x: NDArray[Value], border: int, fill: float) -> NDArray[Value]:
     """x with a border of `fill` on all four sides."""
     return np.pad(x, ((0, 0), (0, 0), (border, border), (border, border)), constant_values=fill)
 
 
-def window(wide: NDArray[np.generic], ky: int, kx: int, stride: int, shape: Sequence[int]) -> NDArray[np.generic]:
-    """What tap (ky, kx) sees of a padded map, for a map of `shape` `[…, H, W]`: `[N, C, ⌈H/stride⌉, ⌈W/stride⌉]`."""
+def window(wide: NDArray[Value], tap: Sequence[int], stride: int, shape: Sequence[int]) -> NDArray[Value]:
+    """What `tap` (row, column) sees of a padded map of `shape` `[…, H, W]`: `[N, C, ⌈H/stride⌉, ⌈W/stride⌉]`."""
+    ky, kx = tap
     height, width = (-(-side // stride) for side in shape[2:])
-    return wide[:, :, ky : ky + (height - 1) * stride + 1 : stride, kx : kx + (width - 1) * stride + 1 : stride]
+    rows = slice(ky, ky + (height - 1) * stride + 1, stride)
+    return wide[:, :, rows, kx : kx + (width - 1) * stride + 1 : stride]
