@@ -39,6 +39,19 @@ compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
 @compiled
+def _fill(out, start, count, value):
+    """Loops, here and below, where numpy's slices would compile for seconds."""
+    for i in range(start, start + count):
+        out[i] = value
+
+
+@compiled
+def _copy(out, to, x, at, count):
+    for i in range(count):
+        out[to + i] = x[at + i]
+
+
+@compiled
 def _spread(values, planes, fill, block, p):
     """One channel `[B, H, W]` into its planes `[stride², B, rows, line]`, as the module's text says; stride 1 or 2."""
     h, w, stride, padding, rows, line = p[H_IN], p[W_IN], p[STRIDE], p[PADDING], p[ROWS], p[LINE]
@@ -72,11 +85,11 @@ def _pack(x, thresholds, planes, flat, block, p):
     """Bit c of a byte is set where `x ≥ threshold` in channel c of its eight; x `[C, B, H, W]`."""
     pixels, depth = block * p[H_IN] * p[W_IN], p[C_IN] // p[GROUPS]
     size = block * p[ROWS] * p[LINE] * p[STRIDE] * p[STRIDE]
-    planes[: size * p[PLANES] + (p[LINE] + 1) * p[PADDING]] = 0
+    _fill(planes, 0, size * p[PLANES] + (p[LINE] + 1) * p[PADDING], np.uint8(0))
     at = 0
     for group in range(p[GROUPS]):
         for part in range(0, depth, 8):
-            flat[:pixels] = 0
+            _fill(flat, 0, pixels, np.uint8(0))
             for bit in range(min(8, depth - part)):
                 channel = group * depth + part + bit
                 values = x[channel * pixels : (channel + 1) * pixels]
@@ -110,7 +123,7 @@ def _shortcut(x, spare, block, p):
         first, end = j * have // made, ((j + 1) * have + made - 1) // made
         share = np.float32(1) / np.float32(end - first)
         total = spare[j * pixels : (j + 1) * pixels]
-        total[:] = np.float32(0)
+        _fill(spare, j * pixels, pixels, np.float32(0))
         for c in range(first, end):
             values = x[c * pixels : (c + 1) * pixels]
             for i in range(pixels):
@@ -165,13 +178,13 @@ def _stem(x, out, tables, planes, sums, block, p):
     """`bnas.packed.layout.Stem` on a block of images."""
     floats, taps = tables[0], tables[3]
     size, pixels = block * p[ROWS] * p[LINE], block * p[H_IN] * p[W_IN]
-    planes[: p[PLANES] * p[STRIDE] * p[STRIDE] * size + (p[LINE] + 1) * p[PADDING]] = np.float32(0)
+    _fill(planes, 0, p[PLANES] * p[STRIDE] * p[STRIDE] * size + (p[LINE] + 1) * p[PADDING], np.float32(0))
     for c in range(p[C_IN]):
         _spread(x[c * pixels :], planes[c * p[STRIDE] * p[STRIDE] * size :], np.float32(0), block, p)
     distances = _distances(taps, block, p)
     weight, bias = p[FLOATS], p[FLOATS] + p[C_OUT] * p[TAP_COUNT]
     for o in range(p[C_OUT]):
-        sums[:size] = floats[bias + o]
+        _fill(sums, 0, size, floats[bias + o])
         for tap in range(p[TAP_COUNT]):
             w, seen = floats[weight + o * p[TAP_COUNT] + tap], planes[distances[tap] :]
             for i in range(size):
@@ -196,10 +209,10 @@ def _pool(x, out, tables, planes, sums, block, p):
     size, pixels = block * p[ROWS] * p[LINE], block * p[H_IN] * p[W_IN]
     distances, maximum, made = _distances(taps, block, p), p[OP] == MAX, p[H_OUT] * p[W_OUT]
     fill = np.float32(-np.inf) if maximum else np.float32(0)
-    planes[: size * p[STRIDE] * p[STRIDE] + (p[LINE] + 1) * p[PADDING]] = fill
+    _fill(planes, 0, size * p[STRIDE] * p[STRIDE] + (p[LINE] + 1) * p[PADDING], fill)
     for c in range(p[C_IN]):
         _spread(x[c * pixels :], planes, fill, block, p)
-        sums[:size] = planes[distances[0] : distances[0] + size]
+        _copy(sums, 0, planes, distances[0], size)
         for tap in range(1, p[TAP_COUNT]):
             seen = planes[distances[tap] :]
             if maximum:
@@ -235,46 +248,40 @@ def _classify(x, logits, tables, block, p):
 
 
 @compiled
-def _run_block(program, tables, room, images, last):
-    """All steps on a block of images `[B, C, H, W]`; the last map is written to `last` `[B, …]`."""
-    maps, signs, planes, flat, sums, counts, spare = room
-    block, pixels = images.shape[0], images.shape[2] * images.shape[3]
-    for c in range(images.shape[1]):
-        for image in range(block):
-            maps[(c * block + image) * pixels : (c * block + image + 1) * pixels] = images[image, c].ravel()
-    for step in range(len(program)):
-        p = program[step]
-        x, out = maps[p[SOURCE] * block :], maps[p[OUT] * block :]
-        op = p[OP]
-        if op == BLOCK:
-            _block(x, out, tables, signs, flat, counts, spare, block, p)
-        elif op == SUM:
-            other = maps[p[OTHER] * block :]
-            for i in range(block * p[C_OUT] * p[H_OUT] * p[W_OUT]):
-                out[i] = x[i] + other[i]
-        elif op in (MAX, AVG):
-            _pool(x, out, tables, planes, sums, block, p)
-        elif op == HALVE:
-            _halve(x, out, block, p)
-        elif op == STEM:
-            _stem(x, out, tables, planes, sums, block, p)
-        else:
-            _classify(x, last, tables, block, p)
-    p = program[len(program) - 1]
-    if p[OP] != CLASSIFY:
-        size = p[H_OUT] * p[W_OUT]
-        for c in range(p[C_OUT]):
-            for image in range(block):
-                at = p[OUT] * block + (c * block + image) * size
-                last[image, c * size : (c + 1) * size] = maps[at : at + size]
-
-
-@compiled
-def run(program, tables, room, images, last, block):
-    """All steps on images `[N, C, H, W]`, `block` at a time; the last map is written to `last` `[N, …]`.
+def run(program, tables, room, images, last, most):
+    """All steps on flat images `[N, C · H · W]`, at `most` so many at a time; the last map goes to `last` `[N, …]`.
 
     `room` are arrays to work in: maps, sign planes, float planes, one channel's signs, one channel's sums, counts, and
     shortcuts (see `bnas.packed.program.Room`).
     """
-    for start in range(0, len(images), block):
-        _run_block(program, tables, room, images[start : start + block], last[start : start + block])
+    maps, signs, planes, flat, sums, counts, spare = room
+    first, final = program[0], program[len(program) - 1]
+    pixels, size = first[H_IN] * first[W_IN], final[H_OUT] * final[W_OUT]
+    for start in range(0, len(images), most):
+        block = min(most, len(images) - start)
+        for c in range(first[C_IN]):
+            for image in range(block):
+                _copy(maps, (c * block + image) * pixels, images[start + image], c * pixels, pixels)
+        for step in range(len(program)):
+            p = program[step]
+            x, out = maps[p[SOURCE] * block :], maps[p[OUT] * block :]
+            op = p[OP]
+            if op == BLOCK:
+                _block(x, out, tables, signs, flat, counts, spare, block, p)
+            elif op == SUM:
+                other = maps[p[OTHER] * block :]
+                for i in range(block * p[C_OUT] * p[H_OUT] * p[W_OUT]):
+                    out[i] = x[i] + other[i]
+            elif op in (MAX, AVG):
+                _pool(x, out, tables, planes, sums, block, p)
+            elif op == HALVE:
+                _halve(x, out, block, p)
+            elif op == STEM:
+                _stem(x, out, tables, planes, sums, block, p)
+            else:
+                _classify(x, last[start:], tables, block, p)
+        if final[OP] != CLASSIFY:
+            for c in range(final[C_OUT]):
+                for image in range(block):
+                    at = final[OUT] * block + (c * block + image) * size
+                    _copy(last[start + image], c * size, maps, at, size)

@@ -58,7 +58,8 @@ class Machine:
             room = self._rooms.get_nowait()
         except Empty:
             room = self.program.room.arrays(self.block)
-        kernels.run(self.program.steps, self.program.tables, room, images, last, self.block)
+        flat = images.reshape(len(images), -1)
+        kernels.run(self.program.steps, self.program.tables, room, flat, last, self.block)
         self._rooms.put(room)
 
 
