@@ -274,6 +274,45 @@ class NetworkTime(Record):
     seconds: Annotated[float, Field(ge=0)]
 
 
+@dataclass(frozen=True, config=STRICT)
+class ExportedNetwork(Record):
+    """A packed file: its bytes, those that hold numbers, those of the header, and its content hash.
+
+    `deviating` counts test images whose logits are not PyTorch's within rounding, since a value before a sign lies
+    within rounding of its threshold.
+    """
+
+    network: str
+    file_bytes: Natural
+    payload_bytes: Natural
+    header_bytes: Natural
+    hash: str
+    deviating: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExportedNetworks(Record):
+    """`data/export/files.json`."""
+
+    files: tuple[ExportedNetwork, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class NetworkLatency(Record):
+    """Median seconds of a prediction for 1 image and for 64; a row of `reports/times/latency.json`."""
+
+    network: str
+    packed_1: Positive
+    torch_1: Positive
+    packed_64: Positive
+    torch_64: Positive
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than PyTorch one image is."""
+        return self.torch_1 / self.packed_1
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """Per-image answers of one network on the test split, integer arrays `[N]`, in the split's order."""
@@ -334,6 +373,16 @@ def read_networks(path: Path) -> tuple[RetrainedNetwork, ...]:
 def read_network_times(path: Path) -> tuple[NetworkTime, ...]:
     """`reports/times/networks.json`."""
     return _read(path, tuple[NetworkTime, ...])
+
+
+def read_exported(path: Path) -> tuple[ExportedNetwork, ...]:
+    """`data/export/files.json`."""
+    return _read(path, ExportedNetworks).files
+
+
+def read_latencies(path: Path) -> tuple[NetworkLatency, ...]:
+    """`reports/times/latency.json`."""
+    return _read(path, tuple[NetworkLatency, ...])
 
 
 def read_stage_times(path: Path) -> dict[str, float]:

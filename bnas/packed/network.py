@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.images import normalise
-from bnas.packed import kernels, program
 from bnas.packed.card import ModelCard
 from bnas.packed.file import PackedFile, read
+from bnas.packed.kernels import run
 from bnas.packed.layout import Step
 from bnas.packed.parameters import Floats, Parameters, split
+from bnas.packed.program import build
 
 CACHE_BYTES = 512 * 1024
 """What a block of images may take: half of a second-level cache."""
@@ -34,7 +35,7 @@ class Machine:
     def __init__(self, steps: Sequence[Step], parameters: Sequence[Parameters], threads: int) -> None:
         if threads < 1:
             raise ValueError(f"threads: expected at least 1, found {threads}")
-        self.program = program.build(steps, parameters)
+        self.program = build(steps, parameters)
         self.threads = threads
         self.block = max(1, min(MOST_TOGETHER, CACHE_BYTES // self.program.room.bytes))
         self._rooms: SimpleQueue[tuple[NDArray[np.generic], ...]] = SimpleQueue()
@@ -59,7 +60,7 @@ class Machine:
         except Empty:
             room = self.program.room.arrays(self.block)
         flat = images.reshape(len(images), -1)
-        kernels.run(self.program.steps, self.program.tables, room, flat, last, self.block)
+        run(self.program.steps, self.program.tables, room, flat, last, self.block)
         self._rooms.put(room)
 
 

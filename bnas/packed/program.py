@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.packed import kernels as k
+import bnas.packed.kernels as k
 from bnas.packed.lanes import LANES, POSITIONS, TOGETHER
 from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
