@@ -9,6 +9,9 @@ addition a byte.
 
 Taps over the border meet zero bits there and count as −1 · weight; `fix` [ours] holds, for every output and position,
 the number of real taps plus twice the set weight bits over the border, so that `fix − 2 · popcount` is the exact sum.
+
+On a small map with wide borders most positions would be border: there, if many outputs share the work, what each tap
+sees is first copied together without borders.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from bnas.packed.lanes import (
 # Columns of a program, one row per step: what to do, where maps lie (in floats per image), and shapes.
 OP, SOURCE, OUT, OTHER, C_IN, H_IN, W_IN, C_OUT, H_OUT, W_OUT, STRIDE, PADDING, GROUPS = range(13)
 # Where the step's parameters lie, and the geometry of its planes.
-FLOATS, THRESHOLDS, WEIGHTS, TAPS, TAP_COUNT, FIX, PLANES, ROWS, LINE = range(13, 22)
-COLUMNS = 22
+FLOATS, THRESHOLDS, WEIGHTS, TAPS, TAP_COUNT, FIX, PLANES, ROWS, LINE, DENSE = range(13, 23)
+COLUMNS = 23
 
 STEM, BLOCK, HALVE, MAX, AVG, SUM, CLASSIFY = range(7)
 """Values of the column OP."""
@@ -132,9 +135,9 @@ def _shortcut(x, spare, block, p):
 
 
 @compiled
-def _finish(out, counts, fixes, shortcut, at, shortcut_at, numbers, o, block, p):
+def _finish(out, counts, fixes, shortcut, at, shortcut_at, numbers, o, rows, line, block, p):
     """Output channel o, whose counts begin at `at` and whose shortcut at `shortcut_at`."""
-    h, w, rows, line = p[H_OUT], p[W_OUT], p[ROWS], p[LINE]
+    h, w = p[H_OUT], p[W_OUT]
     fix = p[FIX] + o * h * w
     for image in range(block):
         pixel, position = image * h * w, at + image * rows * line
@@ -149,17 +152,38 @@ def _finish(out, counts, fixes, shortcut, at, shortcut_at, numbers, o, block, p)
 
 
 @compiled
-def _block(x, out, tables, planes, flat, counts, spare, block, p):
+def _gather(planes, dense, distances, group_size, block, p):
+    """What every tap of every group sees, `[groups, taps, B, H', W']`, and the taps' distances in that."""
+    h, w, rows, line = p[H_OUT], p[W_OUT], p[ROWS], p[LINE]
+    to = 0
+    for group in range(p[GROUPS]):
+        for tap in range(p[TAP_COUNT]):
+            for image in range(block):
+                at = group * group_size + distances[tap] + image * rows * line
+                for y in range(h):
+                    copy_row(dense, planes, (to, at + y * line, w), (np.uint8(0),))
+                    to += w
+    for tap in range(p[TAP_COUNT]):
+        distances[tap] = tap * block * h * w
+
+
+@compiled
+def _block(x, out, tables, planes, dense, flat, counts, spare, block, p):
     """`bnas.packed.layout.Block` on a block of images."""
     floats, thresholds, weights, taps, fixes = tables
     _pack(x, thresholds, planes, flat, block, p)
     shortcut = _shortcut(x, spare, block, p)
     distances = _distances(taps, block, p)
     have, made, groups, number = p[C_IN], p[C_OUT], p[GROUPS], p[TAP_COUNT]
-    size, pixels = block * p[ROWS] * p[LINE], block * p[H_OUT] * p[W_OUT]
+    rows, line, pixels = p[ROWS], p[LINE], block * p[H_OUT] * p[W_OUT]
+    size = block * rows * line
+    group_size = p[PLANES] // groups * p[STRIDE] * p[STRIDE] * size
+    if p[DENSE]:
+        _gather(planes, dense, distances, group_size, block, p)
+        planes, rows, line = dense, p[H_OUT], p[W_OUT]
+        size, group_size = pixels, number * pixels
     pitch = (size + POSITIONS - 1) // POSITIONS * POSITIONS
     per_group, tiles = made // groups, min(have, made)
-    group_size = p[PLANES] // groups * p[STRIDE] * p[STRIDE] * size
     values, weight, o = p[FLOATS], p[WEIGHTS], 0
     for group in range(groups):
         for first in range(0, per_group, TOGETHER):
@@ -169,7 +193,7 @@ def _block(x, out, tables, planes, flat, counts, spare, block, p):
             weight += number * TOGETHER
             for one in range(min(TOGETHER, per_group - first)):
                 numbers = (floats[values + o], floats[values + made + o], floats[values + 2 * made + o])
-                _finish(out, counts, fixes, shortcut, one * pitch, o % tiles * pixels, numbers, o, block, p)
+                _finish(out, counts, fixes, shortcut, one * pitch, o % tiles * pixels, numbers, o, rows, line, block, p)
                 o += 1
 
 
@@ -251,10 +275,10 @@ def _classify(x, logits, tables, block, p):
 def run(program, tables, room, images, last, most):
     """All steps on flat images `[N, C · H · W]`, at `most` so many at a time; the last map goes to `last` `[N, …]`.
 
-    `room` are arrays to work in: maps, sign planes, float planes, one channel's signs, one channel's sums, counts, and
+    `room` are arrays to work in: maps, sign planes, gathered signs, float planes, one channel's signs, one channel's sums, counts, and
     shortcuts (see `bnas.packed.program.Room`).
     """
-    maps, signs, planes, flat, sums, counts, spare = room
+    maps, signs, dense, planes, flat, sums, counts, spare = room
     first, final = program[0], program[len(program) - 1]
     pixels, size = first[H_IN] * first[W_IN], final[H_OUT] * final[W_OUT]
     for start in range(0, len(images), most):
@@ -267,7 +291,7 @@ def run(program, tables, room, images, last, most):
             x, out = maps[p[SOURCE] * block :], maps[p[OUT] * block :]
             op = p[OP]
             if op == BLOCK:
-                _block(x, out, tables, signs, flat, counts, spare, block, p)
+                _block(x, out, tables, signs, dense, flat, counts, spare, block, p)
             elif op == SUM:
                 other = maps[p[OTHER] * block :]
                 for i in range(block * p[C_OUT] * p[H_OUT] * p[W_OUT]):

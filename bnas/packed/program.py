@@ -14,6 +14,9 @@ from bnas.packed.lanes import LANES, POSITIONS, TOGETHER
 from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
+SHARING, WASTE = 32, 1.3
+"""From so many outputs on, and so many positions for each that counts, taps are gathered (measured)."""
+
 GAP = LANES
 """Floats between two maps of an image."""
 
@@ -23,6 +26,7 @@ class Room(NamedTuple):
 
     maps: int
     signs: int
+    dense: int
     planes: int
     positions: int
     shortcuts: int
@@ -30,7 +34,7 @@ class Room(NamedTuple):
     @property
     def bytes(self) -> int:
         """Memory in bytes."""
-        return 4 * (self.maps + self.planes + self.shortcuts) + self.signs + 13 * self.positions
+        return 4 * (self.maps + self.planes + self.shortcuts) + self.signs + self.dense + 13 * self.positions
 
     def arrays(self, block: int) -> tuple[NDArray[np.generic], ...]:
         """Room for so many images at once, and for vectors that reach past its end."""
@@ -38,6 +42,7 @@ class Room(NamedTuple):
         needs = (
             (self.maps, np.float32),
             (self.signs, np.uint8),
+            (self.dense, np.uint8),
             (self.planes, np.float32),
             (self.positions, np.uint8),
             (self.positions, np.float32),
@@ -100,7 +105,7 @@ class _Builder:
         self.taps: list[tuple[int, int]] = []
         self.fixes: list[NDArray[np.int32]] = []
         self.used = dict.fromkeys(("floats", "thresholds", "weights", "fixes"), 0)
-        self.room = Room(0, 0, 0, 0, 0)
+        self.room = Room(0, 0, 0, 0, 0, 0)
         self.places = _places(steps)
         self.maps, self.made = self.places.total, 0
 
@@ -199,6 +204,9 @@ class _Builder:
         row[k.FLOATS] = self._keep("floats", [values.scale_out, values.shift_out, values.slope])
         have, made = step.shape.channels, step.out.channels
         pixels = step.out.height * step.out.width
+        if made // step.groups >= SHARING and int(row[k.ROWS] * row[k.LINE]) > WASTE * pixels:
+            row[k.DENSE] = 1
+            self.room = self.room._replace(dense=max(self.room.dense, step.groups * int(row[k.TAP_COUNT]) * pixels))
         need = (have if step.stride == 2 else 0) + (made if have > made else 0)
         self.room = self.room._replace(shortcuts=max(self.room.shortcuts, need * pixels))
 
