@@ -275,8 +275,8 @@ def _classify(x, logits, tables, block, p):
 def run(program, tables, room, images, last, most):
     """All steps on flat images `[N, C · H · W]`, at `most` so many at a time; the last map goes to `last` `[N, …]`.
 
-    `room` are arrays to work in: maps, sign planes, gathered signs, float planes, one channel's signs, one channel's sums, counts, and
-    shortcuts (see `bnas.packed.program.Room`).
+    `room` are arrays to work in: maps, sign planes, gathered signs, float planes, one channel's signs, one channel's
+    sums, counts, and shortcuts (see `bnas.packed.program.Room`).
     """
     maps, signs, dense, planes, flat, sums, counts, spare = room
     first, final = program[0], program[len(program) - 1]
