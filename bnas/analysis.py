@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from bnas import pareto
+from bnas.parts import Part
 from bnas.results import (
     DatasetDescription,
     EpochRecord,
@@ -39,11 +40,25 @@ ROUNDING = 6
 
 
 @dataclass(frozen=True)
+class PackedFile:
+    """A network's bit-packed file: its path from the project's folder, its bytes, and what one image takes.
+
+    Milliseconds are those of a batch of 1, by the packed network and, where it was measured, by PyTorch.
+    """
+
+    path: str
+    file_bytes: int
+    latency_ms: float
+    torch_latency_ms: float | None
+
+
+@dataclass(frozen=True)
 class Run:
     """All that a report is made of; the two mappings of seconds may lack entries.
 
     `training` maps a supernet stage to its curve; `curves`, `predictions` and `network_seconds` map a
-    network's name, `stage_seconds` a stage's. Raises ValueError if there is no front network, or if a
+    network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name, may lack
+    entries, and `packed` is None where no files were packed. Raises ValueError if there is no front network, or if a
     network's per-image answers are missing, were given to other images than the first network's, or hold
     another number of mistakes than its record.
     """
@@ -58,6 +73,8 @@ class Run:
     predictions: Mapping[str, Predictions]
     stage_seconds: Mapping[str, float]
     network_seconds: Mapping[str, float]
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    packed: Mapping[str, PackedFile] | None = None
 
     def __post_init__(self) -> None:
         if not self.of_role("front"):

@@ -35,8 +35,10 @@ _COLOURS = {
     "max_pool_3x3": "#F7E7B4",
     "avg_pool_3x3": "#CBE6F5",
 }
+_INPUTS = ("cell k−2", "cell k−1")
 _OTHER_FREE, _OTHER_WEIGHTED = "#DDDDDD", "#4D4D4D"
 _LINE, _OUTPUT_LINE = "#555555", "#B5B5B5"
+_DARK_INK = "#202020"  # on pale boxes, whatever the colour of other letters
 
 # Inches: the axes are drawn to scale, so that text of a fixed size always fits its box.
 _BOX_WIDTH, _BOX_HEIGHT = 0.76, 0.24
@@ -62,6 +64,19 @@ def operation_colour(op: str) -> str:
 
 def _bare(op: str) -> str:
     return op.removeprefix("bin_")
+
+
+def cell_words(genotype: Genotype) -> str:
+    """Both cells in words, for those who cannot see them."""
+
+    def words(nodes: Sequence[Node]) -> str:
+        return "; ".join(" + ".join(f"{operation_label(op)} of {_state_name(at)}" for at, op in n) for n in nodes)
+
+    return f"Normal: {words(genotype.normal)}. Reduction: {words(genotype.reduction)}."
+
+
+def _state_name(index: int) -> str:
+    return _INPUTS[index] if index < CELL_INPUTS else f"node {index - CELL_INPUTS + 1}"
 
 
 def cell_size(nodes: int) -> tuple[float, float]:
@@ -105,7 +120,7 @@ def draw_cell(axes: Axes, nodes: Sequence[Node], title: str) -> None:
         outline = {"facecolor": "white", "edgecolor": "#222222", "linewidth": 1.2}
         axes.add_patch(Circle((x, y), _NODE_RADIUS, zorder=3, **outline))
         _label(axes, x, y, str(i + 1), gid=f"node {i + 1}")
-    for state, name in enumerate(("cell k−2", "cell k−1")):
+    for state, name in enumerate(_INPUTS):
         _box(axes, 0, _state_y(state), _INPUT_WIDTH, _BOX_HEIGHT, "#FFFFFF")
         _label(axes, _INPUT_WIDTH / 2, _state_y(state), name, gid=name)
     top, bottom = _state_y(CELL_INPUTS) - 0.28, _state_y(CELL_INPUTS + len(nodes) - 1) + 0.28
@@ -146,7 +161,7 @@ def _draw_operation(axes: Axes, node: int, gene: int, op: str) -> None:
     )
     _box(axes, x, y, _BOX_WIDTH, _BOX_HEIGHT, operation_colour(op))
     gid = f"node {node + 1} operation {gene + 1}"
-    ink = "black" if op in PARAMETER_FREE else "white"
+    ink = _DARK_INK if op in PARAMETER_FREE else "white"
     _label(axes, x + _BOX_WIDTH / 2, y, operation_label(op), gid=gid, color=ink)
 
 

@@ -21,15 +21,16 @@ def file_of(module: str) -> Path | None:
 
 
 def imported(path: Path) -> set[Path]:
-    """Project files that a file imports directly, the packages' own `__init__.py` included."""
+    """Project files that a file imports directly, the `__init__.py` of its packages included."""
     found: set[Path] = set()
 
     def add(module: str) -> None:
         file = file_of(module)
         if file is not None:
             found.add(file)
-            package = module.split(".")[0]
-            found.add(ROOT / package / "__init__.py")
+            parts = module.split(".")
+            packages = (ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts)))
+            found.update(package for package in packages if package.exists())
 
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
-from bnas import figures
-from bnas.analysis import generation_indicators
+from bnas import figures, panels
+from bnas.analysis import STAGE_NAMES, generation_indicators
 from bnas.cell_graph import cells_figure, operation_colour, operation_label
 from bnas.space import OPERATIONS, PARAMETER_FREE, SearchSpace
 from tests import finished_run
@@ -139,12 +139,12 @@ def test_the_front_picture_is_in_per_cent_over_kib(found, networks):
 
 
 def test_roles_keep_their_colour_and_marker_and_differ_in_both(found, networks):
-    assert len(set(figures.ROLE_COLOURS.values())) == len(set(figures.ROLE_MARKERS.values())) == 3
+    assert len(set(panels.ROLE_COLOURS.values())) == len(set(panels.ROLE_MARKERS.values())) == 3
     for figure, axes in ((figures.front_figure(found, networks), 1), (figures.fidelity_figure(networks), 0)):
         for container in figure.axes[axes].containers:
-            (role,) = [role for role, name in figures.ROLE_NAMES.items() if name == container.get_label()]
-            assert container.lines[0].get_color() == figures.ROLE_COLOURS[role]
-            assert container.lines[0].get_marker() == figures.ROLE_MARKERS[role]
+            (role,) = [role for role, name in panels.ROLE_NAMES.items() if name == container.get_label()]
+            assert container.lines[0].get_color() == panels.ROLE_COLOURS[role]
+            assert container.lines[0].get_marker() == panels.ROLE_MARKERS[role]
 
 
 def test_every_generation_has_a_panel_and_every_stage_its_own_rows(generations, found):
@@ -164,7 +164,7 @@ def test_of_many_generations_a_selection_with_every_stage_s_last_is_shown(genera
     assert len(panels) <= 32
     titles = [axes.get_title(loc="left") for axes in panels]
     last = {record.stage: record.generation for record in many}
-    assert {f"{name}: {last[stage]}" for stage, name in figures.STAGE_NAMES.items()} <= set(titles)
+    assert {f"{name}: {last[stage]}" for stage, name in STAGE_NAMES.items()} <= set(titles)
 
 
 def test_shares_of_operations_add_up_to_all_edges(generations):

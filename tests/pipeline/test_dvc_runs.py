@@ -22,9 +22,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a finished run but times and the report's rendering."""
     files = [p for top in ("data", "reports") for p in (folder / top).rglob("*") if p.is_file()]
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    own = {
-        n: p for n, p in names.items() if not n.startswith(("reports/times/", "reports/report.md", "reports/figures"))
-    }
+    rendering = ("reports/times/", "reports/index.html", "reports/report.md", "reports/figures")
+    own = {n: p for n, p in names.items() if not n.startswith(rendering)}
     return {name: path.read_bytes() for name, path in sorted(own.items())}
 
 

@@ -1,0 +1,55 @@
+"""What a network takes for what: its confusion matrix, the worst confusions, and small pictures of such images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bnas.results import Predictions
+
+THUMBNAIL_PIXELS = 64
+"""Longest side of a picture in the page; larger images are reduced to it."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class that were taken for another: class numbers, and the images' numbers in the test split."""
+
+    actual: int
+    predicted: int
+    images: tuple[int, ...]
+
+
+def confusion_matrix(answers: Predictions, classes: int) -> NDArray[np.int64]:
+    """`[classes, classes]`: how many images of class i (row) were taken for class j (column)."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (answers.labels, answers.predictions), 1)
+    return matrix
+
+
+def worst_confusions(answers: Predictions, classes: int, count: int) -> list[Confusion]:
+    """The `count` most frequent confusions, most frequent first; of equals the lower classes."""
+    matrix = confusion_matrix(answers, classes)
+    np.fill_diagonal(matrix, 0)
+    order = np.argsort(-matrix, axis=None, kind="stable")[:count]
+    found = []
+    for actual, predicted in np.column_stack(np.unravel_index(order, matrix.shape)).tolist():
+        if matrix[actual, predicted]:
+            images = np.flatnonzero((answers.labels == actual) & (answers.predictions == predicted))
+            found.append(Confusion(actual, predicted, tuple(images.tolist())))
+    return found
+
+
+def png_uri(image: NDArray[np.uint8]) -> str:
+    """An image `[H, W, C]` as a PNG in a `data:` address; colour if C is 3, else its channels' mean in grey."""
+    colour = image.shape[2] == 3
+    picture = Image.fromarray(np.asarray(image) if colour else image.mean(axis=2).round().astype(np.uint8))
+    picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    content = io.BytesIO()
+    picture.save(content, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
