@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import yaml
+from jinja2 import Environment, meta
 
 from tests.imports import ROOT, closure, imported, relative
 
@@ -31,9 +32,18 @@ WITHOUT_TORCH = (
 def test_deps_are_the_import_closure(stage: str) -> None:
     code = relative(closure(ROOT / "pipeline" / f"{stage}.py"))
     declared = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("bnas/", "pipeline/"))]
-    templates = ROOT / "bnas" / "page" / "templates"
-    used = relative(set(templates.iterdir())) if "bnas/page/build.py" in code else []
-    assert sorted(declared) == sorted(code + used)
+    assert sorted(declared) == sorted(code + (page_files() if "bnas/page/build.py" in code else []))
+
+
+def page_files() -> list[str]:
+    """What the report's page is made of beside code: its templates, those they refer to, styles and script."""
+    folder = ROOT / "bnas" / "page" / "templates"
+    seen, todo = set(), ["index.html.j2"]
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        todo += {*meta.find_referenced_templates(Environment().parse((folder / name).read_text()))} - seen
+    return relative({folder / name for name in (*seen, "page.css", "page.js")})
 
 
 @pytest.mark.parametrize("stage", STAGES)

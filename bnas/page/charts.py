@@ -20,6 +20,7 @@ from bnas.panels import (
     GREY,
     ROLE_COLOURS,
     ROLE_MARKERS,
+    STAGE_COLOURS,
     front_line,
     indicator_lines,
     operation_bars,
@@ -33,6 +34,9 @@ from bnas.space import Node
 PANEL = (5.4, 3.3)
 """Inches: at 330 pixels' width its letters are still legible."""
 WIDE, NARROW = (8.6, 4.9), (4.6, 4.4)
+RUN_COLOURS = (*ROLE_COLOURS.values(), *STAGE_COLOURS.values())
+RUN_MARKERS = ("o", "s", "^", "D", "v", "P")
+"""Of runs that stand side by side, in order."""
 MOST_FRAMES = 120
 """Generations that the slider stops at."""
 
@@ -73,6 +77,23 @@ def _error_axis(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+@styled
+def fronts_chart(fronts: Sequence[Sequence[tuple[str, float, float]]], size: tuple[float, float]) -> Figure:
+    """The fronts of several runs, each (network, size in KiB, test error); point i-name is network name of run i."""
+    figure, axes = _panel(size)
+    for i, points in enumerate(fronts):
+        colour, marker = RUN_COLOURS[i % len(RUN_COLOURS)], RUN_MARKERS[i % len(RUN_MARKERS)]
+        front_line(axes, [(1024 * kib, error) for _, kib, error in points], color=colour, alpha=0.55)
+        style: dict[str, Any] = {"color": colour, "markersize": 7.5, "markeredgewidth": 0, "zorder": 3}
+        for name, kib, error in points:
+            axes.plot(kib, 100 * error, marker, gid=f"{POINT}{i}-{name}", **style)
+    size_axis(axes)
+    axes.set_ylabel("test error, %")
+    if all(error for points in fronts for _, _, error in points):
+        _error_axis(axes)
+    return figure
 
 
 @dataclass(frozen=True)
