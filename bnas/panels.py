@@ -94,7 +94,8 @@ def operation_bars(figure: Figure, axes: Axes, generations: Sequence[GenerationR
     free = [100 * sum(share for op, share in row.items() if op in PARAMETER_FREE) for row in shares]
     edges = np.append(x - 0.5, x[-1] + 0.5)
     label = "parameter-free, together"
-    axes.step(edges, [*free, free[-1]], where="post", color="black", linewidth=1.8, label=label)
+    axes.step(edges, [*free, free[-1]], where="post", color="white", linewidth=3.4)
+    axes.step(edges, [*free, free[-1]], where="post", color="#111111", linewidth=1.6, label=label)
     axes.set_ylim(0, 100)
     axes.grid(visible=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -105,8 +105,11 @@ def _search(run: Run, bins: int) -> dict[str, object]:
     seen = operations_seen(run.generations)
     return {
         "course": course_sentences(rows),
-        "population": inline_svg(
-            population, "population", "Error over size of one generation's members, and the front handed over."
+        "population": _with_members(
+            inline_svg(
+                population, "population", "Error over size of a generation's members, and the front handed over."
+            ),
+            frames[-1],
         ),
         "frames": frames,
         "frames_json": Markup(_script_json([asdict(frame) for frame in frames])),  # noqa: S704  # escaped there
@@ -124,6 +127,9 @@ def _search(run: Run, bins: int) -> dict[str, object]:
                 STACK,
             ),
             "supernet": inline_svg(charts.supernet_chart(run), "supernet", "Training error of the supernet."),
+            "retraining": inline_svg(
+                charts.retraining_chart(run), "retraining", "Training error of every retrained network over its epochs."
+            ),
             "fidelity": inline_svg(
                 charts.fidelity_chart(run.networks),
                 "fidelity",
@@ -133,6 +139,17 @@ def _search(run: Run, bins: int) -> dict[str, object]:
         "operations": [(operation_label(op), operation_colour(op), op in PARAMETER_FREE) for op in seen],
         "tau": fidelity(run),
     }
+
+
+def _with_members(drawing: Markup, frame: charts.Frame) -> Markup:
+    """The drawing with the members of a generation: what is seen before, and without, the script."""
+    members = [
+        Markup('<circle class="member {}" cx="{}" cy="{}" r="3.3"/>').format(kind, x, y)
+        for kind, places in (("then", frame.then), ("now", frame.now))
+        for x, y in places
+    ]
+    group = Markup('<g id="members" class="{}">{}</g></svg>').format(frame.stage, Markup().join(members))
+    return Markup(drawing.removesuffix("</svg>")) + group  # noqa: S704  # a drawing of ours
 
 
 def _script_json(value: object) -> str:

@@ -174,6 +174,21 @@ def supernet_chart(run: Run) -> Figure:
 
 
 @styled
+def retraining_chart(run: Run) -> Figure:
+    """Training error of every retrained network over its epochs, coloured by role."""
+    figure, axes = _panel()
+    for network in run.of_role("hand", "random", "front"):
+        curve = run.curves.get(network.name, ())
+        style: dict[str, Any] = {"color": ROLE_COLOURS[network.role], "linewidth": 1.2, "alpha": 0.75}
+        axes.plot([epoch.epoch for epoch in curve], [100 * epoch.error for epoch in curve], **style)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training error, %")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+@styled
 def fidelity_chart(networks: Sequence[RetrainedNetwork]) -> Figure:
     """Test error after retraining over validation error in the supernet."""
     figure, axes = _panel()

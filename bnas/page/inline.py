@@ -36,7 +36,8 @@ class Theme:
     text: Mapping[str, str]
 
 
-_SERIES = {colour.lower(): f"--{name}" for colours in (ROLE_COLOURS, STAGE_COLOURS) for name, colour in colours.items()}
+_STAGES = {colour.lower(): f"--{name}" for name, colour in STAGE_COLOURS.items()}
+_SERIES = {colour.lower(): f"--{name}" for name, colour in ROLE_COLOURS.items()} | _STAGES
 _LINES = {"#000000": "--muted", "#222222": "--ink", GREY.lower(): "--faint", "#e6e6e6": "--line", "#bbbbbb": "--line"}
 
 CHART = Theme(
@@ -44,7 +45,7 @@ CHART = Theme(
     stroke={**_SERIES, **_LINES},
     text=_SERIES,
 )
-STACK = Theme(fill={}, stroke={**_LINES, "#000000": "--ink"}, text=_SERIES)
+STACK = Theme(fill={}, stroke={**_LINES, **_STAGES}, text=_SERIES)
 """Of bars in the colours of operations, which are the same in every theme."""
 CELL = Theme(
     fill={"#ffffff": "--surface", "#f2f2f2": "--raised", "#555555": "--muted"},

@@ -49,7 +49,7 @@
   const members = document.getElementById("members");
   const circle = ([x, y], kind) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", "circle");
-    for (const [key, value] of Object.entries({ cx: x, cy: y, r: kind === "then" ? 3.4 : 3.2, class: `member ${kind}` })) element.setAttribute(key, value);
+    for (const [key, value] of Object.entries({ cx: x, cy: y, r: 3.3, class: `member ${kind}` })) element.setAttribute(key, value);
     return element;
   };
   const draw = () => {
