@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnas.analysis import Run
 from bnas.results import (
@@ -106,6 +107,15 @@ def predictions(wrong: int, rng: np.random.Generator) -> Predictions:
     return Predictions(labels, answers)
 
 
+def images(seed: int) -> NDArray[np.uint8]:
+    """Test images `[N, 28, 28, 1]`: a bright square whose place tells the class, in noise."""
+    made = np.random.default_rng(seed).integers(0, 90, (IMAGES, 28, 28, 1), dtype=np.uint8)
+    for i, image in enumerate(made):
+        row, column = divmod(i % 10, 4)
+        image[2 + 8 * row : 8 + 8 * row, 1 + 7 * column : 6 + 7 * column] = 255
+    return made
+
+
 def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
     """All files under `root`, as the stages before the report write them."""
     rng = random.Random(seed)
@@ -120,6 +130,8 @@ def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
         "0" * 16,
     )
     _write(root / "data/prepared/dataset.json", dataset.to_dict())
+    (root / "data/prepared/test").mkdir()
+    np.save(root / "data/prepared/test/images.npy", images(seed))
     for stage, epochs in (("stage1", 5), ("stage2", 3)):
         _write(root / f"data/{stage}/training.json", [e.to_dict() for e in _curve(epochs, 2.2)])
     _write(root / "data/search/generations.json", Generations(generations(rng)).to_dict())
