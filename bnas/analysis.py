@@ -325,3 +325,45 @@ def pareto_rows(run: Run) -> list[dict[str, str | float]]:
         }
         for network in run.of_role("front", "random", "hand")
     ]
+
+
+def loss_rows(run: Run) -> list[dict[str, str | float | int | None]]:
+    """Every epoch of every training: network (of the supernet its stage), kind, size_kib, epoch, loss, error."""
+    curves: list[tuple[str, str, float | None, tuple[EpochRecord, ...]]] = [
+        (STAGE_NAMES[stage], "supernet", None, curve) for stage, curve in run.training.items()
+    ]
+    for network in run.of_role("front", "random", "hand"):
+        size_kib = round(network.size_bytes / 1024, ROUNDING)
+        curves.append((network.name, network.role, size_kib, run.curves.get(network.name, ())))
+    return [
+        {
+            "network": name,
+            "kind": kind,
+            "size_kib": size_kib,
+            "epoch": record.epoch,
+            "loss": round(record.loss, ROUNDING),
+            "error": round(record.error, ROUNDING),
+        }
+        for name, kind, size_kib, curve in curves
+        for record in curve
+    ]
+
+
+def confusion_rows(run: Run) -> list[dict[str, str | int]]:
+    """How many images of each class the front's most accurate network took for each: actual, predicted, images."""
+    network = best_by_test(run.networks)
+    assert network is not None  # `Run` refuses to be without a front network
+    classes = run.dataset.classes
+    counts = confusion_matrix(run.predictions[network.name], len(classes)).tolist()
+    return [
+        {"network": network.name, "actual": actual, "predicted": predicted, "images": count}
+        for actual, row in zip(classes, counts, strict=True)
+        for predicted, count in zip(classes, row, strict=True)
+    ]
+
+
+def confusion_matrix(answers: Predictions, classes: int) -> NDArray[np.int64]:
+    """`[classes, classes]`: how many images of class i (row) were taken for class j (column)."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (answers.labels, answers.predictions), 1)
+    return matrix

@@ -36,7 +36,12 @@ def run(stage: Stage) -> None:
     shutil.rmtree(FIGURES, ignore_errors=True)  # no picture of an earlier run may stay
     for name, content in files.items():
         atomic_write(FIGURES / f"{name}.{section.figure_format}", content)
-    write_json(REPORTS / "plots" / "pareto.json", analysis.pareto_rows(found))
+    for name, rows in (
+        ("pareto", analysis.pareto_rows(found)),
+        ("losses", analysis.loss_rows(found)),
+        ("confusion", analysis.confusion_rows(found)),
+    ):
+        write_json(REPORTS / "plots" / f"{name}.json", rows)
     atomic_write(REPORTS / "report.md", text)
     atomic_write(PAGE, page)
     stage.metrics |= analysis.metrics(found, section.size_bins)

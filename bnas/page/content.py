@@ -11,11 +11,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from bnas import pareto
-from bnas.analysis import PackedFile, Run, best_by_test
+from bnas.analysis import PackedFile, Run, best_by_test, confusion_matrix
 from bnas.cell_graph import cell_words
 from bnas.page.charts import cell_chart, curve_chart
 from bnas.page.inline import CELL, inline_svg
-from bnas.page.mistakes import Confusion, confusion_matrix, png_uri, worst_confusions
+from bnas.page.mistakes import Confusion, png_uri, worst_confusions
 from bnas.panels import ROLE_COLOURS, ROLE_NAMES
 from bnas.parts import Part
 from bnas.results import Predictions, RetrainedNetwork

@@ -1,4 +1,4 @@
-"""What a network takes for what: its confusion matrix, the worst confusions, and small pictures of such images."""
+"""What a network most often takes for what, and small pictures of such images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bnas.analysis import confusion_matrix
 from bnas.results import Predictions
 
 THUMBNAIL_PIXELS = 64
@@ -23,13 +24,6 @@ class Confusion:
     actual: int
     predicted: int
     images: tuple[int, ...]
-
-
-def confusion_matrix(answers: Predictions, classes: int) -> NDArray[np.int64]:
-    """`[classes, classes]`: how many images of class i (row) were taken for class j (column)."""
-    matrix = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(matrix, (answers.labels, answers.predictions), 1)
-    return matrix
 
 
 def worst_confusions(answers: Predictions, classes: int, count: int) -> list[Confusion]:
