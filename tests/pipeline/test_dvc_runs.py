@@ -51,6 +51,19 @@ def test_queued_experiments_are_listed_with_their_metrics(finished: Workspace) -
     assert sorted(found) == [1, 2]
     for metrics in found.values():
         assert set(METRICS) <= set(metrics)
+    names = finished.run("dvc", "exp", "list", "--name-only").stdout.split()
+    compared = finished.run("python", "-m", "pipeline.compare", *names).stdout
+    assert "search.seed" in compared
+    assert "Not found" not in compared
+
+
+def test_dvc_fills_the_templates_of_its_own_plots(finished: Workspace) -> None:
+    shown = json.loads(finished.run("dvc", "plots", "show", "--json").stdout)["data"]
+    for name in ("pareto", "losses", "confusion"):
+        (plot,) = shown[f"reports/plots/{name}.json"]
+        specification = json.loads(plot["content"])
+        assert specification["data"]["values"], name
+        assert "DVC_METRIC" not in plot["content"]
 
 
 def test_a_failing_stage_exits_non_zero_and_leaves_nothing_for_git(finished: Workspace) -> None:
