@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from bnas import pareto
 from bnas.analysis import GenerationIndicators, Run
-from bnas.cell_graph import cell_size, draw_cell
+from bnas.cell_graph import Layout, draw_cell
 from bnas.page.inline import POINT
 from bnas.panels import (
     GREY,
@@ -223,8 +223,8 @@ def curve_chart(curve: Sequence[EpochRecord], colour: str) -> Figure:
 
 
 @styled
-def cell_chart(nodes: Sequence[Node], title: str) -> Figure:
+def cell_chart(nodes: Sequence[Node], title: str, layout: Layout) -> Figure:
     """One cell."""
-    figure = Figure(figsize=cell_size(len(nodes)), facecolor="none")
-    draw_cell(figure.add_axes((0, 0, 1, 1)), nodes, title)
+    figure = Figure(figsize=layout.size(len(nodes)), facecolor="none")
+    draw_cell(figure.add_axes((0, 0, 1, 1)), nodes, title, layout)
     return figure

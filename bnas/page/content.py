@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from bnas import pareto
 from bnas.analysis import PackedFile, Run, best_by_test, confusion_matrix
-from bnas.cell_graph import cell_words
+from bnas.cell_graph import STACKED, STAIRCASE, cell_words
 from bnas.page.charts import cell_chart, curve_chart
 from bnas.page.inline import CELL, inline_svg
 from bnas.page.mistakes import Confusion, png_uri, worst_confusions
@@ -103,6 +104,13 @@ class MatrixRow:
         return count / max(sum(self.counts), 1)
 
 
+class CellView(NamedTuple):
+    """Drawings of one cell, for wide and for narrow windows."""
+
+    wide: Markup
+    narrow: Markup
+
+
 @dataclass(frozen=True)
 class NetworkView:
     """All that a network's card, detail and section show."""
@@ -110,7 +118,7 @@ class NetworkView:
     network: RetrainedNetwork
     role_name: str
     facts: tuple[tuple[str, str], ...]
-    cells: tuple[Markup, ...]
+    cells: tuple[CellView, ...]
     curve: Markup | None
     matrix: tuple[MatrixRow, ...]
     mistakes: tuple[Mistake, ...]
@@ -158,13 +166,20 @@ def _facts(network: RetrainedNetwork, packed: PackedFile | None) -> Iterator[tup
             yield "the same in PyTorch", f"{packed.torch_latency_ms:.2f} ms"
 
 
-def _cells(network: RetrainedNetwork) -> Iterator[Markup]:
-    words = cell_words(network.genotype).split(" Reduction: ")
-    cells = (("normal", network.genotype.normal, words[0]), ("reduction", network.genotype.reduction, words[1]))
-    for kind, nodes, text in cells:
-        figure = cell_chart(nodes, f"{kind} cell")
-        label = f"{kind.capitalize()} cell of {network.name}: {text.removeprefix('Normal: ')}"
-        yield inline_svg(figure, f"{kind}-{network.name}", label, CELL)
+def _cells(network: RetrainedNetwork) -> Iterator[CellView]:
+    words = cell_words(network.genotype).removeprefix("Normal: ").split(" Reduction: ")
+    cells = (("normal", network.genotype.normal), ("reduction", network.genotype.reduction))
+    for (kind, nodes), text in zip(cells, words, strict=True):
+        wide, narrow = (
+            inline_svg(
+                cell_chart(nodes, f"{kind} cell", layout),
+                f"{kind}-{name}-{network.name}",
+                f"{kind.capitalize()} cell of {network.name}: {text}",
+                CELL,
+            )
+            for name, layout in (("wide", STAIRCASE), ("narrow", STACKED))
+        )
+        yield CellView(wide, narrow)
 
 
 def _matrix(answers: Predictions, classes: Sequence[str]) -> tuple[MatrixRow, ...]:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.transforms import Bbox
 
 from bnas import figures, panels
 from bnas.analysis import STAGE_NAMES, generation_indicators
-from bnas.cell_graph import cells_figure, operation_colour, operation_label
+from bnas.cell_graph import STACKED, STAIRCASE, cells_figure, operation_colour, operation_label
+from bnas.page.charts import cell_chart
 from bnas.space import OPERATIONS, PARAMETER_FREE, SearchSpace
 from tests import finished_run
 
@@ -85,6 +87,27 @@ def test_operation_labels_fit_their_boxes_and_no_two_boxes_overlap():
                 assert any(
                     b.x0 <= extent.x0 and extent.x1 <= b.x1 and b.y0 <= extent.y0 and extent.y1 <= b.y1 for b in boxes
                 ), text.get_text()
+
+
+@pytest.mark.parametrize("layout", [STAIRCASE, STACKED], ids=["staircase", "stacked"])
+@pytest.mark.parametrize("nodes", [1, 4, 8])
+def test_no_label_overlaps_another_and_no_wire_runs_through_a_box(nodes, layout):
+    (genotype,) = random_genotypes(1, SearchSpace(nodes=nodes))
+    figure = cell_chart(genotype.normal, "normal cell", layout)
+    (axes,) = figure.axes
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [text.get_window_extent(renderer) for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(texts, 2))
+    assert all(figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 for box in texts)
+    boxes = [patch.get_window_extent(renderer).padded(-2) for patch in axes.patches]
+    for line in axes.lines:
+        points = line.get_transform().transform(line.get_xydata())
+        for (ax, ay), (bx, by) in itertools.pairwise(points if line.get_linestyle() != "None" else []):
+            wire = Bbox.from_extents(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+            touched = [
+                box for box in boxes if wire.x0 < box.x1 and box.x0 < wire.x1 and wire.y0 < box.y1 and box.y0 < wire.y1
+            ]
+            assert all(box.contains(ax, ay) or box.contains(bx, by) or line.get_zorder() == 1 for box in touched)
 
 
 ALL_OPERATIONS = sorted({op for ops in OPERATIONS.values() for op in ops})

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bnas.cell_graph import STAIRCASE
 from bnas.page import charts
 from bnas.page.inline import CELL, inline_svg
 from bnas.panels import GREY, ROLE_COLOURS, STAGE_COLOURS
@@ -53,7 +54,9 @@ def test_colours_of_series_have_names_of_their_own():
 
 def test_letters_on_operations_keep_their_colour_in_every_theme():
     genotype = SearchSpace(ops=("skip_connect", "bin_conv_3x3"), nodes=2).sample(random.Random(1))
-    drawing = ElementTree.fromstring(str(inline_svg(charts.cell_chart(genotype.normal, "normal"), "c", "cell", CELL)))
+    drawing = ElementTree.fromstring(
+        str(inline_svg(charts.cell_chart(genotype.normal, "normal", STAIRCASE), "c", "cell", CELL))
+    )
     colours = {text.text: text.get("style") or "" for text in drawing.iter("text")}
     assert "fill:#ffffff" in colours["conv 3×3"]
     assert "fill:#202020" in colours["skip"]
