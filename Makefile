@@ -52,7 +52,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV); PyTorch is large, this can take minutes ..."
-	@$(PIP_INSTALL) -e .
+	@$(PIP_INSTALL) -e '.[pipeline]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python

@@ -19,9 +19,11 @@ from bnas.parts import Part
 from bnas.results import (
     DatasetDescription,
     EpochRecord,
+    ExportedNetwork,
     Front,
     GenerationRecord,
     Member,
+    NetworkLatency,
     Predictions,
     RetrainedNetwork,
     Role,
@@ -41,15 +43,11 @@ ROUNDING = 6
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A network's bit-packed file: its path from the project's folder, its bytes, and what one image takes.
-
-    Milliseconds are those of a batch of 1, by the packed network and, where it was measured, by PyTorch.
-    """
+    """A network's bit-packed file, its path from the project's folder, and how long it takes (None: not timed)."""
 
     path: str
-    file_bytes: int
-    latency_ms: float
-    torch_latency_ms: float | None
+    file: ExportedNetwork
+    latency: NetworkLatency | None
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,10 @@ class Run:
     """All that a report is made of; the two mappings of seconds may lack entries.
 
     `training` maps a supernet stage to its curve; `curves`, `predictions` and `network_seconds` map a
-    network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name, may lack
-    entries, and `packed` is None where no files were packed. Raises ValueError if there is no front network, or if a
-    network's per-image answers are missing, were given to other images than the first network's, or hold
-    another number of mistakes than its record.
+    network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name
+    and may lack entries. Raises ValueError if there is no front network, or if a network's per-image answers
+    are missing, were given to other images than the first network's, or hold another number of mistakes than
+    its record.
     """
 
     dataset: DatasetDescription
@@ -74,7 +72,7 @@ class Run:
     stage_seconds: Mapping[str, float]
     network_seconds: Mapping[str, float]
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
-    packed: Mapping[str, PackedFile] | None = None
+    packed: Mapping[str, PackedFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.of_role("front"):

@@ -33,13 +33,12 @@ from bnas.results import RetrainedNetwork
 from bnas.tables import (
     OPTIMISTIC_MARK,
     duration,
-    kib,
     markdown_table,
     network_table,
     optimistic_note,
-    percent,
     test_interval,
 )
+from bnas.text import kib, percent
 
 STAGES = ("prepare", "stage1", "stage2", "search", "retrain")
 _SIGNIFICANT = 0.05

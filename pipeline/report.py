@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from bnas import analysis, cell_graph, figures, markdown, results
 from bnas.page.build import page_html
 from bnas.parts import weight_parts
-from bnas.tables import kib
+from bnas.text import kib
 from pipeline.stage import PREPARED, REPORTS, Stage, atomic_write, main, write_json
 from pipeline.table import NETWORKS, PAGE, TIMES, network_seconds, table
 
 SUPERNET_STAGES = ("stage1", "stage2")
-SEARCH, RETRAIN = Path("data/search"), NETWORKS.parent
+SEARCH, RETRAIN, EXPORT = Path("data/search"), NETWORKS.parent, Path("data/export")
 TEST_IMAGES = PREPARED / "test" / "images.npy"
 FIGURES = REPORTS / "figures"
 
@@ -70,8 +70,19 @@ def read_run() -> analysis.Run:
         predictions={n.name: results.read_predictions(RETRAIN / n.name / "predictions.csv") for n in networks},
         stage_seconds={name.removesuffix("_seconds"): value for name, value in seconds.items()},
         network_seconds=network_seconds(),
+        packed=packed_files(),
         parts={path.parent.name: weight_parts(path) for path in sorted(RETRAIN.glob("*/weights.safetensors"))},
     )
+
+
+def packed_files() -> dict[str, analysis.PackedFile]:
+    """Network → its packed file, with how long it takes where that is recorded."""
+    path = TIMES / "latency.json"
+    latencies = {row.network: row for row in results.read_latencies(path)} if path.exists() else {}
+    return {
+        file.network: analysis.PackedFile(str(EXPORT / f"{file.network}.bnn"), file, latencies.get(file.network))
+        for file in results.read_exported(EXPORT / "files.json")
+    }
 
 
 def read_images(path: Path) -> NDArray[np.uint8] | None:

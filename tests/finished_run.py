@@ -15,12 +15,15 @@ from bnas.analysis import Run
 from bnas.results import (
     DatasetDescription,
     EpochRecord,
+    ExportedNetwork,
+    ExportedNetworks,
     Front,
     FrontMember,
     GenerationRecord,
     Generations,
     ImageShape,
     Member,
+    NetworkLatency,
     NetworkTime,
     Predictions,
     RetrainedNetwork,
@@ -146,7 +149,11 @@ def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
         folder = root / "data/retrain" / network.name
         _write(folder / "curve.json", [e.to_dict() for e in _curve(network.epochs, 1.5)])
         (folder / "predictions.csv").write_text(predictions(network.wrong, generator).to_csv())
+    exported = [ExportedNetwork(n.name, int(n.size_bytes) + 900, int(n.size_bytes), 900, "0" * 16, 0) for n in made]
+    _write(root / "data/export/files.json", ExportedNetworks(tuple(exported)).to_dict())
     if times:
+        latencies = [NetworkLatency(n.name, 5e-5, 2e-3, 1e-3, 8e-3).to_dict() for n in made]
+        _write(root / "reports/times/latency.json", latencies)
         for stage, seconds in (("prepare", 3.2), ("stage1", 95.0), ("stage2", 80.1), ("retrain", 4210.0)):
             _write(root / f"reports/times/{stage}.json", {f"{stage}_seconds": seconds})
         rows = [NetworkTime(network.name, 40.0 + i).to_dict() for i, network in enumerate(made)]

@@ -51,14 +51,14 @@ def test_a_stage_runs_its_own_script(stage: str) -> None:
     assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage}"
 
 
-def test_only_prepare_and_retrain_see_the_test_split_and_the_report_its_pictures() -> None:
+def test_nothing_before_retraining_sees_the_test_split() -> None:
     def reads_test(dep: str) -> bool:
         return dep.rstrip("/") in ("data", "data/prepared") or dep.startswith("data/prepared/test")
 
     readers = {name for name, stage in STAGES.items() if any(map(reads_test, stage["deps"]))}
-    assert readers == {"retrain", "report"}
+    assert readers == {"retrain", "export", "report"}
     shown = [dep for dep in STAGES["report"]["deps"] if reads_test(dep)]
-    assert shown == ["data/prepared/test/images.npy"], "what was mistaken is shown, nothing is measured again"
+    assert shown == ["data/prepared/test/images.npy"], "the report shows what was mistaken, and measures nothing again"
 
 
 def test_no_stage_depends_on_times() -> None:
@@ -78,7 +78,8 @@ def test_imports_have_no_circles() -> None:
         assert name not in above, f"circle: {' -> '.join((*above, name))}"
         if name not in done:
             for other in imported(path):
-                visit(other, (*above, name))
+                if other.name != "__init__.py" or other.parent not in path.parents:  # its own package's, always there
+                    visit(other, (*above, name))
             done.add(name)
 
     for file in FILES:

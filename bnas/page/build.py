@@ -29,7 +29,8 @@ from bnas.page.content import NetworkView, class_examples, network_view, picks
 from bnas.page.inline import STACK, inline_svg
 from bnas.panels import ROLE_NAMES, operations_seen
 from bnas.space import PARAMETER_FREE
-from bnas.tables import duration, kib, optimistic_note, percent, test_interval
+from bnas.tables import duration, moment, optimistic_note, test_interval
+from bnas.text import kib, percent
 
 
 def environment() -> Environment:
@@ -44,7 +45,7 @@ def environment() -> Environment:
     folder = resources.files("bnas.page") / "templates"
     made.globals["css"] = Markup((folder / "page.css").read_text(encoding="utf-8"))  # noqa: S704  # a file of ours
     made.globals["javascript"] = Markup((folder / "page.js").read_text(encoding="utf-8"))  # noqa: S704
-    made.filters |= {"kib": kib, "percent": percent, "duration": duration, "emphasis": _emphasis}
+    made.filters |= {"kib": kib, "percent": percent, "duration": duration, "moment": moment, "emphasis": _emphasis}
     return made
 
 

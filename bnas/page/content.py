@@ -20,7 +20,8 @@ from bnas.page.mistakes import Confusion, png_uri, worst_confusions
 from bnas.panels import ROLE_COLOURS, ROLE_NAMES
 from bnas.parts import Part
 from bnas.results import Predictions, RetrainedNetwork
-from bnas.tables import kib, percent, test_interval
+from bnas.tables import moment, test_interval
+from bnas.text import kib, percent
 
 MATRIX_CLASSES = 20
 """Of more classes a matrix is not shown: its cells would be dots."""
@@ -135,7 +136,7 @@ class NetworkView:
 
 def network_view(run: Run, network: RetrainedNetwork, images: NDArray[np.uint8] | None) -> NetworkView:
     """The view of a network of the run; `images` `[N, H, W, C]` are those of the test split."""
-    packed = (run.packed or {}).get(network.name)
+    packed = run.packed.get(network.name)
     answers, curve = run.predictions[network.name], run.curves.get(network.name, ())
     colour = ROLE_COLOURS[network.role]
     words = f"Training loss and training error of {network.name} over {len(curve)} epochs."
@@ -160,10 +161,10 @@ def _facts(network: RetrainedNetwork, packed: PackedFile | None) -> Iterator[tup
     yield "operations", f"{network.ops / 1e6:.3f} M"
     yield "parameters", f"{network.params:,}"
     if packed is not None:
-        yield "file", f"{kib(packed.file_bytes)} KiB"
-        yield "latency, 1 image", f"{packed.latency_ms:.2f} ms"
-        if packed.torch_latency_ms is not None:
-            yield "the same in PyTorch", f"{packed.torch_latency_ms:.2f} ms"
+        yield "file", f"{kib(packed.file.file_bytes)} KiB"
+        if packed.latency is not None:
+            yield "one image", moment(packed.latency.packed_1)
+            yield "in PyTorch", moment(packed.latency.torch_1)
 
 
 def _cells(network: RetrainedNetwork) -> Iterator[CellView]:

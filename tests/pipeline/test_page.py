@@ -8,7 +8,6 @@ import json
 
 import pytest
 
-from bnas.analysis import PackedFile
 from bnas.page.build import page_html
 from bnas.page.compare import ComparedRun, Point, compare_html
 from bnas.parts import Part
@@ -26,7 +25,7 @@ def run(tmp_path_factory):
     run = finished_run.read(folder)
     dataset = dataclasses.replace(run.dataset, title=HOSTILE, classes=CLASSES)
     parts = (Part("stem", 0, 200.0), Part("cell 1", 900.0, 300.0), Part("classifier", 0, 500.0))
-    packed = {"front-1": PackedFile("data/export/front-1.bnn", 4100, 0.31, 1.25)}
+    packed = {name: file for name, file in run.packed.items() if name != "front-2"}
     return dataclasses.replace(run, dataset=dataset, parts={n.name: parts for n in run.networks}, packed=packed)
 
 
@@ -205,8 +204,8 @@ def test_a_packed_file_brings_its_command_and_latency(browser, file):
     with opened(browser, file) as (page, _):
         section = page.locator("article#front-1").inner_text()
         assert "bnas predict data/export/front-1.bnn image.png" in section
-        assert "0.31 ms" in section
-        assert "1.25 ms" in section
+        assert "50 µs" in section
+        assert "2.00 ms" in section
         assert "bnas predict" not in page.locator("article#front-2").inner_text()
 
 
