@@ -153,7 +153,7 @@ def draw_cell(axes: Axes, nodes: Sequence[Node], title: str, layout: Layout = ST
             _draw_operation(axes, layout, i, j, gene.op)
         x, y = layout.op_x(i) + _NODE_X, layout.y(CELL_INPUTS + i)
         outline = {"facecolor": "white", "edgecolor": "#222222", "linewidth": 1.2}
-        axes.add_patch(Circle((x, y), _NODE_RADIUS, zorder=3, **outline))
+        axes.add_patch(Circle((x, y), _NODE_RADIUS, zorder=3, clip_on=False, **outline))
         _label(axes, x, y, str(i + 1), gid=f"node {i + 1}")
     for state, name in enumerate(_INPUTS):
         _box(axes, 0, layout.y(state), _INPUT_WIDTH, _BOX_HEIGHT, "#FFFFFF")
@@ -171,7 +171,7 @@ def _draw_wires(
     is_node = state >= CELL_INPUTS
     start = layout.op_x(state - CELL_INPUTS) + _NODE_X if is_node else _INPUT_WIDTH
     if is_node:
-        axes.plot((start, right), (y, y), color=_OUTPUT_LINE, linewidth=1.2, zorder=1)
+        axes.plot((start, right), (y, y), color=_OUTPUT_LINE, linewidth=1.2, zorder=1, clip_on=False)
     if not readers:
         return
     deepest = max(reader_y for reader_y, _, _ in readers)
@@ -183,11 +183,11 @@ def _draw_wires(
     else:
         path = ((start, line, line), (y, y, deepest))
         dots += [y] if is_node else []
-    axes.plot(*path, color=_LINE, linewidth=1.3, zorder=1.5)
-    axes.plot([line] * len(dots), dots, "o", color=_LINE, markersize=3.6, zorder=1.9)
+    axes.plot(*path, color=_LINE, linewidth=1.3, zorder=1.5, clip_on=False)
+    axes.plot([line] * len(dots), dots, "o", color=_LINE, markersize=3.6, zorder=1.9, clip_on=False)
     for reader_y, reader_x, op in readers:
         shade = "#A8A8A8" if op in PARAMETER_FREE else operation_colour(op)
-        axes.plot((line, reader_x), (reader_y, reader_y), color=shade, linewidth=1.8, zorder=1.7)
+        axes.plot((line, reader_x), (reader_y, reader_y), color=shade, linewidth=1.8, zorder=1.7, clip_on=False)
 
 
 def _draw_operation(axes: Axes, layout: Layout, node: int, gene: int, op: str) -> None:
@@ -198,6 +198,7 @@ def _draw_operation(axes: Axes, layout: Layout, node: int, gene: int, op: str) -
         color=_LINE,
         linewidth=1.3,
         zorder=1.5,
+        clip_on=False,
     )
     _box(axes, x, y, _BOX_WIDTH, _BOX_HEIGHT, operation_colour(op))
     gid = f"node {node + 1} operation {gene + 1}"
@@ -220,5 +221,6 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, colour: st
             edgecolor="#222222",
             linewidth=0.8,
             zorder=3,
+            clip_on=False,
         )
     )

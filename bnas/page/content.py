@@ -16,7 +16,7 @@ from bnas.analysis import PackedFile, Run, best_by_test, confusion_matrix
 from bnas.cell_graph import STACKED, STAIRCASE, cell_words
 from bnas.page.charts import cell_chart, curve_chart
 from bnas.page.inline import CELL, inline_svg
-from bnas.page.mistakes import Confusion, png_uri, worst_confusions
+from bnas.page.mistakes import Confusion, image_uri, worst_confusions
 from bnas.panels import ROLE_COLOURS, ROLE_NAMES
 from bnas.parts import Part
 from bnas.results import Predictions, RetrainedNetwork
@@ -25,7 +25,7 @@ from bnas.text import kib, percent
 
 MATRIX_CLASSES = 20
 """Of more classes a matrix is not shown: its cells would be dots."""
-CONFUSIONS, CONFUSION_IMAGES = 4, 6
+CONFUSIONS, CONFUSION_IMAGES = 4, 5
 MOST_EXAMPLES = 20
 
 
@@ -194,7 +194,7 @@ def _matrix(answers: Predictions, classes: Sequence[str]) -> tuple[MatrixRow, ..
 def _mistakes(answers: Predictions, classes: Sequence[str], images: NDArray[np.uint8] | None) -> Iterator[Mistake]:
     def pictures(confusion: Confusion) -> tuple[tuple[str, int], ...]:
         shown = () if images is None else confusion.images[:CONFUSION_IMAGES]
-        return tuple((png_uri(images[i]), i) for i in shown if images is not None)
+        return tuple((image_uri(images[i]), i) for i in shown if images is not None)
 
     for confusion in worst_confusions(answers, len(classes), CONFUSIONS):
         actual, predicted = classes[confusion.actual], classes[confusion.predicted]
@@ -210,5 +210,5 @@ def class_examples(run: Run, images: NDArray[np.uint8] | None) -> list[tuple[str
     for number, name in enumerate(run.dataset.classes[:MOST_EXAMPLES]):
         where = np.flatnonzero(labels == number)
         if len(where):
-            found.append((name, png_uri(images[where[0]])))
+            found.append((name, image_uri(images[where[0]])))
     return found

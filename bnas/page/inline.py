@@ -87,6 +87,7 @@ def inline_svg(
         if (gid := element.get("id", "")).startswith(POINT) and points:
             _link(element, gid.removeprefix(POINT), points)
     _rename(root, prefix)
+    _flatten(root)
     size = root.get("viewBox", "")
     root.attrib.clear()
     role = "group" if points else "img"
@@ -111,6 +112,18 @@ def _drop(parent: ElementTree.Element) -> None:
             parent.remove(child)
 
 
+def _flatten(parent: ElementTree.Element) -> None:
+    """Groups that say nothing give way to what they hold, and what paints nothing goes."""
+    children: list[ElementTree.Element] = []
+    for child in parent:
+        _flatten(child)
+        if child.tag == "g" and not child.attrib:
+            children += child
+        elif child.get("style") != "fill:none":
+            children.append(child)
+    parent[:] = children
+
+
 def _restyle(element: ElementTree.Element, theme: Theme) -> None:
     """Fonts and known colours are left to the page; numbers lose digits that nobody can see."""
     text = element.tag in ("text", "tspan")
@@ -127,6 +140,8 @@ def _restyle(element: ElementTree.Element, theme: Theme) -> None:
     for name in ("d", "x", "y", "width", "height", "transform"):
         if name in element.attrib:
             element.set(name, _shorter(element.attrib[name]))
+    if element.get("transform", "").startswith("rotate(0 "):
+        del element.attrib["transform"]
 
 
 def _declarations(style: str) -> Iterator[tuple[str, str]]:

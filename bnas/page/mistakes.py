@@ -39,11 +39,11 @@ def worst_confusions(answers: Predictions, classes: int, count: int) -> list[Con
     return found
 
 
-def png_uri(image: NDArray[np.uint8]) -> str:
-    """An image `[H, W, C]` as a PNG in a `data:` address; colour if C is 3, else its channels' mean in grey."""
+def image_uri(image: NDArray[np.uint8]) -> str:
+    """An image `[H, W, C]` in a `data:` address: WebP in colour if C is 3, else PNG of its channels' mean in grey."""
     colour = image.shape[2] == 3
     picture = Image.fromarray(np.asarray(image) if colour else image.mean(axis=2).round().astype(np.uint8))
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    content = io.BytesIO()
-    picture.save(content, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    content, kind = io.BytesIO(), "webp" if colour else "png"
+    picture.save(content, format=kind, **({"quality": 85} if colour else {"optimize": True}))
+    return f"data:image/{kind};base64," + base64.b64encode(content.getvalue()).decode("ascii")
