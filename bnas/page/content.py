@@ -26,7 +26,7 @@ from bnas.text import kib, percent
 MATRIX_CLASSES = 20
 """Of more classes a matrix is not shown: its cells would be dots."""
 CONFUSIONS, CONFUSION_IMAGES = 4, 5
-MOST_EXAMPLES = 20
+MOST_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
