@@ -313,6 +313,38 @@ class NetworkLatency(Record):
         return self.torch_1 / self.packed_1
 
 
+@dataclass(frozen=True, config=STRICT)
+class EdgeLatency(Record):
+    """Seconds that an operation of that stride takes in a cell."""
+
+    stride: Annotated[int, Field(ge=1, le=2)]
+    op: str
+    seconds: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class CellLatencies(Record):
+    """One cell of a network: whether it reduces, and its possible edges."""
+
+    reduction: bool
+    edges: tuple[EdgeLatency, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LatencyTable(Record):
+    """Seconds of all edges, from the first cell to the last, and of what all networks have in common."""
+
+    fixed_seconds: Annotated[float, Field(ge=0)]
+    cells: tuple[CellLatencies, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class MeasuredLatencies(Record):
+    """`data/latency_table/table.json`; None where the search does not minimise time."""
+
+    table: LatencyTable | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """Per-image answers of one network on the test split, integer arrays `[N]`, in the split's order."""
@@ -383,6 +415,11 @@ def read_exported(path: Path) -> tuple[ExportedNetwork, ...]:
 def read_latencies(path: Path) -> tuple[NetworkLatency, ...]:
     """`reports/times/latency.json`."""
     return _read(path, tuple[NetworkLatency, ...])
+
+
+def read_measured_latencies(path: Path) -> MeasuredLatencies:
+    """`data/latency_table/table.json`."""
+    return _read(path, MeasuredLatencies)
 
 
 def read_stage_times(path: Path) -> dict[str, float]:

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from bnas import packed
+from bnas.config import NetworkConfig
 from bnas.data import Split
 from bnas.images import normalise
-from bnas.network import Network, NetworkConfig
+from bnas.network import Network
 from bnas.packed.network import available_cores
 from bnas.packed.timing import timed
 from bnas.results import (
@@ -21,10 +22,11 @@ from bnas.results import (
     ExportedNetworks,
     NetworkLatency,
     RetrainedNetwork,
-    read_dataset,
     read_networks,
 )
 from pipeline import params as schema
+from pipeline.config import dataset, network_config
+from pipeline.params import Params
 from pipeline.stage import PREPARED, REPORTS, Stage, main, write_json
 
 RETRAIN = Path("data/retrain")
@@ -38,14 +40,14 @@ MOST_DEVIATING = 0.01
 
 def run(stage: Stage) -> None:
     """Write, check and time the networks one by one."""
-    description = read_dataset(PREPARED / "dataset.json")
+    description = dataset()
     networks = read_networks(RETRAIN / "networks.json")
     images = np.ascontiguousarray(Split.open(PREPARED / "test").images)
     advance = stage.progress(len(networks))
     exported, latencies = [], []
     torch.set_num_threads(available_cores())
     for found in networks:
-        network = trained(found, stage.params.network, description)
+        network = trained(found, stage.params, description)
         path = stage.out / f"{found.name}.bnn"
         packed.save(network, path, card(found, network.config, description))
         loaded = packed.load(path)
@@ -62,17 +64,10 @@ def run(stage: Stage) -> None:
     write_json(REPORTS / "times" / "latency.json", latencies)
 
 
-def trained(found: RetrainedNetwork, section: schema.Network, description: DatasetDescription) -> Network:
+def trained(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
     """The network with the weights that `retrain` left."""
-    config = NetworkConfig(
-        in_channels=description.image.channels,
-        classes=len(description.classes),
-        channels=found.channels,
-        cells=found.cells,
-        stem_stride=section.stem_stride,
-        sign=section.sign,
-    )
-    network = Network(config, found.genotype)
+    scale = schema.Scale(channels=found.channels, cells=found.cells)
+    network = Network(network_config(params, description, scale), found.genotype)
     network.load_state_dict(load_file(RETRAIN / found.name / "weights.safetensors"))
     return network.eval().to(memory_format=torch.channels_last)
 

@@ -14,6 +14,7 @@ from bnas.results import Generations
 from bnas.space import Genotype
 from pipeline import build
 from pipeline import params as schema
+from pipeline.config import dataset
 from pipeline.stage import Stage, write_json
 
 
@@ -28,7 +29,7 @@ def run(
     dropout: schema.PathDropout | None = None,
 ) -> None:
     """Co-evolve by the parameters of a stage and write weights, population, generations and loss curve."""
-    params, description = stage.params, build.dataset()
+    params, description = stage.params, dataset()
     normalise = build.normalise(description, build.device(params.runtime))
     feed = TrainingFeed(
         build.split("train"),

@@ -13,7 +13,7 @@ import yaml
 
 from tests.imports import ROOT
 
-STAGES = ("prepare", "stage1", "stage2", "search", "retrain", "report")
+STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "export", "report")
 
 
 class Workspace:
@@ -54,9 +54,9 @@ class Workspace:
         self.git("add", "-A")
         self.git("commit", "-q", "-m", "state")
 
-    def repro(self) -> list[str]:
-        """`dvc repro`; the stages that really ran, in order."""
-        output = self.run("dvc", "repro").stdout
+    def repro(self, *options: str) -> list[str]:
+        """`dvc repro`; the stages that ran (with `--dry`: that would run), in order."""
+        output = self.run("dvc", "repro", *options).stdout
         return re.findall(r"^Running stage '(\w+)'", output, flags=re.MULTILINE)
 
     def set(self, key: str, value: object) -> object:
