@@ -143,8 +143,10 @@ def test_the_slider_moves_the_population(browser, file, run):
         page.keyboard.press("End")
         assert places() == last
         page.locator("#play").click()
-        assert "generation 1," in page.locator("#generation-text").inner_text()
+        page.wait_for_function("+document.getElementById('generation').value < 9 && members.childElementCount > 0")
+        assert page.locator("#play").inner_text() == "Pause"
         page.locator("#play").click()
+        assert page.locator("#play").inner_text() == "Play"
 
 
 def test_without_a_script_the_last_generation_and_the_best_network_are_there(browser, file, run):
