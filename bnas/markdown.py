@@ -28,9 +28,8 @@ from bnas.analysis import (
     pair_agreement,
     paired_test,
 )
-from bnas.cell_graph import operation_label
+from bnas.cell_graph import cell_words
 from bnas.results import RetrainedNetwork
-from bnas.space import CELL_INPUTS, Node
 from bnas.tables import (
     OPTIMISTIC_MARK,
     duration,
@@ -61,7 +60,11 @@ def report_markdown(run: Run, bins: int, suffix: str, parameters: str) -> str:
         ["## In short", _summary(run, difference)],
         ["## Finished networks", *_networks(run), *_front(run, picture("front", _FRONT_WORDS))],
         ["## Against random networks of the same size", *_against_random(run, bins, difference)],
-        ["## The cells", _CELLS, *(picture(cells_name(n), _cell_words(n)) for n in run.of_role("front"))],
+        [
+            "## The cells",
+            _CELLS,
+            *(picture(cells_name(n), f"Cells of {n.name}. {cell_words(n.genotype)}") for n in run.of_role("front")),
+        ],
         ["## The course of the search", *_course(run, rows, picture)],
         ["## Does the supernet rank architectures rightly?", *_fidelity(run, picture)],
         ["## Training", *_training(picture)],
@@ -85,18 +88,6 @@ _CELLS = (
     "Left the outputs of the two cells before; a node (circle) adds two operations; right the output, all "
     "nodes concatenated. Operations without weights are pale. The reduction cell halves the image."
 )
-
-
-def _cell_words(network: RetrainedNetwork) -> str:
-    def words(nodes: Sequence[Node]) -> str:
-        return "; ".join(" + ".join(f"{operation_label(op)} of {_state(at)}" for at, op in node) for node in nodes)
-
-    cells = network.genotype
-    return f"Cells of {network.name}. Normal: {words(cells.normal)}. Reduction: {words(cells.reduction)}."
-
-
-def _state(index: int) -> str:
-    return ("cell k−2", "cell k−1")[index] if index < CELL_INPUTS else f"node {index - CELL_INPUTS + 1}"
 
 
 def _searched(run: Run) -> str:

@@ -30,6 +30,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def moment(seconds: float) -> str:
+    """A short time: `0.000049` → `49 µs`, `0.0013` → `1.30 ms`."""
+    return f"{1e6 * seconds:.0f} µs" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
+
+
 def test_interval(network: RetrainedNetwork) -> str:
     """The 95 % Wilson interval of the test error, in per cent: `1.39–4.54`."""
     low, high = wilson_interval(network.wrong, network.test_images)

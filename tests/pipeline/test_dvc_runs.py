@@ -22,9 +22,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a finished run but times and the report's rendering."""
     files = [p for top in ("data", "reports") for p in (folder / top).rglob("*") if p.is_file()]
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    own = {
-        n: p for n, p in names.items() if not n.startswith(("reports/times/", "reports/report.md", "reports/figures"))
-    }
+    rendering = ("reports/times/", "reports/index.html", "reports/report.md", "reports/figures")
+    own = {n: p for n, p in names.items() if not n.startswith(rendering)}
     return {name: path.read_bytes() for name, path in sorted(own.items())}
 
 
@@ -52,6 +51,18 @@ def test_queued_experiments_are_listed_with_their_metrics(finished: Workspace) -
     assert sorted(found) == [1, 2]
     for metrics in found.values():
         assert set(METRICS) <= set(metrics)
+    names = finished.run("dvc", "exp", "list", "--name-only").stdout.split()
+    compared = finished.run("python", "-m", "pipeline.compare", *names).stdout
+    assert "search.seed" in compared
+    assert "Not found" not in compared
+
+
+def test_dvc_fills_the_templates_of_its_own_plots(finished: Workspace) -> None:
+    shown = json.loads(finished.run("dvc", "plots", "show", "--json").stdout)["data"]
+    for name in ("pareto", "losses", "confusion"):
+        (plot,) = shown[f"reports/plots/{name}.json"]
+        assert plot["content"]["data"]["values"], name
+        assert "DVC_METRIC" not in json.dumps(plot["content"])
 
 
 def test_a_failing_stage_exits_non_zero_and_leaves_nothing_for_git(finished: Workspace) -> None:

@@ -35,6 +35,7 @@ class Workspace:
         (folder / ".dvc").mkdir()
         for name in ("config", ".gitignore"):
             shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
+        shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
         (folder / "params.yaml").write_text(tiny_params())
         self.git("init", "-q", "-b", "main")
         self.git("config", "user.email", "test@example.org")
