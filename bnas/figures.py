@@ -101,6 +101,27 @@ def _role_points(axes: Axes, networks: Sequence[RetrainedNetwork], role: Role) -
 
 
 @styled
+def latency_figure(networks: Sequence[RetrainedNetwork], milliseconds: Mapping[str, float]) -> Figure:
+    """Test error over the time of one image in the packed runtime; networks that were not timed are left out."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for role, label in ROLE_NAMES.items():
+        points = [
+            (milliseconds[n.name], 100 * n.test_error) for n in networks if n.role == role and n.name in milliseconds
+        ]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), ROLE_MARKERS[role], color=ROLE_COLOURS[role], markersize=6, label=label
+            )
+    axes.set_xlabel("one image, packed, ms")
+    axes.set_ylabel("test error, %")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+@styled
 def population_figure(generations: Sequence[GenerationRecord], front: Front) -> Figure:
     """A small picture per generation: the population as scored then and, filled, with the final supernet.
 

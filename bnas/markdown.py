@@ -36,11 +36,12 @@ from bnas.tables import (
     markdown_table,
     network_table,
     optimistic_note,
+    packed_table,
     test_interval,
 )
 from bnas.text import kib, percent
 
-STAGES = ("prepare", "stage1", "stage2", "search", "retrain")
+STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "export")
 _SIGNIFICANT = 0.05
 
 Picture = Callable[[str, str], str]
@@ -59,6 +60,7 @@ def report_markdown(run: Run, bins: int, suffix: str, parameters: str) -> str:
         [f"# A family of binary networks for {run.dataset.title}", _searched(run)],
         ["## In short", _summary(run, difference)],
         ["## Finished networks", *_networks(run), *_front(run, picture("front", _FRONT_WORDS))],
+        ["## Files to ship", *_files(run, picture)],
         ["## Against random networks of the same size", *_against_random(run, bins, difference)],
         [
             "## The cells",
@@ -165,6 +167,24 @@ def _front(run: Run, picture: str) -> list[str]:
         found = f"dominated by {names}" if better else "dominated by no network of the front"
         hand.append(f"{network.name} ({kib(network.size_bytes)} KiB, {percent(network.test_error)} %): {found}.")
     return [picture, *(["Designed by hand: " + " ".join(hand)] if hand else [])]
+
+
+def _files(run: Run, picture: Picture) -> list[str]:
+    if not run.packed:
+        return ["No packed files were found."]
+    deviating = sum(packed.file.deviating for packed in run.packed.values())
+    text = (
+        "Every network as a packed file (`data/export/<name>.bnn`): one bit for each binary weight. Bytes counted by "
+        "formula, stored, and of the header that describes the network. Packed logits are PyTorch's within rounding "
+        f"on all test images but {deviating} (of {run.dataset.counts.test * len(run.packed):,} over all networks), where a "
+        "value before a sign lies within rounding of its threshold. Times are of the packed runtime and of PyTorch "
+        "eager on the machine of the run, all cores: another machine has others."
+    )
+    networks = run.of_role("front", "random", "hand")
+    blocks = [text, packed_table(networks, run.packed)]
+    if any(packed.latency for packed in run.packed.values()):
+        blocks.append(picture("latency", "Test error over the time of one image in the packed runtime, by role."))
+    return blocks
 
 
 def _against_random(run: Run, bins: int, difference: Interval | None) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bnas.analysis import best_by_test
+from bnas.analysis import PackedFile, best_by_test
 from bnas.pareto import wilson_interval
 from bnas.results import RetrainedNetwork
 from bnas.text import aligned, kib, percent
@@ -67,6 +67,30 @@ def network_table(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
         for network in _ordered(networks)
     ]
     return markdown_table(pd.DataFrame(rows), left=("network", "role", "genotype"))
+
+
+def packed_table(networks: Sequence[RetrainedNetwork], files: Mapping[str, PackedFile]) -> str:
+    """Markdown: every packed file, by role and size; times where they are recorded."""
+    rows = []
+    for network in _ordered(networks):
+        packed = files[network.name]
+        latency = packed.latency
+        rows.append(
+            {
+                "network": network.name,
+                "counted, bytes": f"{network.size_bytes:,.0f}",
+                "stored, bytes": f"{packed.file.payload_bytes:,}",
+                "header, bytes": f"{packed.file.header_bytes:,}",
+                "file, KiB": kib(packed.file.file_bytes),
+                "test error, %": percent(network.test_error),
+                "one image": moment(latency.packed_1) if latency else NOT_RECORDED,
+                "in PyTorch": moment(latency.torch_1) if latency else NOT_RECORDED,
+                "speed-up": f"{latency.speedup:.0f} ×" if latency else NOT_RECORDED,
+                "speed-up, 64 images": f"{latency.torch_64 / latency.packed_64:.1f} ×" if latency else NOT_RECORDED,
+                "deviating images": str(packed.file.deviating),
+            }
+        )
+    return markdown_table(pd.DataFrame(rows), left=("network",))
 
 
 def finished_networks(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> str:

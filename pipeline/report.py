@@ -105,6 +105,9 @@ def pictures(found: analysis.Run, bins: int) -> dict[str, Figure]:
         "supernet": figures.supernet_figure(found.training),
         "retraining": figures.retraining_figure(networks, found.curves),
     }
+    milliseconds = {name: 1000 * packed.latency.packed_1 for name, packed in found.packed.items() if packed.latency}
+    if milliseconds:
+        drawn["latency"] = figures.latency_figure(networks, milliseconds)
     for network in found.of_role("front"):
         title = f"{network.name} ({network.key}), {kib(network.size_bytes)} KiB"
         drawn[markdown.cells_name(network)] = cell_graph.cells_figure(network.genotype, title)
