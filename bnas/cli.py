@@ -280,6 +280,24 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def clean(arguments: argparse.Namespace) -> int:
+    """`bnas clean`: list what interrupted and finished work keeps in the cache, or remove it."""
+    from bnas.cache import entries, remove
+
+    found = entries(arguments.cache)
+    chosen = [entry for entry in found if arguments.all or entry.kind != "finished network"]
+    rows = [{"kind": entry.kind, "KiB": kib(entry.size), "path": str(entry.path)} for entry in found]
+    if not arguments.remove:
+        print("\n".join(aligned(rows, left=("kind", "path"))) if rows else f"{arguments.cache}: empty")
+        return 0
+    kept = remove(chosen)
+    for entry in kept:
+        print(f"bnas clean: {entry.path}: kept, a running process is at work on it", file=sys.stderr)
+    freed = sum(entry.size for entry in chosen if entry not in kept)
+    print(f"removed {len(chosen) - len(kept)} of {len(found)}, {kib(freed)} KiB")
+    return 1 if kept else 0
+
+
 def parser() -> argparse.ArgumentParser:
     """Every command with its arguments."""
     top = argparse.ArgumentParser(
@@ -338,6 +356,11 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("show", show, "the table of networks that the last run ended with", "bnas show")
     made.add_argument("--run", dest="run_folder", type=Path, default=Path(), help=argparse.SUPPRESS)
+
+    made = command("clean", clean, "list or remove checkpoints and finished networks", "bnas clean --remove")
+    made.add_argument("--cache", type=Path, default=Path(".cache"), help="the cache (default .cache)")
+    made.add_argument("--remove", action="store_true", help="remove checkpoints and leftovers")
+    made.add_argument("--all", action="store_true", help="with --remove: finished networks too")
 
     made = command("completion", completion, "shell completion", 'eval "$(bnas completion bash)"')
     made.add_argument("shell", choices=("bash", "zsh", "tcsh"))

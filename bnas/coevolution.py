@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas import evolve
+from bnas.checkpoint import Save, State, forget
 from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
 from bnas.evaluate import Problem, Scorer
 from bnas.evolve import Variation
 from bnas.network import PathDropout, Supernet
+from bnas.progress import Progress
 from bnas.results import EpochRecord, GenerationRecord, Member, StageName
 from bnas.space import Genotype
-from bnas.train import CosineRate, adam, fit
+from bnas.train import CosineRate, Training, TrainingError, adam, fit
 
 Advance = Callable[[float, str], None]
 """Told how much work is done, in images trained on (scoring an image counts `SCORING_WORK`), and a short note."""
@@ -91,9 +93,18 @@ class Plan:
 
     def work(self, feed: TrainingFeed, validation: int) -> float:
         """The stage's work in images trained on, for the time left."""
+        return self._work(feed, validation, self.all_epochs, self.generations)
+
+    def done(self, feed: TrainingFeed, validation: int, state: State | None) -> float:
+        """The part of `work` that lies behind a checkpoint."""
+        if state is None:
+            return 0.0
+        return self._work(feed, validation, len(state.plain["curve"]), len(state.plain["generations"]))
+
+    def _work(self, feed: TrainingFeed, validation: int, epochs: int, generations: int) -> float:
         scored = validation if self.scoring.mode == "full" else self.scoring.batches * self.scoring.batch_size
-        trained = self.all_epochs * feed.steps * feed.batch_size
-        return trained + SCORING_WORK * 2 * self.population * scored * self.generations
+        trained = epochs * feed.steps * feed.batch_size
+        return trained + SCORING_WORK * 2 * self.population * scored * generations
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,8 @@ def coevolve(
     seed: int,
     first_generation: int,
     advance: Advance = lambda work, note: None,
+    state: State | None = None,
+    save: Save = forget,
 ) -> Coevolved:
     """Train the supernet in place and evolve the population on it (Tan et al. 2026; the schedule is ours).
 
@@ -132,38 +145,25 @@ def coevolve(
     (each mini-batch updates one member, in shuffled round-robin, so that steps per member differ by one at the most),
     draws fresh validation mini-batches shared by all, scores parents and offspring on them and selects by
     `plan.selection`. A population smaller than `plan.population` is filled up with drawn members. Generations are
-    numbered from `first_generation`.
+    numbered from `first_generation`. `save` gets the stage's state after every epoch and generation; from such a
+    `state` the stage goes on, and ends as if it had never stopped.
     """
-    rng = random.Random(seed)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = adam(supernet, plan.weight_decay)
-    rate = CosineRate(plan.learning_rate, plan.final_learning_rate, max(1, plan.all_epochs * data.feed.steps))
-    images = data.feed.steps * data.feed.batch_size
-
-    def train(paths: Iterator[Genotype], epochs: range, note: str) -> list[EpochRecord]:
-        def forward(x: Tensor, step: int) -> Tensor:
-            logits: Tensor = supernet(x, next(paths), _dropout(plan, step / rate.steps, generator))
-            return logits
-
-        def report(record: EpochRecord) -> None:
-            advance(images, f"{note}, epoch {record.epoch}/{plan.all_epochs}: loss {record.loss:.3f}")
-
-        return fit(forward, optimizer, data.feed, rate, epochs, generator=generator, on_epoch=report)
-
-    curve = train(iter(lambda: problem.space.sample(rng), None), range(plan.epochs), "uniform paths")
-    members = tuple(population)
-    if plan.generations:
-        members = tuple(problem.topped_up(population, plan.population, rng))
-    records: list[GenerationRecord] = []
-    evaluated: set[Genotype] = set()
-    for t in range(1, plan.generations + 1):
-        start = plan.epochs + (t - 1) * plan.epochs_per_generation
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    progress = Progress(Training(supernet, adam(supernet, plan.weight_decay), generator), rng, tuple(population))
+    if state is not None:
+        progress.restore(state)
+    train = _trainer(progress, plan, data.feed, save, advance)
+    train(lambda: problem.space.sample(rng), plan.epochs, "uniform paths")
+    if plan.generations and len(progress.training.curve) == plan.epochs and not progress.generations:
+        progress.members = tuple(problem.topped_up(population, plan.population, rng))
+    for t in range(len(progress.generations) + 1, plan.generations + 1):
         note = f"generation {t}/{plan.generations}"
-        curve += train(_round_robin(members, rng), range(start, start + plan.epochs_per_generation), note)
+        train(progress.next_member, plan.epochs + t * plan.epochs_per_generation, note)
+        progress.waiting.clear()
         scorer = plan.scoring.scorer(supernet, data.feed.split, data.validation, data.normalise, rng.randrange(2**32))
         count = plan.scoring.count(scorer.batches)
         step = evolve.step(
-            members,
+            progress.members,
             _scored(problem, scorer, count, advance, note),
             generation=t,
             rule=plan.selection,
@@ -173,10 +173,44 @@ def coevolve(
             variation=plan.variation,
             rng=rng,
         )
-        members = step.population
-        evaluated.update(step.genotypes)
-        records.append(record_generation(plan.stage, first_generation + t - 1, plan.selection, step, problem))
-    return Coevolved(members, tuple(records), tuple(curve), frozenset(evaluated))
+        progress.members = step.population
+        progress.evaluated.update(step.genotypes)
+        number = first_generation + t - 1
+        progress.generations.append(record_generation(plan.stage, number, plan.selection, step, problem))
+        save(progress.state())
+    curve, records = tuple(progress.training.curve), tuple(progress.generations)
+    return Coevolved(progress.members, records, curve, frozenset(progress.evaluated))
+
+
+def _trainer(
+    progress: Progress, plan: Plan, feed: TrainingFeed, save: Save, advance: Advance
+) -> Callable[[Callable[[], Genotype], int, str], None]:
+    """Trains, on the paths that the first argument returns, until so many epochs of the stage are done."""
+    training = progress.training
+    rate = CosineRate(plan.learning_rate, plan.final_learning_rate, max(1, plan.all_epochs * feed.steps))
+
+    def train(path: Callable[[], Genotype], epochs: int, note: str) -> None:
+        last: Genotype | None = None
+
+        def forward(x: Tensor, step: int) -> Tensor:
+            nonlocal last
+            last = path()
+            logits: Tensor = training.model(x, last, _dropout(plan, step / rate.steps, training.generator))
+            return logits
+
+        def finish(record: EpochRecord) -> None:
+            training.curve.append(record)
+            save(progress.state())
+            epoch = f"epoch {record.epoch}/{plan.all_epochs}"
+            advance(feed.steps * feed.batch_size, f"{note}, {epoch}: loss {record.loss:.3f}")
+
+        todo = range(len(training.curve), epochs)
+        try:
+            fit(forward, training.optimizer, feed, rate, todo, generator=training.generator, on_epoch=finish)
+        except TrainingError as error:
+            raise TrainingError(f"{error}, genotype {last.key if last else 'none'}") from None
+
+    return train
 
 
 def _scored(
@@ -205,13 +239,6 @@ def _dropout(plan: Plan, progress: float, generator: torch.Generator) -> PathDro
     if plan.dropout_mode == "none":
         return None
     return PathDropout(plan.dropout_mode, plan.dropout_maximum * progress, generator)
-
-
-def _round_robin(members: Sequence[Genotype], rng: random.Random) -> Iterator[Genotype]:
-    while True:
-        order = list(members)
-        rng.shuffle(order)
-        yield from order
 
 
 @dataclass(frozen=True)

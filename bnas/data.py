@@ -17,6 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bnas.arrays import open_array, save_array
+from bnas.files import atomic_write, read_text
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -134,9 +137,8 @@ class Split:
     def open(cls, folder: Path) -> Split:
         """The split that `prepare` wrote to a folder, its images memory-mapped."""
         try:
-            images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-            labels = np.load(folder / "labels.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            images, labels = open_array(folder / "images.npy"), open_array(folder / "labels.npy")
+        except (OSError, ValueError) as error:
             raise DataError(f"{folder}: expected images.npy and labels.npy, found {error}") from None
         fits = images.dtype == np.uint8 and images.ndim == 4 and np.issubdtype(labels.dtype, np.integer)
         if not fits or labels.shape != images.shape[:1]:
@@ -145,6 +147,19 @@ class Split:
                 f"found {images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
             )
         return cls(images, labels.astype(np.int64))
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays and, for `verify`, their hash to a new folder."""
+        folder.mkdir()
+        save_array(folder / "images.npy", self.images)
+        save_array(folder / "labels.npy", self.labels)
+        atomic_write(folder / "sha256", content_hash([self.images, self.labels]) + "\n")
+
+    def verify(self, folder: Path) -> None:
+        """Raises DataError unless the split's content is what `save` wrote to the folder."""
+        written = read_text(folder / "sha256")
+        if written != content_hash([self.images, self.labels]) + "\n":
+            raise DataError(f"{folder}: expected the arrays that were written, found other content than sha256 says")
 
     def joined(self, other: Split) -> Split:
         """Both splits as one, in memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from bnas import pareto
+from bnas.checkpoint import Save, State
 from bnas.cost import CostTable
 from bnas.data import MiniBatches
 from bnas.edges import EdgeTable
 from bnas.network import Supernet
-from bnas.results import SpaceRange
+from bnas.results import SpaceRange, parse
 from bnas.space import Genotype, Sampler, SearchSpace, sample_stratified, sample_uniform
 from bnas.train import calibrate, count_wrong
 
@@ -76,6 +78,14 @@ class Problem:
         return list(members)
 
 
+class EvaluationError(ValueError):
+    """A genotype that cannot be scored; the message starts with its key."""
+
+
+SAVE_SECONDS = 60.0
+"""The longest that answers wait to be saved while scoring goes on."""
+
+
 def _ignore(images: int) -> None:
     pass
 
@@ -88,7 +98,8 @@ class Scorer:
     pays only for what is new. `calibration` mini-batches (inputs only are used) switch from the mini-batch's own
     BatchNorm statistics to statistics recalibrated for each path on them. `workers` individuals are scored side by
     side, each on a thread of its own without further threads: small networks do not feed more, and the answers do not
-    depend on how many there are. `image_evaluations` counts images passed through a path, calibration included.
+    depend on how many there are. `image_evaluations` counts images passed through a path, calibration included,
+    whether by this scorer or by the one whose answers it started from (`keep`).
     """
 
     def __init__(
@@ -97,6 +108,27 @@ class Scorer:
         self.supernet, self.batches, self.calibration, self.workers = supernet, batches, calibration, workers
         self.image_evaluations = 0
         self._wrong: dict[Genotype, list[int]] = {}
+        self._remembered: dict[Genotype, list[int]] = {}
+        self._save: Save | None = None
+        self._saved = time.monotonic()
+
+    def keep(self, save: Save, state: State | None = None) -> None:
+        """Save all answers whenever some were computed; start from those of an interrupted run, if there are any.
+
+        A remembered answer is not known until it is asked for: whoever runs the same search again with it takes
+        the same way, in less time.
+        """
+        self._save = save
+        if state is not None:
+            try:
+                answers = [(Genotype.from_dict(value), wrong) for value, wrong in state.plain["answers"]]
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"checkpoint: expected answers of a search, found {error}") from None
+            self._remembered = {genotype: parse("checkpoint", wrong, list[int]) for genotype, wrong in answers}
+
+    def remembered_images(self) -> int:
+        """Images behind the answers that `keep` was given."""
+        return sum(self.batches.images(len(answers)) for answers in self._remembered.values())
 
     def known(self, genotype: Genotype) -> int:
         """How many of the first mini-batches this genotype has been scored on."""
@@ -105,17 +137,42 @@ class Scorer:
     def score(self, genotypes: Sequence[Genotype], count: int, on_images: Callable[[int], None] = _ignore) -> None:
         """Score everyone on the first `count` mini-batches where that is missing; `on_images` is told of images."""
         missing = [genotype for genotype in dict.fromkeys(genotypes) if self.known(genotype) < count]
+        computed = 0
         with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for genotype, answers in zip(missing, pool.map(partial(self._answers, count=count), missing), strict=True):
-                images = self.batches.images(count) - self.batches.images(self.known(genotype))
-                images += sum(len(x) for x in self.calibration)
+                known, remembered = self.known(genotype), len(self._remembered.get(genotype, ()))
+                calibration = sum(len(x) for x in self.calibration)
                 self._wrong.setdefault(genotype, []).extend(answers)
-                self.image_evaluations += images
-                on_images(images)
+                self.image_evaluations += self.batches.images(count) - self.batches.images(known) + calibration
+                if remembered < count:
+                    computed += 1
+                    on_images(self.batches.images(count) - self.batches.images(max(known, remembered)) + calibration)
+                    self._save_answers(SAVE_SECONDS)
+        if computed:
+            self._save_answers(0)
 
     def _answers(self, genotype: Genotype, count: int) -> list[int]:
-        with torch.no_grad(), self._model(genotype) as model:
-            return [count_wrong(model, self.batches, index) for index in range(self.known(genotype), count)]
+        """Wrong answers on each mini-batch from the first that is not known up to `count`."""
+        known = self.known(genotype)
+        answers = self._remembered.get(genotype, [])[known:count]
+        if known + len(answers) == count:
+            return answers
+        try:
+            with torch.no_grad(), self._model(genotype) as model:
+                return answers + [count_wrong(model, self.batches, i) for i in range(known + len(answers), count)]
+        except Exception as error:
+            raise EvaluationError(
+                f"genotype {genotype.key}: scoring failed: {type(error).__name__}: {error}"
+            ) from error
+
+    def _save_answers(self, after_seconds: float) -> None:
+        if self._save is None or time.monotonic() - self._saved < after_seconds:
+            return
+        everything = self._remembered | {
+            genotype: max(wrong, self._remembered.get(genotype, []), key=len) for genotype, wrong in self._wrong.items()
+        }
+        self._save(State({}, {"answers": [[genotype.to_dict(), wrong] for genotype, wrong in everything.items()]}))
+        self._saved = time.monotonic()
 
     def wrong(self, genotype: Genotype, count: int) -> int:
         """Wrong answers on the first `count` mini-batches, computing what is not known yet."""

@@ -9,23 +9,28 @@ import json
 import multiprocessing
 import os
 import shutil
-import time
+import threading
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from bnas.checkpoint import Checkpoints, Save, State, forget
 from bnas.data import Augmentation, Normalise, Split, TrainingFeed
+from bnas.files import atomic_write, read_json
+from bnas.lock import lock
 from bnas.network import Network, NetworkConfig, PathDropout
-from bnas.results import EpochRecord, Predictions
+from bnas.results import EpochRecord, Predictions, parse, read_epochs, read_predictions
 from bnas.space import Genotype
-from bnas.train import CosineRate, adam, calibrate, fit, predict
+from bnas.train import CosineRate, Training, TrainingError, adam, calibrate, fit, predict
+from bnas.weights import read_weights, save_weights
 
 TEST_BATCH = 256
 """Images a forward pass when testing; running statistics make the answer independent of it."""
@@ -66,12 +71,43 @@ class FamilyData:
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train, and the folder that is to hold its result."""
+    """One network to train, the folder that is to hold its result, and the one that holds checkpoints until then.
+
+    The folders' names stand for everything that determines the result: who finds them there may use what is in them.
+    """
 
     name: str
     config: NetworkConfig
     genotype: Genotype
     folder: Path
+    checkpoints: Path
+
+    def unfinished(self) -> Checkpoints:
+        """Its states so far."""
+        return Checkpoints(self.checkpoints, self.folder.name)
+
+    def is_finished(self, epochs: int) -> bool:
+        """Whether the folder holds a whole result of so many epochs; a broken one is named in a warning and removed."""
+        if not self.folder.exists():
+            return False
+        try:
+            read_weights(self.folder / "weights.safetensors")
+            read_predictions(self.folder / "predictions.csv")
+            found = len(read_epochs(self.folder / "curve.json"))
+            read_seconds(self.folder)
+            if found != epochs:
+                raise ValueError(f"{self.folder}: expected the curve of {epochs} epochs, found {found}")
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{self.name}: {error}; trained again", stacklevel=2)
+            shutil.rmtree(self.folder)
+            return False
+        return True
+
+
+def read_seconds(folder: Path) -> float:
+    """The time that the training of a finished network took."""
+    path = folder / "seconds.json"
+    return parse(path, read_json(path), float)
 
 
 def train_network(
@@ -81,8 +117,13 @@ def train_network(
     data: FamilyData,
     device: torch.device,
     on_epoch: Callable[[EpochRecord], None],
+    state: State | None = None,
+    save: Save = forget,
 ) -> tuple[Network, list[EpochRecord], Predictions]:
-    """Train from scratch on train + validation; then, once, the network's answers on the test split."""
+    """Train from scratch on train + validation; then, once, the network's answers on the test split.
+
+    `save` gets the training's state after every epoch; from such a `state` it goes on as if it had never stopped.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         network = Network(config, genotype)
@@ -91,6 +132,9 @@ def train_network(
     learnt = Split.open(data.prepared / "train").joined(Split.open(data.prepared / "validation"))
     feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation, "retrain.batch_size")
     generator = torch.Generator().manual_seed(recipe.seed)
+    training = Training(network, adam(network, recipe.weight_decay), generator)
+    if state is not None:
+        training.restore(state)
     rate = CosineRate(recipe.learning_rate, recipe.final_learning_rate, recipe.epochs * feed.steps)
 
     def forward(x: Tensor, step: int) -> Tensor:
@@ -100,22 +144,30 @@ def train_network(
         logits: Tensor = network(x, dropout)
         return logits
 
+    def finish(record: EpochRecord) -> None:
+        training.curve.append(record)
+        save(training.state())
+        on_epoch(record)
+
     network.train()
-    curve = fit(
-        forward,
-        adam(network, recipe.weight_decay),
-        feed,
-        rate,
-        range(recipe.epochs),
-        generator=generator,
-        label_smoothing=recipe.label_smoothing,
-        on_epoch=on_epoch,
-    )
+    try:
+        fit(
+            forward,
+            training.optimizer,
+            feed,
+            rate,
+            range(len(training.curve), recipe.epochs),
+            generator=generator,
+            label_smoothing=recipe.label_smoothing,
+            on_epoch=finish,
+        )
+    except TrainingError as error:
+        raise TrainingError(f"{error}, genotype {genotype.key}") from None
     rows = torch.randperm(len(learnt), generator=generator)[:CALIBRATION_IMAGES].numpy()
     calibrate(network, normalise(torch.from_numpy(learnt.images[rows])))
     test = Split.open(data.prepared / "test")
     answers = predict(network, test, normalise, TEST_BATCH)
-    return network, curve, Predictions(test.labels, answers.numpy())
+    return network, training.curve, Predictions(test.labels, answers.numpy())
 
 
 def train_family(
@@ -127,12 +179,13 @@ def train_family(
     workers: int,
     on_epoch: Callable[[str, EpochRecord], None] = lambda name, record: None,
 ) -> None:
-    """Train every job whose folder does not exist yet, `workers` processes at a time.
+    """Train every job that is not finished yet, `workers` processes at a time, each from its newest checkpoint.
 
     A finished network's folder appears whole: `weights.safetensors`, `curve.json`, `predictions.csv` and
-    `seconds.json`. The first failure is raised here; networks finished by then stay.
+    `seconds.json`; its checkpoints go. A job that another process is at work on is waited for. The first failure is
+    raised here; networks finished by then stay.
     """
-    waiting = [job for job in jobs if not job.folder.exists()]
+    waiting = [job for job in jobs if not job.is_finished(recipe.epochs)]
     context = multiprocessing.get_context("spawn")
     ticks = context.Queue()
     with ProcessPoolExecutor(
@@ -169,29 +222,39 @@ def _start_worker(ticks: Any) -> None:
     global _ticks  # how a pool's initializer hands a queue to its tasks
     _ticks = ticks
     torch.set_num_threads(1)
+    warnings.formatwarning = lambda message, *where, **line: f"warning: {message}\n"
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its parent does: one that was killed cannot end its workers."""
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def _work(job: Job, recipe: Recipe, data: FamilyData, device: torch.device) -> None:
-    start = time.monotonic()
-    network, curve, predictions = train_network(
-        job.config,
-        job.genotype,
-        recipe,
-        data,
-        device,
-        lambda record: _ticks.put((job.name, record)),
-    )
-    partial = job.folder.with_name(f".{job.folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    state = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, partial / "weights.safetensors")
-    (partial / "curve.json").write_text(json.dumps([record.to_dict() for record in curve], indent=1) + "\n")
-    (partial / "predictions.csv").write_text(predictions.to_csv())
-    (partial / "seconds.json").write_text(json.dumps(round(time.monotonic() - start, 1)))
-    try:
+    with lock(job.checkpoints.with_suffix(".lock"), f"{job.name}: its training", wait=True):
+        if job.folder.exists():
+            return  # another experiment finished the same network while this one waited
+        unfinished = job.unfinished()
+        network, curve, predictions = train_network(
+            job.config,
+            job.genotype,
+            recipe,
+            data,
+            device,
+            lambda record: _ticks.put((job.name, record)),
+            unfinished.newest(),
+            unfinished.save,
+        )
+        partial = job.folder.with_name(f".{job.folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_weights(network, partial / "weights.safetensors")
+        atomic_write(partial / "curve.json", json.dumps([record.to_dict() for record in curve], indent=1) + "\n")
+        atomic_write(partial / "predictions.csv", predictions.to_csv())
+        atomic_write(partial / "seconds.json", json.dumps(round(unfinished.seconds, 1)))
         partial.rename(job.folder)
-    except OSError:  # another experiment finished the same network first: equal content
-        if not job.folder.exists():
-            raise
-        shutil.rmtree(partial)
+        unfinished.remove()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from bnas.files import read_json, read_text
 from bnas.space import Genotype
 
 T = TypeVar("T")
 
 _CSV_HEADER = "index,label,prediction"
+_CSV_ROW = re.compile(r"([0-9]{1,18}),([0-9]{1,18}),([0-9]{1,18})")
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 """No silent conversion (text to number, true to 1), no nan."""
@@ -429,14 +432,15 @@ def read_stage_times(path: Path) -> dict[str, float]:
 
 def read_predictions(path: Path) -> Predictions:
     """`predictions.csv`: index, label, prediction; the index counts up from 0."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     if not lines or lines[0] != _CSV_HEADER:
         raise ValueError(f"{path}: expected the header {_CSV_HEADER}, found {(lines or [''])[0][:60]!r}")
-    try:
-        rows = np.array([[int(cell) for cell in line.split(",")] for line in lines[1:]], dtype=np.int64)
-        index, labels, predictions = rows.reshape(len(lines) - 1, 3).T
-    except ValueError:
-        raise ValueError(f"{path}: expected three whole numbers in every row, found something else") from None
+    rows = [_CSV_ROW.fullmatch(line) for line in lines[1:]]
+    if not all(rows):
+        found = lines[1 + rows.index(None)]
+        raise ValueError(f"{path}: expected three whole numbers in every row, found {found[:40]!r}")
+    cells = [[int(cell) for cell in row.groups()] for row in rows if row]
+    index, labels, predictions = np.array(cells, dtype=np.int64).reshape(len(rows), 3).T
     if not np.array_equal(index, np.arange(len(index))):
         raise ValueError(f"{path}: expected indices counting up from 0, found others")
     return Predictions(labels, predictions)
@@ -444,13 +448,14 @@ def read_predictions(path: Path) -> Predictions:
 
 def _read(path: Path, kind: type[T], only: set[str] | None = None) -> T:
     """The file's content as a `kind`; `only` keeps these entries of a top-level object."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, found {text[:40]!r} ({error})") from None
+    value = read_json(path)
     if only is not None and isinstance(value, dict):
         value = {name: entry for name, entry in value.items() if name in only}
+    return parse(path, value, kind)
+
+
+def parse(path: Path | str, value: Any, kind: type[T]) -> T:
+    """A plain value as a `kind`; raises ValueError, one line that starts with the path, for anything else."""
     try:
         # As JSON, where arrays become tuples although the records are strict.
         record = TypeAdapter(kind).validate_json(json.dumps(value))
@@ -472,7 +477,7 @@ def one_line(error: ValidationError) -> str:
     return " ".join(f"{where}: {message}{found}{more}".split())
 
 
-def _refuse_difference(path: Path, where: str, found: Any, expected: Any) -> None:
+def _refuse_difference(path: Path | str, where: str, found: Any, expected: Any) -> None:
     """Raises ValueError at the first place where a file says something else than the record read from it."""
     if found == expected:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,61 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.binarize import BinaryConv2d
+from bnas.checkpoint import State
 from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
-from bnas.results import EpochRecord
+from bnas.results import EpochRecord, parse
 
 
 class TrainingError(ValueError):
-    """Training that cannot go on: a loss that is not finite."""
+    """Training that cannot go on: a loss or a weight that is not finite."""
+
+
+@dataclass
+class Training:
+    """What `fit` moves, and with it all that the rest of a training depends on between two epochs.
+
+    `curve` holds the records of the epochs that are done.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    curve: list[EpochRecord] = field(default_factory=list)
+
+    def state(self) -> State:
+        """All of it, as `restore` takes it."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for i, parameter in enumerate(self._parameters()):
+            tensors |= {f"optimizer.{i}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
+        tensors["generator"] = self.generator.get_state()
+        return State(tensors, {"curve": [record.to_dict() for record in self.curve]})
+
+    def restore(self, state: State) -> None:
+        """Go on as the training whose `state` it is; raises ValueError for the state of another."""
+        rest = dict(state.tensors)
+        try:
+            self.model.load_state_dict({name: rest.pop(f"model.{name}") for name in self.model.state_dict()})
+            self.generator.set_state(rest.pop("generator"))
+            for i, parameter in enumerate(self._parameters()):
+                keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{i}.{key}" in rest]
+                moments = {key: _placed(rest.pop(f"optimizer.{i}.{key}"), parameter) for key in keys}
+                if moments:
+                    self.optimizer.state[parameter] = moments
+            self.curve = list(parse("checkpoint", state.plain["curve"], tuple[EpochRecord, ...]))
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"checkpoint: expected the state of this training, found {error}") from None
+        if rest:
+            raise ValueError(f"checkpoint: expected the state of this training, found {', '.join(rest)[:80]} too")
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+def _placed(value: Tensor, parameter: Tensor) -> Tensor:
+    """A moment laid out in memory as its parameter is: the fused step takes both as they lie there."""
+    if value.dim() == 0:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 @dataclass(frozen=True)
@@ -63,7 +112,7 @@ def fit(
     `forward(x, step)` maps inputs `[B, C, H, W]` to logits `[B, classes]`; the step counts from the schedule's start,
     so a caller picks the path of a supernet, or the strength of a dropout, by it. Loss is the cross-entropy. A record's
     loss and error are means over the epoch's mini-batches as they were trained on. Raises TrainingError, with step and
-    learning rate, as soon as a loss is not finite.
+    learning rate, as soon as a loss is not finite or an epoch ends with a weight that is not: `on_epoch` never sees it.
     """
     records = []
     for epoch in epochs:
@@ -84,9 +133,15 @@ def fit(
             total += loss.item() * len(y)
             wrong += int((logits.argmax(1) != y).sum())
             seen += len(y)
+        _refuse_lost_weights(optimizer, step, rate)
         records.append(EpochRecord(epoch + 1, total / seen, wrong / seen, rate.at(epoch * feed.steps)))
         on_epoch(records[-1])
     return records
+
+
+def _refuse_lost_weights(optimizer: torch.optim.Optimizer, step: int, rate: CosineRate) -> None:
+    if not all(bool(torch.isfinite(p).all()) for group in optimizer.param_groups for p in group["params"]):
+        raise TrainingError(f"training: a weight is not finite after step {step} (learning rate {rate.at(step):.3g})")
 
 
 def calibrate(network: nn.Module, inputs: Tensor) -> None:
@@ -121,6 +176,9 @@ def predict(model: nn.Module, split: Split, normalise: Normalise, batch_size: in
 
 
 def count_wrong(model: Callable[[Tensor], Tensor], batches: MiniBatches, index: int) -> int:
-    """Wrong answers of a model on mini-batch `index`."""
+    """Wrong answers of a model on mini-batch `index`; raises ValueError for outputs that are not finite."""
     x, y = batches[index]
-    return int((model(x).argmax(1) != y).sum())
+    logits = model(x)
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(f"mini-batch {index}: expected finite outputs, found nan or infinity")
+    return int((logits.argmax(1) != y).sum())

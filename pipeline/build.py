@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from bnas import coevolution, data
 from bnas.cost import CostTable
@@ -15,6 +14,7 @@ from bnas.evolve import Variation
 from bnas.network import Supernet
 from bnas.results import DatasetDescription, read_measured_latencies
 from bnas.space import SearchSpace
+from bnas.weights import load_weights
 from pipeline import params as schema
 from pipeline.config import network_config, search_space
 from pipeline.params import Params
@@ -23,9 +23,17 @@ from pipeline.stage import PREPARED
 LATENCIES = Path("data/latency_table/table.json")
 
 
-def split(name: str) -> data.Split:
-    """One of the prepared splits."""
-    return data.Split.open(PREPARED / name)
+def split(name: str, description: DatasetDescription) -> data.Split:
+    """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
+    folder, image = PREPARED / name, description.image
+    found = data.Split.open(folder)
+    shape = (getattr(description.counts, name), image.height, image.width, image.channels)
+    if found.images.shape != shape:
+        raise ValueError(f"{folder}: expected images {list(shape)}, found {list(found.images.shape)}")
+    found.verify(folder)
+    if found.labels.max() >= len(description.classes):
+        raise ValueError(f"{folder}: expected {len(description.classes)} classes, found label {found.labels.max()}")
+    return found
 
 
 def device(runtime: schema.Runtime) -> torch.device:
@@ -94,7 +102,7 @@ def new_supernet(params: Params, description: DatasetDescription, space: SearchS
 def load_supernet(params: Params, description: DatasetDescription, space: SearchSpace, path: Path) -> Supernet:
     """The supernet whose weights a stage saved."""
     supernet = new_supernet(params, description, space, 0)
-    supernet.load_state_dict(load_file(path))
+    load_weights(supernet, path)
     return supernet
 
 
@@ -104,11 +112,9 @@ def frozen_scorer(params: Params, description: DatasetDescription, space: Search
     supernet = load_supernet(params, description, space, weights).to(on).eval()
     search = params.search
     return scoring(search.evaluation, params.runtime.workers, "search.evaluation").scorer(
-        supernet, split("train"), split("validation"), normalise(description, on), search.seed
+        supernet,
+        split("train", description),
+        split("validation", description),
+        normalise(description, on),
+        search.seed,
     )
-
-
-def save_weights(module: torch.nn.Module, path: Path) -> None:
-    """Weights as safetensors, plain row-major."""
-    state = module.state_dict()
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, path)

@@ -11,8 +11,14 @@ from pipeline.stage import PREPARED
 
 
 def dataset() -> DatasetDescription:
-    """The description that `prepare` wrote."""
-    return read_dataset(PREPARED / "dataset.json")
+    """The description that `prepare` wrote. Raises ValueError if its parts do not fit together."""
+    path = PREPARED / "dataset.json"
+    description = read_dataset(path)
+    for field in ("mean", "std"):
+        if len(getattr(description, field)) != description.image.channels:
+            found = len(getattr(description, field))
+            raise ValueError(f"{path}: {field}: expected {description.image.channels} channels, found {found}")
+    return description
 
 
 def search_space(params: Params) -> SearchSpace:

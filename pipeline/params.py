@@ -270,7 +270,7 @@ def load(path: str | os.PathLike[str]) -> Params:
     if not address:
         return params
     stage = address.rpartition(":")[2]
-    readable = {*_declared(file, stage), "runtime"}
+    readable = {*declared(file, stage)[0], "runtime"}
     restricted = Params.model_construct(**{n: getattr(params, n) for n in params.sections if n in readable})
     restricted._stage = stage
     return restricted
@@ -334,12 +334,13 @@ def _warn_of_impossible_count(file: Path, params: Params) -> None:
         warnings.warn(str(problem), ParamsWarning, stacklevel=3)
 
 
-def _declared(file: Path, stage: str) -> set[str]:
-    """The sections of `file` that stages.<stage>.params lists in the dvc.yaml beside it."""
+def declared(file: Path, stage: str) -> tuple[set[str], list[Path]]:
+    """What the dvc.yaml beside `file` says that a stage reads: sections of `file`, and files and folders."""
     dvc_file, loc = file.with_name("dvc.yaml"), ("stages", stage)
     content = read_yaml(dvc_file)
     try:
         items = content["stages"][stage].get("params") or ()
+        paths = [Path(path) for path in content["stages"][stage].get("deps") or ()]
     except (AttributeError, KeyError, TypeError):
         raise params_error(dvc_file, loc, "the stage that DVC_STAGE names", "nothing") from None
     keys: list[object] = []
@@ -353,7 +354,7 @@ def _declared(file: Path, stage: str) -> set[str]:
     for key in keys:
         if str(key).partition(".")[0] not in Params.model_fields:
             raise params_error(dvc_file, (*loc, "params"), f"sections of {file.name}", found_text(key))
-    return {str(key).partition(".")[0] for key in keys}
+    return {str(key).partition(".")[0] for key in keys}, paths
 
 
 # What is wrong, in one line.

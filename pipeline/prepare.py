@@ -21,12 +21,9 @@ def run(stage: Stage) -> None:
     rows = data.stratified_split(loaded.labels, fractions, params.seed, params.images_per_class)
     arrays: list[NDArray[np.uint8] | NDArray[np.int64]] = []
     for name in data.SPLITS:
-        images, labels = loaded.images[rows[name]], loaded.labels[rows[name]]
-        folder = stage.out / name
-        folder.mkdir()
-        np.save(folder / "images.npy", images)
-        np.save(folder / "labels.npy", labels)
-        arrays += [images, labels]
+        split = data.Split(loaded.images[rows[name]], loaded.labels[rows[name]])
+        split.save(stage.out / name)
+        arrays += [split.images, split.labels]
     mean, std = data.channel_statistics(loaded.images[rows["train"]])
     height, width, channels = loaded.images.shape[1:]
     description = DatasetDescription(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import sys
@@ -16,6 +15,7 @@ import torch
 
 import bnas
 from bnas import baselines, family, pareto
+from bnas.cache import CHECKPOINTS, NETWORKS
 from bnas.cost import cost
 from bnas.evaluate import Problem
 from bnas.network import Network, NetworkConfig
@@ -29,13 +29,30 @@ from bnas.results import (
     read_predictions,
 )
 from bnas.space import Genotype
-from pipeline import build
+from pipeline import build, cache
 from pipeline.config import dataset, network_config
-from pipeline.params import Params
 from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, main, write_json
 
 SEARCH = Path("data/search")
 SUPERNET = Path("data/stage2/supernet.safetensors")
+
+TRAINING_CODE = (
+    "__init__",
+    "arrays",
+    "binarize",
+    "checkpoint",
+    "data",
+    "family",
+    "files",
+    "lock",
+    "network",
+    "ops",
+    "results",
+    "space",
+    "train",
+    "weights",
+)
+"""The modules that `bnas.family` imports, directly or not, and itself: what a finished network depends on."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +73,20 @@ def run(stage: Stage) -> None:
     problem = build.problem(params, description)
     device = build.device(params.runtime)
     section = params.retrain
-    chosen = candidates(params, description, problem)
+    chosen = candidates(stage, description, problem)
     recipe = family.Recipe(**section.model_dump(exclude={"count", "hand_designed_channels"}))
     data = family.FamilyData(PREPARED, description.mean, description.std, build.augmentation(params))
     jobs = {
         c.name: job(c, network_config(params, description, params.network.final), recipe, data, description, device)
         for c in chosen
     }
-    if os.environ.get("BNAS_NO_RESUME"):
+    if cache.no_resume():
         for each in jobs.values():
             shutil.rmtree(each.folder, ignore_errors=True)
-    waiting = sum(not each.folder.exists() for each in jobs.values())
-    advance = stage.progress(waiting * section.epochs)
+            each.unfinished().remove()
+    waiting = [each for each in jobs.values() if not each.is_finished(section.epochs)]
+    done = sum(each.unfinished().count for each in waiting)
+    advance = stage.progress(len(waiting) * section.epochs, done)
     # Heaviest first, so that no long training is left to the end with one process idle.
     weights = {c.name: problem.costs(c.genotype).ops * c.channels**2 for c in chosen}
     family.train_family(
@@ -82,7 +101,7 @@ def run(stage: Stage) -> None:
     for candidate in chosen:
         finished, target = jobs[candidate.name], stage.out / candidate.name
         shutil.copytree(finished.folder, target)
-        seconds = json.loads((target / "seconds.json").read_text())
+        seconds = family.read_seconds(target)
         (target / "seconds.json").unlink()
         times.append(NetworkTime(candidate.name, seconds).to_dict())
         networks.append(result(candidate, finished, target, description, section.epochs))
@@ -90,17 +109,23 @@ def run(stage: Stage) -> None:
     write_json(REPORTS / "times" / "networks.json", times)
 
 
-def candidates(params: Params, description: DatasetDescription, problem: Problem) -> list[Candidate]:
+def candidates(stage: Stage, description: DatasetDescription, problem: Problem) -> list[Candidate]:
     """Members spread over the front, random architectures of their sizes, and the hand-designed cell at two widths.
 
     Every one but the second hand-designed width has its supernet error, from the whole validation split.
     """
+    params = stage.params
     section, channels = params.retrain, params.network.final.channels
     front = read_front(SEARCH / "front.json").members
+    for member in front:
+        problem.space.validate(member.genotype)
     if len(front) < section.count:
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
     members = [front[i] for i in pareto.spread([m.size_bytes for m in front], section.count)]
+    build.split("test", description)  # only to know that it is whole before any time is spent
     scorer = build.frozen_scorer(params, description, problem.space, SUPERNET)
+    checkpoints = cache.checkpoints(stage, scorer.batches.normalise.device)
+    scorer.keep(checkpoints.save, checkpoints.newest())
     full = len(scorer.batches)
     chosen = [Candidate(f"front-{i}", "front", m.genotype, channels, m.error) for i, m in enumerate(members, 1)]
     matches = baselines.size_matched(
@@ -129,7 +154,7 @@ def job(
     """The training of a candidate; its folder is named by everything that determines the result, code included."""
     config = NetworkConfig(**{**asdict(final), "channels": candidate.channels})
     code = hashlib.sha256()
-    for module in ("binarize", "data", "family", "network", "ops", "space", "train"):
+    for module in TRAINING_CODE:
         code.update((Path(bnas.__path__[0]) / f"{module}.py").read_bytes())
     determines = {
         "genotype": candidate.genotype.to_dict(),
@@ -138,11 +163,11 @@ def job(
         "augmentation": asdict(data.augmentation),
         "data": description.hash,
         "code": code.hexdigest(),
-        "torch": torch.__version__,
-        "device": device.type,
+        "machine": cache.machine(device),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:32]
-    return family.Job(candidate.name, config, candidate.genotype, cache_root() / "networks" / key)
+    finished, unfinished = cache_root() / NETWORKS / key, cache_root() / CHECKPOINTS / f"network-{key}"
+    return family.Job(candidate.name, config, candidate.genotype, finished, unfinished)
 
 
 def result(

@@ -10,7 +10,7 @@ from bnas import coevolution, pareto
 from bnas.evaluate import Problem, Scorer, confirm_front
 from bnas.results import Front, FrontMember, Generations, SearchSummary, read_generations
 from bnas.space import Genotype
-from pipeline import build
+from pipeline import build, cache
 from pipeline.config import dataset
 from pipeline.stage import Stage, main, write_json
 from pipeline.supernet import read_genotypes
@@ -35,17 +35,20 @@ def run(stage: Stage) -> None:
         last_batches=section.evaluation.last_batches,
     )
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
-    advance = stage.progress(plan.work(len(scorer.batches.split)))
+    checkpoints = cache.checkpoints(stage, scorer.batches.normalise.device)
+    scorer.keep(checkpoints.save, checkpoints.newest())
+    done = coevolution.SCORING_WORK * scorer.remembered_images()
+    advance = stage.progress(plan.work(len(scorer.batches.split)), done)
     found = coevolution.search(
         scorer,
         problem,
         plan,
-        read_genotypes(STAGES[1] / "population.json"),
+        read_genotypes(STAGES[1] / "population.json", problem.space),
         seed=section.seed,
         first_generation=len(earlier) + 1,
         advance=advance,
     )
-    before = {g for folder in STAGES for g in read_genotypes(folder / "evaluated.json")}
+    before = {g for folder in STAGES for g in read_genotypes(folder / "evaluated.json", problem.space)}
     front, summary = confirm(found, before, scorer, problem)
     common = scoring.count(scorer.batches, section.evaluation.rescore_batches)
     records = coevolution.rescored([*earlier, *found.generations], scorer, common, advance)

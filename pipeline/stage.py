@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bnas.files import atomic_write as atomic_write  # also for those who import it from here
+from bnas.lock import lock
 from pipeline.params import Params, load
 
 PREPARED = Path("data/prepared")
@@ -26,13 +29,16 @@ PLAIN_SECONDS = 10.0
 
 
 class Progress:
-    """Work done of a known total: a bar on a terminal, else a plain line now and then, both with the time left."""
+    """Work done of a known total: a bar on a terminal, else a plain line now and then, both with the time left.
 
-    def __init__(self, stage: str, total: float) -> None:
-        self.stage, self.total, self.done = stage, total, 0.0
+    `done` lies behind an interrupted run, whose speed is not known.
+    """
+
+    def __init__(self, stage: str, total: float, done: float = 0.0) -> None:
+        self.stage, self.total, self.done, self.before = stage, total, done, done
         self.start = self.last = time.monotonic()
         bar = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining} {postfix}"
-        self.bar = tqdm(total=total, desc=stage, bar_format=bar) if sys.stderr.isatty() else None
+        self.bar = tqdm(total=total, initial=done, desc=stage, bar_format=bar) if sys.stderr.isatty() else None
 
     def advance(self, work: float, note: str) -> None:
         """Count `work` more, of the same unit as the total, and show the note."""
@@ -42,9 +48,9 @@ class Progress:
             self.bar.update(self.done - self.bar.n)
             return
         now = time.monotonic()
-        if now - self.last >= PLAIN_SECONDS and self.done:
+        if now - self.last >= PLAIN_SECONDS and self.done > self.before:
             self.last = now
-            left = (now - self.start) * (self.total / self.done - 1)
+            left = (now - self.start) * (self.total - self.done) / (self.done - self.before)
             share = 100 * self.done / self.total
             print(f"{self.stage}: {share:3.0f} %, about {left:.0f} s left - {note}", flush=True)
 
@@ -62,33 +68,24 @@ class Stage:
     params: Params
     out: Path
     metrics: dict[str, float | int | None] = field(default_factory=dict)
+    held: ExitStack = field(default_factory=ExitStack)
+    """What is let go of in the end, however the stage ends."""
+    when_done: list[Callable[[], None]] = field(default_factory=list)
+    """Called once the outputs are in their place."""
+    earlier_seconds: Callable[[], float] = float
+    """Seconds that interrupted runs spent on what this one goes on from."""
     _progress: Progress | None = None
 
-    def progress(self, total: float) -> Callable[[float, str], None]:
-        """Start showing progress towards a total; returns the function to report with."""
+    def progress(self, total: float, done: float = 0.0) -> Callable[[float, str], None]:
+        """Start showing progress from what is done already towards a total; returns the function to report with."""
         self.close()
-        self._progress = Progress(self.name, total)
+        self._progress = Progress(self.name, total, done)
         return self._progress.advance
 
     def close(self) -> None:
         """End the progress display, if there is one."""
         if self._progress is not None:
             self._progress.close()
-
-
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: to a temporary name beside it, flushed to disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -105,30 +102,19 @@ def main(name: str, run: Callable[[Stage], None]) -> int:
     """Run a stage and return its exit code: 0, 2 with one line on stderr for bad input, 130 or 143 if interrupted.
 
     Outputs are collected in a folder of their own and moved to `data/<name>` in the end, so that a stage that fails
-    leaves nothing behind. The time it took goes to `reports/times/<name>.json`, a file that no stage depends on.
+    leaves nothing behind. The time it took goes to `reports/times/<name>.json`, a file that no stage depends on. A
+    second run of the stage in the same folder is refused while the first lives.
     """
-    start = time.monotonic()
-    folder = PREPARED if name == "prepare" else Path("data") / name
-    partial = folder.with_name(f".partial-{folder.name}")
     signal.signal(signal.SIGTERM, _terminate)
     warnings.formatwarning = _one_line_warning
     stage: Stage | None = None
     try:
-        stage = Stage(name, load("params.yaml"), partial)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        run(stage)
-        stage.close()
-        if stage.metrics:
-            write_json(REPORTS / "metrics" / f"{name}.json", stage.metrics)
-        seconds = round(time.monotonic() - start, 1)
-        write_json(REPORTS / "times" / f"{name}.json", {f"{name}_seconds": seconds})
-        if any(partial.iterdir()):
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
+        with lock(Path(".cache/locks") / f"{name}.lock", f"stage {name}"):
+            folder = PREPARED if name == "prepare" else Path("data") / name
+            stage = Stage(name, load("params.yaml"), folder.with_name(f".partial-{folder.name}"))
+            with stage.held:
+                _run(stage, run, folder)
     except (ValueError, OSError) as error:
-        if stage is not None:
-            stage.close()
         if os.environ.get("BNAS_TRACEBACK"):
             raise
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -136,9 +122,28 @@ def main(name: str, run: Callable[[Stage], None]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return 0
+
+
+def _run(stage: Stage, run: Callable[[Stage], None], folder: Path) -> None:
+    start = time.monotonic()
+    try:
+        shutil.rmtree(stage.out, ignore_errors=True)
+        stage.out.mkdir(parents=True)
+        run(stage)
+        stage.close()
+        if stage.metrics:
+            write_json(REPORTS / "metrics" / f"{stage.name}.json", stage.metrics)
+        seconds = round(stage.earlier_seconds() + time.monotonic() - start, 1)
+        write_json(REPORTS / "times" / f"{stage.name}.json", {f"{stage.name}_seconds": seconds})
+        if any(stage.out.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+            stage.out.replace(folder)
+        for call in stage.when_done:
+            call()
+    finally:
+        stage.close()
+        shutil.rmtree(stage.out, ignore_errors=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

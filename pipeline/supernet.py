@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from bnas import coevolution
 from bnas.data import TrainingFeed
 from bnas.evaluate import Problem
+from bnas.files import read_json
 from bnas.network import Supernet
 from bnas.results import Generations
-from bnas.space import Genotype
-from pipeline import build
+from bnas.space import Genotype, SearchSpace
+from bnas.weights import save_weights
+from pipeline import build, cache
 from pipeline import params as schema
 from pipeline.config import dataset
 from pipeline.stage import Stage, write_json
@@ -30,15 +31,16 @@ def run(
 ) -> None:
     """Co-evolve by the parameters of a stage and write weights, population, generations and loss curve."""
     params, description = stage.params, dataset()
-    normalise = build.normalise(description, build.device(params.runtime))
+    device = build.device(params.runtime)
+    normalise = build.normalise(description, device)
     feed = TrainingFeed(
-        build.split("train"),
+        build.split("train", description),
         section.batch_size,
         normalise,
         build.augmentation(params),
         f"{stage.name}.batch_size",
     )
-    data = coevolution.SupernetData(feed, build.split("validation"), normalise)
+    data = coevolution.SupernetData(feed, build.split("validation", description), normalise)
     plan = coevolution.Plan(
         stage="stage2" if stage.name == "stage2" else "stage1",
         population=section.population,
@@ -54,7 +56,10 @@ def run(
         dropout_mode=dropout.mode if dropout else "none",
         dropout_maximum=dropout.maximum if dropout else 0.0,
     )
-    supernet.to(normalise.device)
+    supernet.to(device)
+    checkpoints = cache.checkpoints(stage, device)
+    state = checkpoints.newest()
+    images = len(data.validation)
     result = coevolution.coevolve(
         supernet,
         problem,
@@ -63,9 +68,11 @@ def run(
         population,
         seed=section.seed,
         first_generation=first_generation,
-        advance=stage.progress(plan.work(feed, len(data.validation))),
+        advance=stage.progress(plan.work(feed, images), plan.done(feed, images, state)),
+        state=state,
+        save=checkpoints.save,
     )
-    build.save_weights(supernet, stage.out / "supernet.safetensors")
+    save_weights(supernet, stage.out / "supernet.safetensors")
     write_genotypes(stage.out / "population.json", result.population)
     write_genotypes(stage.out / "evaluated.json", sorted(result.evaluated, key=lambda g: g.key))
     write_json(stage.out / "generations.json", Generations(result.generations).to_dict())
@@ -79,9 +86,15 @@ def write_genotypes(path: Path, genotypes: Sequence[Genotype]) -> None:
     write_json(path, [genotype.to_dict() for genotype in genotypes])
 
 
-def read_genotypes(path: Path) -> list[Genotype]:
-    """The inverse of `write_genotypes`; raises ValueError, naming the file, for anything else."""
+def read_genotypes(path: Path, space: SearchSpace) -> list[Genotype]:
+    """The inverse of `write_genotypes`; raises ValueError, naming the file, for anything else or another space."""
+    values = read_json(path)
+    if not isinstance(values, list):
+        raise ValueError(f"{path}: expected a list of genotypes, found {str(values)[:40]}")
     try:
-        return [Genotype.from_dict(value) for value in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
+        genotypes = [Genotype.from_dict(value) for value in values]
+        for genotype in genotypes:
+            space.validate(genotype)
+    except ValueError as error:
         raise ValueError(f"{path}: expected a list of genotypes, found {error}") from None
+    return genotypes

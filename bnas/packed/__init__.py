@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnas.files import atomic_write
 from bnas.packed.card import ModelCard
 from bnas.packed.file import PackedError, PackedFile, read
 from bnas.packed.network import PackedNetwork, load
@@ -34,10 +35,4 @@ def packed(network: Network, card: ModelCard) -> bytes:
 
 def save(network: Network, path: str | os.PathLike[str], card: ModelCard) -> None:
     """Write the file of a trained network, whole or not at all."""
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(packed(network, card))
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic_write(Path(path), packed(network, card))

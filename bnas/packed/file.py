@@ -8,6 +8,7 @@ of the card and both tensors. Reading runs no code from the file.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +72,6 @@ def to_bytes(card: ModelCard, bits: Bits, floats: Floats) -> bytes:
 
 def sorted_header(content: bytes) -> bytes:
     """The same file with its header's keys in order: safetensors writes metadata in an order of the day."""
-    import json
-
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)

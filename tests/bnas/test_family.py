@@ -1,6 +1,8 @@
 import copy
 import json
+import math
 import multiprocessing
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +11,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from bnas import family
 from bnas.data import Augmentation, DataError, Split
 from bnas.family import FamilyData, Job, Recipe, train_family, train_network
-from bnas.results import read_epochs, read_predictions
+from bnas.network import Network
+from bnas.results import EpochRecord, Predictions, read_epochs, read_predictions
 from bnas.space import Gene, Genotype
-from bnas.train import calibrate, predict
+from bnas.train import TrainingError, calibrate, predict
+from bnas.weights import save_weights
 from tests.bnas import tiny
 
 CPU = torch.device("cpu")
@@ -53,8 +56,19 @@ def data(tmp_path_factory):
     return FamilyData(folder, tiny.MEAN, tiny.STD, Augmentation(1, False))
 
 
-def job(name, folder, **changes):
-    return Job(name, replace(tiny.CONFIG, **changes), GENOTYPES[name], folder / name)
+def job(name, folder, genotype=None, **changes):
+    config = replace(tiny.CONFIG, **changes)
+    return Job(name, config, genotype or GENOTYPES[name], folder / name, folder / "unfinished" / name)
+
+
+def finish_earlier(folder, epochs=RECIPE.epochs):
+    """What an earlier run may have left: a whole result, of whatever network."""
+    folder.mkdir(parents=True)
+    save_weights(torch.nn.Linear(2, 2), folder / "weights.safetensors")
+    curve = [EpochRecord(epoch + 1, 1.0, 0.5, 0.01).to_dict() for epoch in range(epochs)]
+    (folder / "curve.json").write_text(json.dumps(curve))
+    (folder / "predictions.csv").write_text(Predictions(TEST.labels, TEST.labels).to_csv())
+    (folder / "seconds.json").write_text("1.5")
 
 
 class Trained(NamedTuple):
@@ -69,19 +83,21 @@ class Trained(NamedTuple):
 def trained(data, tmp_path_factory):
     """Three networks trained; a fourth was finished before; a last job fails while a long one is running.
 
-    Another job for the third network stands for an experiment that trains the same one at the same time.
+    Of the second one, a first epoch was trained before. Another job for the third network stands for an experiment
+    that trains the same one at the same time.
     """
     torch.set_num_threads(1)
     folder, heard = tmp_path_factory.mktemp("networks"), []
-    (folder / "old").mkdir()
-    (folder / "old" / "file").write_text("finished earlier")
+    finish_earlier(folder / "old")
+    with pytest.raises(Stopped):
+        here(data, "b", save=stopped_after(1, job("b", folder).unfinished()))
     unknown = ((Gene(0, "no such operation"), Gene(1, "no such operation")),) * tiny.SPACE.nodes
     jobs = [
         job("old", folder),
         *(job(name, folder) for name in "abc"),
         replace(job("c", folder), name="again"),
-        Job("long", replace(tiny.CONFIG, cells=45, channels=48), GENOTYPES["a"], folder / "long"),
-        Job("bad", tiny.CONFIG, Genotype(unknown, unknown), folder / "bad"),
+        job("long", folder, GENOTYPES["a"], cells=45, channels=48),
+        job("bad", folder, Genotype(unknown, unknown)),
     ]
     try:
         with pytest.raises(KeyError, match="no such operation"):
@@ -102,9 +118,24 @@ def trained(data, tmp_path_factory):
             process.kill()
 
 
-def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None):
+class Stopped(BaseException):
+    """The process dies."""
+
+
+def stopped_after(epochs, checkpoints):
+    """Keeps checkpoints until so many epochs are done, then dies."""
+
+    def save(state):
+        checkpoints.save(state)
+        if len(state.plain["curve"]) == epochs:
+            raise Stopped
+
+    return save
+
+
+def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None, **more):
     """A network trained in this process: itself, its curve and its predictions."""
-    return train_network(tiny.CONFIG, GENOTYPES[name], recipe, data, CPU, on_epoch)
+    return train_network(tiny.CONFIG, GENOTYPES[name], recipe, data, CPU, on_epoch, **more)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +148,8 @@ def once(data):
 
 
 def test_finished_networks_have_whole_folders_and_nothing_else_is_left(trained):
-    assert {path.name for path in trained.folder.iterdir()} == {"a", "b", "c", "old"}
+    assert {path.name for path in trained.folder.iterdir()} == {"a", "b", "c", "old", "unfinished"}
+    assert not {path.name for path in (trained.folder / "unfinished").iterdir()} & set("abc")
     for name in "abc":
         assert {path.name for path in (trained.folder / name).iterdir()} == FILES
 
@@ -131,7 +163,7 @@ def test_results_do_not_depend_on_processes_or_the_order_of_jobs(trained, data, 
     folder = trained.folder
     for name in "cab":
         network, curve, predictions = here(data, name)
-        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, tmp_path / name)
+        save_weights(network, tmp_path / name)
         assert (folder / name / "weights.safetensors").read_bytes() == (tmp_path / name).read_bytes()
         assert read_epochs(folder / name / "curve.json") == tuple(curve)
         assert (folder / name / "predictions.csv").read_text() == predictions.to_csv()
@@ -139,7 +171,7 @@ def test_results_do_not_depend_on_processes_or_the_order_of_jobs(trained, data, 
 
 
 def test_a_network_that_is_there_is_not_trained_again(trained):
-    assert [path.name for path in (trained.folder / "old").iterdir()] == ["file"]
+    assert json.loads((trained.folder / "old" / "seconds.json").read_text()) == 1.5
     assert "old" not in {name for name, _ in trained.heard}
 
 
@@ -147,8 +179,25 @@ def test_epochs_are_reported_by_name_and_in_order(trained):
     assert trained.heard
     for name in {name for name, _ in trained.heard}:
         epochs = [epoch for other, epoch in trained.heard if other == name]
-        assert epochs == list(range(1, len(epochs) + 1))
+        first = 2 if name == "b" else 1
+        assert epochs == list(range(first, first + len(epochs)))
         assert len(epochs) <= RECIPE.epochs
+
+
+def test_a_training_that_a_killed_process_left_goes_on_from_its_last_epoch(trained):
+    assert [epoch for name, epoch in trained.heard if name == "b"] == [2]
+    assert not (trained.folder / "unfinished" / "b").exists()
+
+
+def test_a_worker_ends_with_its_parent():
+    ours, theirs = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.close(theirs)
+        family._end_with(ours)
+    os.close(theirs)  # as when the parent dies
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 1
+    os.close(ours)
 
 
 def test_seconds_are_kept_beside_the_network(trained):
@@ -164,7 +213,54 @@ def test_nothing_to_do_changes_nothing(trained, data):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_a_broken_result_is_named_and_trained_again(file, tmp_path):
+    broken = job("a", tmp_path)
+    finish_earlier(broken.folder)
+    assert broken.is_finished(RECIPE.epochs)
+    content = (broken.folder / file).read_bytes()
+    (broken.folder / file).write_bytes(content[: len(content) // 2 - 1])
+    with pytest.warns(UserWarning, match=rf"{file}.*; trained again"):
+        assert not broken.is_finished(RECIPE.epochs)
+    assert not broken.folder.exists()
+
+
+def test_a_result_of_fewer_epochs_is_none(tmp_path):
+    short = job("a", tmp_path)
+    finish_earlier(short.folder, epochs=1)
+    with pytest.warns(UserWarning, match="expected the curve of 2 epochs, found 1"):
+        assert not short.is_finished(2)
+
+
 # ---- One network ----
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_stopped_training_goes_on_to_the_same_network(data, once, tmp_path, epochs):
+    network, curve, predictions = once
+    unfinished = job("a", tmp_path).unfinished()
+    with pytest.raises(Stopped):
+        here(data, save=stopped_after(epochs, unfinished))
+    redone = []
+    state = job("a", tmp_path).unfinished().newest()
+    again, same, answers = here(data, on_epoch=redone.append, state=state)
+    assert tiny.same_weights(network, again)
+    assert same == curve
+    assert answers.predictions.tolist() == predictions.predictions.tolist()
+    assert [record.epoch for record in redone] == list(range(epochs + 1, RECIPE.epochs + 1))
+
+
+def test_a_loss_that_is_not_finite_is_reported_with_the_genotype_and_the_last_good_state_stays(data, monkeypatch):
+    kept, recipe = [], replace(RECIPE, drop_path=0.0, label_smoothing=0.0)
+
+    def forward(self, x, dropout=None):
+        return self.run(x, self.genotype, None) * (math.nan if kept else 1)
+
+    monkeypatch.setattr(Network, "forward", forward)
+    with pytest.raises(TrainingError, match=rf"nan at step 5 \(learning rate .*\), genotype {GENOTYPES['a'].key}"):
+        here(data, recipe=recipe, save=kept.append)
+    (state,) = kept
+    assert all(bool(torch.isfinite(value).all()) for value in state.tensors.values())
 
 
 def test_data_too_small_for_a_mini_batch_are_refused(data):

@@ -49,9 +49,9 @@ def failing(error):
 
 
 def files():
-    """Every path below the working directory but the parameters, folders with a slash."""
+    """Every path below the working directory but the parameters and an empty `.cache`, folders with a slash."""
     found = (path.relative_to(Path.cwd()).as_posix() + "/" * path.is_dir() for path in Path.cwd().rglob("*"))
-    return set(found) - {"params.yaml"}
+    return set(found) - {"params.yaml", ".cache/", ".cache/locks/"}
 
 
 # ---- A stage that succeeds ----

@@ -1,0 +1,50 @@
+"""Files written whole or not at all, and text read only where it can be what it is taken for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+TEXT_LIMIT = 2**28
+"""Bytes of the largest text that is read: far more than any of ours, far less than memory."""
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: to a temporary name beside it, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """A file's text; raises ValueError, naming it, for what is not UTF-8 or longer than `TEXT_LIMIT`."""
+    size = path.stat().st_size
+    if size > TEXT_LIMIT:
+        raise ValueError(f"{path}: expected at most {TEXT_LIMIT} bytes of text, found {size}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, found byte 0x{error.object[error.start]:02x}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; raises ValueError, naming it, for anything else or too many levels."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{path}: expected JSON, found too many levels") from None
+    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
+        raise ValueError(f"{path}: expected JSON, found {text[:40]!r} ({error})") from None
