@@ -177,8 +177,8 @@ def _files(run: Run, picture: Picture) -> list[str]:
         "Every network as a packed file (`data/export/<name>.bnn`): one bit for each binary weight. Bytes counted by "
         "formula, stored, and of the header that describes the network. Packed logits are PyTorch's within rounding "
         f"on all test images but {deviating} (of {run.dataset.counts.test * len(run.packed):,} over all networks), "
-        "where a value before a sign lies within rounding of its threshold. Times are of the packed runtime and of PyTorch "
-        "eager on the machine of the run, all cores: another machine has others."
+        "where a value before a sign lies within rounding of its threshold. Times are of the packed runtime and of "
+        "PyTorch eager on the machine of the run, all cores: another machine has others."
     )
     networks = run.of_role("front", "random", "hand")
     blocks = [text, packed_table(networks, run.packed)]

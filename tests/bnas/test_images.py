@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -38,6 +38,17 @@ def saved(folder: Path, picture: Image.Image, name: str = "picture.png", **optio
     return path
 
 
+def png(width: int, height: int, data: bytes = b"", depth: int = 8, **more: bytes) -> bytes:
+    """A PNG of grey as its header says, with correct check sums; `more` are chunks before the data."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
+    extra = b"".join(chunk(kind.encode(), content) for kind, content in more.items())
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
 # ---------------------------------------------------------------- normalising
 
 
@@ -61,7 +72,7 @@ def test_pixels_are_normalised_as_in_testing_bit_for_bit(count, size, statistics
 # ---------------------------------------------------------------- size
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(height=sides, width=sides, channels=st.sampled_from([1, 3]), seed=seeds)
 def test_a_picture_of_the_right_size_is_not_touched(folder, height, width, channels, seed):
     expected = noise(height, width, channels, seed)
@@ -163,12 +174,29 @@ def test_a_palette_is_looked_up_and_its_transparent_colour_is_black(folder):
     assert read_image(path, 1, 3, 3)[0].tolist() == [[10, 20, 30], [0, 0, 0], [70, 80, 90]]
 
 
-@pytest.mark.parametrize("name", ["deep.png", "deep.tiff"])
+def deep_files(deep: np.ndarray) -> dict[str, bytes]:
+    """16-bit grey in every format that holds it."""
+    height, width = deep.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    tiff = io.BytesIO()
+    Image.fromarray(deep).save(tiff, "TIFF")
+    return {
+        "PNG": png(width, height, rows, depth=16),
+        "PNG that names a transparent grey": png(width, height, rows, depth=16, tRNS=b"\0\1"),
+        "TIFF": tiff.getvalue(),
+        "PGM": f"P5 {width} {height} 65535\n".encode() + deep.astype(">u2").tobytes(),
+    }
+
+
+DEEP = np.random.default_rng(0).integers(0, 2**16, (6, 5)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG that names a transparent grey", "TIFF", "PGM"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_grey_keeps_its_high_byte(folder, name, channels):
-    deep = np.random.default_rng(0).integers(0, 2**16, (6, 5)).astype(np.uint16)
-    found = read_image(saved(folder, Image.fromarray(deep), name), 6, 5, channels)
-    assert np.array_equal(found, np.stack([deep >> 8] * channels, axis=2))
+def test_16_bit_grey_keeps_its_high_byte(folder, kind, channels):
+    path = folder / "deep"
+    path.write_bytes(deep_files(DEEP)[kind])
+    assert np.array_equal(read_image(path, 6, 5, channels), np.stack([DEEP >> 8] * channels, axis=2))
 
 
 def test_black_and_white_is_0_and_255(folder):
@@ -220,10 +248,9 @@ EVERY_MODE = [
     "F",
     "LA",
     "PA",
-    "La",
-    "RGBa",
     "RGBX",
     "I;16",
+    "I;16B",
 ]
 
 
@@ -238,17 +265,6 @@ def test_a_picture_of_any_mode_fits_or_is_refused(mode, channels):
 
 
 # ---------------------------------------------------------------- refusals
-
-
-def png(width: int, height: int, data: bytes = b"", **more: bytes) -> bytes:
-    """A PNG of 8-bit grey as its header says, with correct check sums; `more` are chunks before the data."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    extra = b"".join(chunk(kind.encode(), content) for kind, content in more.items())
-    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def encoded(kind: str, **options) -> bytes:
@@ -281,11 +297,9 @@ BROKEN = {
 
 
 def refusal(path: Path) -> str:
-    """The message with which a file is refused: one line that names it, and no warning beside."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(ImageError) as caught:
-            read_image(path, 8, 8, 3)
+    """The message with which a file is refused: one line that names it."""
+    with pytest.raises(ImageError) as caught:
+        read_image(path, 8, 8, 3)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -318,7 +332,7 @@ KINDS = {
 }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None)
 @given(
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
     length=st.floats(0, 1),
@@ -334,10 +348,13 @@ def test_a_damaged_picture_is_read_or_refused(folder, kind, changes, length):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            assert read_image(path, 8, 8, 3).shape == (8, 8, 3)
-        except ImageError as error:
-            assert "\n" not in str(error)
-            assert str(error).startswith(f"{path}: ")
+            found = read_image(path, 8, 8, 3)
+        except ImageError:
+            found = None
+    if found is None:
+        refusal(path)
+    else:
+        assert found.shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
