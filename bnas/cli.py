@@ -251,13 +251,8 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def export_onnx(arguments: argparse.Namespace) -> int:
     """`bnas export-onnx`."""
-    try:
-        from bnas.packed.onnx_export import to_onnx
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        raise UsageError("export-onnx: expected the package onnx, found none; install `bnas[onnx]`") from None
     from bnas.packed import load
+    from bnas.packed.onnx_export import to_onnx
 
     target = arguments.output or arguments.model.with_suffix(".onnx")
     target.write_bytes(to_onnx(load(arguments.model)).SerializeToString())
@@ -268,7 +263,6 @@ def export_onnx(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """`bnas show`: the table that a run ends with."""
     from bnas.results import read_network_times, read_networks
-    from bnas.tables import finished_networks
 
     networks, times = (
         arguments.run_folder / "data/retrain/networks.json",
@@ -276,6 +270,8 @@ def show(arguments: argparse.Namespace) -> int:
     )
     if not networks.exists():
         raise UsageError(f"no finished run found: {networks} does not exist; run `dvc repro` first")
+    from bnas.tables import finished_networks
+
     seconds = {row.network: row.seconds for row in read_network_times(times)} if times.exists() else {}
     print(finished_networks(read_networks(networks), seconds))
     return 0
@@ -388,6 +384,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
+    except ModuleNotFoundError as error:
+        extra = "onnx" if error.name == "onnx" else "pipeline"
+        print(
+            f"bnas {arguments.command}: expected the package {error.name}, found none; install `bnas[{extra}]`",
+            file=sys.stderr,
+        )
+        return 2
     except BrokenPipeError:  # `bnas list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +17,7 @@ from bnas import packed
 from bnas.cli import main, parser
 from bnas.config import NetworkConfig
 from bnas.images import read_image
+from bnas.packed.timing import Timing
 from tests.bnas.packed import builders, hostile
 
 COMMANDS = ("list", "pick", "predict", "benchmark", "inspect", "export-onnx", "show", "completion")
@@ -125,8 +128,25 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 ERRORS = {name: wrong / 40 for name, (_, _, wrong) in MODELS.items()}
+MS = {"front-1": 2.0, "front-2": 3.0, "front-3": 1.0, "front-4": 4.0}
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Networks take the times of `MS`: they are timed one after another, in the order of their names."""
+    times = itertools.cycle(MS[name] / 1000 for name in sorted(MS))
+    monkeypatch.setattr("bnas.packed.timing.timed", lambda call, **_: Timing(next(times), 0.0, 1.0, 1))
+
+
+@pytest.mark.usefixtures("clock")
+def test_list_shows_the_time_that_one_image_takes(run, folder):
+    _, out, _ = run("list", "--folder", folder)
+    assert {row["network"]: float(row["ms"]) for row in table(out)} == MS
+    _, out, _ = run("list", "--folder", folder, "--json")
+    assert {row["name"]: row["latency_ms"] for row in json.loads(out)} == MS
+
+
+@pytest.mark.usefixtures("clock")
 def test_under_a_bound_on_size_no_network_that_fits_has_a_lower_error(run, folder):
     known = sizes(folder)
     found = []
@@ -141,6 +161,7 @@ def test_under_a_bound_on_size_no_network_that_fits_has_a_lower_error(run, folde
     assert len(set(found)) > 1
 
 
+@pytest.mark.usefixtures("clock")
 def test_under_a_bound_on_the_error_alone_no_network_that_fits_is_smaller(run, folder):
     known = sizes(folder)
     found = []
@@ -154,20 +175,38 @@ def test_under_a_bound_on_the_error_alone_no_network_that_fits_is_smaller(run, f
     assert len(set(found)) > 1
 
 
-def test_a_bound_on_time_that_all_meet_picks_the_lowest_error(run, folder):
-    status, out, _ = run("pick", "--folder", folder, "--max-ms", 1e6)
-    assert status == 0
-    assert ERRORS[picked(out)] == min(ERRORS.values())
+@pytest.mark.usefixtures("clock")
+def test_under_a_bound_on_time_no_network_that_fits_has_a_lower_error(run, folder):
+    found = []
+    for bound in (1.0, 1.5, 2.0, 3.0, 3.9, 4.0, 1e6):
+        _, out, _ = run("pick", "--folder", folder, "--max-ms", bound)
+        name = picked(out)
+        assert MS[name] <= bound
+        assert ERRORS[name] == min(ERRORS[other] for other, ms in MS.items() if ms <= bound)
+        found.append(ERRORS[name])
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) > 1
 
 
-def test_all_bounds_hold_together(run, folder):
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("size", "error", "ms"), itertools.product(MODELS, (0.06, 0.15, 0.25, 1), (1, 2, 3, 4)))
+def test_all_bounds_hold_together(run, folder, size, error, ms):
     known = sizes(folder)
-    bound = known["front-3"]
-    _, out, _ = run("pick", "--folder", folder, "--max-kib", bound / 1024, "--max-error", 0.25, "--max-ms", 1e6)
-    fitting = [name for name in MODELS if known[name] <= bound and ERRORS[name] <= 0.25]
-    assert picked(out) == min(fitting, key=ERRORS.__getitem__)
+    bound = known[size]
+    status, out, _ = run("pick", "--folder", folder, "--max-kib", bound / 1024, "--max-error", error, "--max-ms", ms)
+    fitting = [name for name in MODELS if known[name] <= bound and ERRORS[name] <= error and MS[name] <= ms]
+    assert status == (0 if fitting else 2)
+    if fitting:
+        assert picked(out) == min(fitting, key=ERRORS.__getitem__)
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_choice_by_the_test_split_is_called_optimistic(run, folder):
+    assert "optimistic" in run("pick", "--folder", folder, "--max-ms", 1e6)[1]
+    assert "optimistic" not in run("pick", "--folder", folder, "--max-ms", MS["front-3"])[1]
+
+
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     "bounds",
     [("--max-kib", "0.001"), ("--max-error", "0.001"), ("--max-ms", "1e-9"), ("--max-kib", "nan"), ("--max-ms", "-1")],
@@ -188,6 +227,7 @@ def test_picking_without_a_bound_is_refused(run, folder):
     assert "--max-kib, --max-error, --max-ms" in refusal(run, "pick", "--folder", folder)
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_picked_file_is_copied_to_a_file_or_into_a_folder(run, folder, tmp_path):
     target = tmp_path / "mine.bnn"
     for output, expected in ((target, target), (tmp_path, tmp_path / "front-4.bnn")):
@@ -197,6 +237,7 @@ def test_the_picked_file_is_copied_to_a_file_or_into_a_folder(run, folder, tmp_p
         assert expected.read_bytes() == (folder / "front-4.bnn").read_bytes()
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_copy_to_where_nothing_can_be_written_is_refused(run, folder, tmp_path):
     status, _, errors = run("pick", "--folder", folder, "--max-ms", 1e6, "-o", tmp_path / "no" / "such" / "folder.bnn")
     assert (status, len(errors)) == (2, 1)
@@ -371,7 +412,7 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     out = capsys.readouterr().out
     assert exit_.value.code == 0
-    assert all(f"\n    {command} " in out for command in COMMANDS)
+    assert set(COMMANDS) <= set(re.findall(r"^    (\S+)", out, re.MULTILINE))
 
 
 def test_the_examples_in_the_help_are_commands(capsys):
