@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from bnas import packed
 from bnas.cli import main, parser
 from bnas.config import NetworkConfig
-from bnas.images import read_image
 from bnas.packed.timing import Timing
 from tests.bnas.packed import builders, hostile
 
@@ -44,18 +42,6 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder) -> Path:
     return folder / "front-2.bnn"
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """A folder of pictures of different sizes and colours, one of them in a folder of its own."""
-    found = tmp_path_factory.mktemp("pictures")
-    (found / "more").mkdir()
-    rng = np.random.default_rng(0)
-    for name, shape in {"a.png": (9, 7, 3), "b.jpg": (40, 30, 3), "c.png": (12, 12), "more/d.png": (9, 7, 4)}.items():
-        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(found / name)
-    (found / ".hidden").write_text("no picture")
-    return found
 
 
 @pytest.fixture
@@ -189,7 +175,7 @@ def test_under_a_bound_on_time_no_network_that_fits_has_a_lower_error(run, folde
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize(("size", "error", "ms"), itertools.product(MODELS, (0.06, 0.15, 0.25, 1), (1, 2, 3, 4)))
+@pytest.mark.parametrize(("size", "error", "ms"), list(itertools.product(MODELS, (0.06, 0.15, 0.25, 1), (1, 2, 3, 4))))
 def test_all_bounds_hold_together(run, folder, size, error, ms):
     known = sizes(folder)
     bound = known[size]
@@ -249,77 +235,6 @@ def test_a_folder_without_networks_is_refused_with_what_makes_them(run, tmp_path
         assert "`dvc repro` makes them" in refusal(run, *command, "--folder", path)
 
 
-# ---------------------------------------------------------------- predict
-
-
-def answers(run, *argv: object) -> list[dict]:
-    status, out, errors = run("predict", *argv, "--json")
-    assert (status, errors) == (0, [])
-    return json.loads(out)
-
-
-def test_a_prediction_is_the_networks_own(run, model, pictures):
-    network = packed.load(model, 1)
-    rows = answers(run, model, pictures)
-    names = ("a.png", "b.jpg", "c.png", "more/d.png")
-    assert [row["image"] for row in rows] == [str(pictures / name) for name in names]
-    for row in rows:
-        pixels = read_image(Path(row["image"]), *SIZE, 3).transpose(2, 0, 1)
-        logits = network(pixels[None])[0].astype(float)
-        shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-        assert list(row["probabilities"]) == list(builders.CLASSES)
-        np.testing.assert_allclose(list(row["probabilities"].values()), shares, atol=1e-6)
-        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-        assert row["class"] == builders.CLASSES[int(logits.argmax())]
-        assert row["probability"] == max(row["probabilities"].values())
-
-
-def test_a_picture_is_answered_alone_as_among_others(run, model, pictures):
-    together = answers(run, model, pictures)
-    alone = [answers(run, model, row["image"])[0] for row in together]
-    assert alone == together
-
-
-def test_a_prediction_is_printed_as_a_table(run, model, pictures):
-    status, out, errors = run("predict", model, pictures / "a.png", pictures / "more")
-    assert (status, errors) == (0, [])
-    expected = answers(run, model, pictures / "a.png", pictures / "more")
-    assert table(out) == [
-        {"image": row["image"], "class": row["class"], "probability": f"{row['probability']:.3f}"} for row in expected
-    ]
-
-
-@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
-def test_a_bad_picture_among_good_ones_is_reported_and_does_not_stop_the_rest(run, model, pictures, tmp_path, form):
-    bad = tmp_path / "bad.png"
-    bad.write_text("no picture")
-    missing = tmp_path / "missing.png"
-    status, out, errors = run("predict", model, pictures / "a.png", bad, missing, pictures / "c.png", *form)
-    assert status == 1
-    assert len(errors) == 2
-    assert str(bad) in errors[0]
-    assert str(missing) in errors[1]
-    images = [row["image"] for row in (json.loads(out) if form else table(out))]
-    assert images == [str(pictures / "a.png"), str(pictures / "c.png")]
-
-
-def test_pictures_that_are_all_bad_print_no_table(run, model, tmp_path):
-    (tmp_path / "bad.png").write_text("no picture")
-    assert run("predict", model, tmp_path)[:2] == (1, "")
-    status, out, _ = run("predict", model, tmp_path, "--json")
-    assert (status, json.loads(out)) == (1, [])
-
-
-def test_more_pictures_than_are_read_at_once_are_all_answered(run, model, pictures, monkeypatch):
-    expected = answers(run, model, pictures)
-    monkeypatch.setattr("bnas.cli.IMAGES_AT_ONCE", 2)
-    assert answers(run, model, pictures, pictures) == expected * 2
-
-
-def test_an_empty_folder_of_pictures_is_refused(run, model, tmp_path):
-    assert "found an empty folder" in refusal(run, "predict", model, tmp_path)
-
-
 # ---------------------------------------------------------------- benchmark and inspect
 
 
@@ -365,10 +280,10 @@ def test_inspect_says_what_the_file_holds_and_where_its_bytes_are(run, model):
 
 
 @pytest.mark.parametrize("command", ["predict", "benchmark", "inspect", "export-onnx"])
-def test_a_model_that_is_missing_or_broken_is_refused_in_one_line(run, folder, pictures, tmp_path, command):
+def test_a_model_that_is_missing_or_broken_is_refused_in_one_line(run, folder, tmp_path, command):
     broken = tmp_path / "broken.bnn"
     broken.write_bytes((folder / "front-1.bnn").read_bytes()[:-1])
-    more = [pictures] if command == "predict" else []
+    more = ["picture.png"] if command == "predict" else []
     for path in (tmp_path / "missing.bnn", broken, tmp_path):
         assert str(path) in refusal(run, command, path, *more)
     assert [path.name for path in tmp_path.iterdir()] == ["broken.bnn"]

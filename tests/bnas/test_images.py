@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from bnas.data import Normalise
 from bnas.images import ImageError, fitted, normalise, read_image
@@ -243,7 +243,6 @@ EVERY_MODE = [
     "CMYK",
     "YCbCr",
     "HSV",
-    "LAB",
     "I",
     "F",
     "LA",
@@ -284,6 +283,7 @@ BROKEN = {
     "half a BMP": (encoded("BMP")[:900], "expected a whole image"),
     "half a TIFF": (encoded("TIFF")[:900], "expected"),
     "half a WebP": (encoded("WEBP", lossless=True)[:900], "expected"),
+    "half a QOI": (b"qoif" + struct.pack(">IIBB", 9, 9, 3, 0) + bytes(5), "expected a whole image"),
     "3.6 gigapixels": (png(60_000, 60_000), "found more"),
     "2^62 pixels": (png(2**31 - 1, 2**31 - 1), "found more"),
     "100 megapixels": (png(10_000, 10_000), "found more"),
@@ -305,6 +305,10 @@ def refusal(path: Path) -> str:
     assert "\n" not in message
     assert len(message) < len(str(path)) * 2 + 300
     return message
+
+
+def test_a_picture_in_a_colour_space_that_is_not_converted_is_refused(folder):
+    assert "expected" in refusal(saved(folder, Image.new("LAB", (5, 5)), "lab.tiff"))
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -330,6 +334,8 @@ KINDS = {
     "ICO": {},
     "PPM": {},
 }
+if features.check("avif"):
+    KINDS["AVIF"] = {}
 
 
 @settings(max_examples=40, deadline=None)

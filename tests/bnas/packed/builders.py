@@ -15,6 +15,7 @@ from torch import nn
 from bnas import packed
 from bnas.config import NetworkConfig
 from bnas.cost import cost
+from bnas.images import normalise
 from bnas.network import Network
 from bnas.packed.layout import Block, Classifier, Shape, Stem, Step, layout
 from bnas.packed.network import Machine
@@ -23,6 +24,7 @@ from bnas.results import ImageShape, RetrainedNetwork
 from bnas.space import Genotype, SearchSpace
 
 CLASSES = ("cat", "dog", "newt")
+MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
 CONFIG = NetworkConfig(in_channels=1, classes=3, channels=4, cells=3)
 
 
@@ -127,6 +129,16 @@ def network(config: NetworkConfig = CONFIG, nodes: int = 2, seed: int = 0) -> Ne
     return made.eval()
 
 
+def balanced(model: Network, size: tuple[int, int]) -> Network:
+    """The network with biases such that no class is the answer to everything."""
+    channels = model.config.in_channels
+    given = pixels(64, channels, size, seed=1).transpose(0, 2, 3, 1)
+    x = torch.from_numpy(normalise(given, MEAN[:channels], STD[:channels]))
+    with torch.no_grad():
+        model.classifier.bias -= model(x).mean(dim=0)
+    return model
+
+
 def card(model: Network, size: tuple[int, int] = (8, 8), **changes: Any) -> packed.ModelCard:
     """The card of a network; `name`, `wrong` and the like may be changed."""
     config = model.config
@@ -152,8 +164,8 @@ def card(model: Network, size: tuple[int, int] = (8, 8), **changes: Any) -> pack
         title="Animals",
         classes=tuple(CLASSES[i] if i < len(CLASSES) else f"class {i}" for i in range(config.classes)),
         image=ImageShape(*size, config.in_channels),
-        mean=(0.5, 0.25, 0.125)[: config.in_channels],
-        std=(0.25, 0.5, 0.75)[: config.in_channels],
+        mean=MEAN[: config.in_channels],
+        std=STD[: config.in_channels],
         data="0123abcd",
     )
 
@@ -163,7 +175,7 @@ def content(
     config: NetworkConfig = CONFIG, nodes: int = 2, size: tuple[int, int] = (8, 8), seed: int = 0, name: str = "front-1"
 ) -> bytes:
     """A packed file."""
-    model = network(config, nodes, seed)
+    model = balanced(network(config, nodes, seed), size)
     return packed.packed(model, card(model, size, name=name, wrong=seed % 40))
 
 
