@@ -57,7 +57,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a finished run but times and the report's rendering, which holds times."""
     files = [p for top in ("data", "reports") for p in (folder / top).rglob("*") if p.is_file()]
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    passed_over = ("reports/times/", "reports/report.md", "reports/index.html", "reports/index.html", "reports/figures")
+    passed_over = ("reports/times/", "reports/report.md", "reports/index.html", "reports/figures")
     return {n: p.read_bytes() for n, p in sorted(names.items()) if not n.startswith(passed_over)}
 
 
