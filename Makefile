@@ -5,7 +5,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint bench format lock clean
+.PHONY: help install install-dev run test lint bench chaos fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,12 @@ run: install ## run what is stale of the pipeline on params.yaml and print the t
 # Two test processes with one thread each use two cores; more threads only get in each other's way.
 test: lint ## lint, then all tests
 	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m pytest -n 2
+
+chaos: install-dev ## kill a tiny pipeline 60 times at random moments; its table goes to reports/chaos.md
+	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m tests.chaos
+
+fuzz: install-dev ## give the readers of files a minute of nonsense each
+	$(IN_VENV) python -m tests.fuzz
 
 lint: install-dev ## style and type checks
 	$(IN_VENV) ruff check .

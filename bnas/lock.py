@@ -22,8 +22,11 @@ def lock(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """
     descriptor = _acquire(path, what, wait)
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written: {error.strerror}") from error
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -36,6 +36,8 @@ Natural = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 StageName = Literal["stage1", "stage2", "search"]
 Role = Literal["front", "random", "hand"]
+Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
+"""A network's name is a folder's, too: it must not lead anywhere else."""
 
 
 def _as_genotype(value: object) -> Genotype:
@@ -234,7 +236,7 @@ class RetrainedNetwork(Record):
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key", "test_error")
 
-    name: str
+    name: Name
     role: Role
     genotype: AnyGenotype
     channels: Natural
@@ -246,7 +248,7 @@ class RetrainedNetwork(Record):
     wrong: Count
     test_images: Natural
     epochs: Natural
-    matched: str | None
+    matched: Name | None
 
     def __post_init__(self) -> None:
         _at_most("RetrainedNetwork.wrong", self.wrong, self.test_images)

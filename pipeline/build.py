@@ -25,15 +25,21 @@ LATENCIES = Path("data/latency_table/table.json")
 
 def split(name: str, description: DatasetDescription) -> data.Split:
     """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
-    folder, image = PREPARED / name, description.image
+    folder, shape = PREPARED / name, _shape(name, description)
     found = data.Split.open(folder)
-    shape = (getattr(description.counts, name), image.height, image.width, image.channels)
-    if found.images.shape != shape:
-        raise ValueError(f"{folder}: expected images {list(shape)}, found {list(found.images.shape)}")
+    if list(found.images.shape) != shape:
+        raise ValueError(f"{folder}: expected images {shape}, found {list(found.images.shape)}")
     found.verify(folder)
-    if found.labels.max() >= len(description.classes):
-        raise ValueError(f"{folder}: expected {len(description.classes)} classes, found label {found.labels.max()}")
+    outside = (found.labels < 0) | (found.labels >= len(description.classes))
+    if outside.any():
+        label, last = int(found.labels[outside][0]), len(description.classes) - 1
+        raise ValueError(f"{folder}: expected labels from 0 to {last}, found {label}")
     return found
+
+
+def _shape(split: str, description: DatasetDescription) -> list[int]:
+    image = description.image
+    return [getattr(description.counts, split), image.height, image.width, image.channels]
 
 
 def device(runtime: schema.Runtime) -> torch.device:

@@ -18,6 +18,8 @@ def dataset() -> DatasetDescription:
         if len(getattr(description, field)) != description.image.channels:
             found = len(getattr(description, field))
             raise ValueError(f"{path}: {field}: expected {description.image.channels} channels, found {found}")
+    if len(description.classes) < 2:
+        raise ValueError(f"{path}: classes: expected at least two, found {list(description.classes)}")
     return description
 
 

@@ -25,11 +25,15 @@ SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars"]
 Natural = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Population = Annotated[int, Field(ge=4, multiple_of=4)]  # as DEAP's tournament wants it
+Population = Annotated[int, Field(ge=4, le=2**16, multiple_of=4)]  # as DEAP's tournament wants it
 BatchSize = Annotated[int, Field(ge=2)]  # BatchNorm has no statistics of one image
 Share = Annotated[float, Field(ge=0, le=1)]
 ProperShare = Annotated[float, Field(gt=0, lt=1)]
 DropProbability = Annotated[float, Field(ge=0, lt=1)]
+# Nothing that is allocated may be absurd: these bounds are far above what is of use.
+Width = Annotated[int, Field(ge=1, le=4096)]
+Depth = Annotated[int, Field(ge=3, le=256)]
+Few = Annotated[int, Field(ge=1, le=1024)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -51,7 +55,7 @@ class Section(BaseModel):
 class Augmentation(Section):
     """Random changes of training images."""
 
-    shift: Natural
+    shift: Annotated[int, Field(ge=0, le=512)]
     flip: bool
 
 
@@ -78,8 +82,8 @@ class Space(Section):
 class Scale(Section):
     """Width and depth of a network."""
 
-    channels: Count
-    cells: Annotated[int, Field(ge=3)]
+    channels: Width
+    cells: Depth
 
 
 class Network(Section):
@@ -171,7 +175,7 @@ class Search(Section):
     population: Population
     generations: Count
     selection: Literal["nsga2", "auxiliary", "alternate", "cars", "two_stage"]
-    immigrants: Natural
+    immigrants: Annotated[int, Field(ge=0, le=2**16)]
     variation: Variation
     evaluation: GrowingEvaluation
 
@@ -184,22 +188,22 @@ class Retrain(Training):
     epochs: Count
     drop_path: DropProbability
     label_smoothing: DropProbability
-    hand_designed_channels: tuple[Count, ...]
+    hand_designed_channels: tuple[Width, ...]
 
 
 class Report(Section):
     """What the report looks like."""
 
     figure_format: Literal["svg", "png"]
-    size_bins: Count
+    size_bins: Few
 
 
 class Runtime(Section):
     """What changes results by rounding at most; no stage declares it, every stage may read it."""
 
     device: Literal["auto", "cpu", "cuda"]
-    threads: Count
-    workers: Count
+    threads: Few
+    workers: Few
     data_root: Annotated[str, Field(min_length=1)]
 
 

@@ -32,7 +32,7 @@ def main() -> int:
     """Print it; 1 with one line on stderr if there is nothing to print."""
     try:
         print(table())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"table: {error}", file=sys.stderr)
         return 1
     return 0

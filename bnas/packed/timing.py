@@ -18,7 +18,7 @@ class Timing:
     repeats: int
 
 
-def timed(call: Callable[[], object], *, seconds: float = 0.3, least: int = 20, most: int = 2000) -> Timing:
+def timed(call: Callable[[], object], *, seconds: float = 0.3, least: int = 5, most: int = 2000) -> Timing:
     """Time a call after three warm-up calls, for so many seconds, but within `least` and `most` calls."""
     for _ in range(3):
         call()

@@ -1,10 +1,18 @@
-"""A finished run of the whole pipeline on tiny parameters, one for each module that asks for it."""
+"""Finished runs on tiny parameters, each made once for all tests of a module, and a server that runs single stages."""
 
 from __future__ import annotations
 
-import pytest
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from tests.pipeline.workspace import STAGES, Workspace
+import pytest
+import yaml
+
+from tests.imports import ROOT
+from tests.pipeline.forks import Forks
+from tests.pipeline.workspace import STAGES, Workspace, tiny_params
 
 
 @pytest.fixture(scope="module")
@@ -14,3 +22,47 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     assert workspace.repro() == list(STAGES)
     workspace.commit()
     return workspace
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs a stage without DVC in a fraction of a second."""
+    found = Forks()
+    yield found
+    found.close()
+
+
+class Searched(NamedTuple):
+    """The stages before the retraining, run once without DVC, and the steps that each took."""
+
+    folder: Path
+    steps: dict[str, int]
+
+    def before(self, stage: str, folder: Path) -> Path:
+        """A copy as it was before a stage ran."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        shutil.rmtree(folder / "data" / stage, ignore_errors=True)
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        return folder
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Searched:
+    """Nobody changes it: tests work on copies."""
+    folder, steps = project(tmp_path_factory.mktemp("searched")), {}
+    for name in ("prepare", "stage1", "stage2", "search"):
+        done = forks.run(folder, name)
+        assert (done.code, done.err) == (0, "")
+        steps[name] = done.steps or 0
+    return Searched(folder, steps)
+
+
+def project(folder: Path) -> Path:
+    """What a stage reads of the project, with parameters as tiny as elsewhere, but something to stop between."""
+    for name in ("bnas", "pipeline"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    values = yaml.safe_load(tiny_params())
+    values["stage1"] |= {"epochs": 2, "generations": 2}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return folder

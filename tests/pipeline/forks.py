@@ -13,7 +13,7 @@ from typing import Any
 from tests.imports import ROOT
 
 _SERVER = """
-import json, os, signal, sys, traceback
+import json, os, resource, signal, sys, traceback
 import torch
 from bnas import checkpoint, evaluate
 from bnas.train import count_wrong
@@ -30,8 +30,14 @@ torch.optim.Adam([weight], fused=True).step()  # imports what takes long once, b
 def run(order):
     os.chdir(order["folder"])
     os.environ.update(order["environment"])
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if order["megabytes"]:  # more of address space than now
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + order["megabytes"] * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if order["file_bytes"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], resource.RLIM_INFINITY))
+    if order["as_nobody"] and os.geteuid() == 0:  # root may write to whatever is read-only
+        os.setuid(65534)
     steps, saved = [], []
     step, save, score = torch.optim.Adam.step, checkpoint.Checkpoints.save, evaluate.count_wrong
 
@@ -54,10 +60,18 @@ def run(order):
     print("steps", len(steps), flush=True)
     return code
 
+def read(descriptor):
+    with os.fdopen(descriptor, errors="replace") as file:
+        return file.read()
+
+"".encode("utf-8-sig")  # a codec that nobody may be unable to load later
 print("ready", flush=True)
 for line in sys.stdin:
+    pipes = [os.pipe(), os.pipe()]
     child = os.fork()
     if child == 0:
+        for number, (ours, theirs) in enumerate(pipes, 1):
+            os.dup2(theirs, number)
         code = 1
         try:
             code = run(json.loads(line))
@@ -67,7 +81,10 @@ for line in sys.stdin:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    for _, theirs in pipes:
+        os.close(theirs)
+    out, err = (read(ours) for ours, _ in pipes)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), out, err]), flush=True)
 """
 
 
@@ -84,8 +101,7 @@ class Done:
 class Forks:
     """Runs stages one at a time, each in a fork of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "BNAS_"))}
         self.server = subprocess.Popen(
             [sys.executable, "-c", _SERVER],
@@ -97,17 +113,30 @@ class Forks:
         )
         self._answer()
 
-    def run(self, folder: Path, stage: str, kill_after: int = 0, **environment: str) -> Done:
-        """One run of a stage in a folder, killed after so many checkpoints (0: not at all)."""
-        out, err = self.folder / "out", self.folder / "err"
+    def run(
+        self,
+        folder: Path,
+        stage: str,
+        kill_after: int = 0,
+        *,
+        megabytes: int = 0,
+        file_bytes: int | None = None,
+        as_nobody: bool = False,
+        **environment: str,
+    ) -> Done:
+        """One run of a stage in a folder, killed after so many checkpoints (0: not at all).
+
+        `megabytes` limits the memory it may ask for, `file_bytes` the size of each file it writes, `as_nobody` takes
+        the privileges of root from it.
+        """
         order: dict[str, Any] = {"folder": str(folder), "stage": stage, "kill_after": kill_after}
-        order |= {"environment": environment, "out": str(out), "err": str(err)}
+        order |= {"megabytes": megabytes, "file_bytes": file_bytes, "as_nobody": as_nobody, "environment": environment}
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(order) + "\n")
         self.server.stdin.flush()
-        code, text = int(self._answer()), out.read_text()
-        steps = [int(line.split()[1]) for line in text.splitlines() if line.startswith("steps ")]
-        return Done(code, text, err.read_text(), steps[-1] if steps else None)
+        code, out, err = json.loads(self._answer())
+        steps = [int(line.split()[1]) for line in out.splitlines() if line.startswith("steps ")]
+        return Done(code, out, err, steps[-1] if steps else None)
 
     def close(self) -> None:
         """End the server."""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from pathlib import Path
 
+import yaml
+
+from tests.chaos import contents, disturbed
 from tests.pipeline.workspace import Workspace
 
 METRICS = (
@@ -18,15 +23,6 @@ METRICS = (
 )
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a finished run but times and the report's rendering."""
-    files = [p for top in ("data", "reports") for p in (folder / top).rglob("*") if p.is_file()]
-    names = {path.relative_to(folder).as_posix(): path for path in files}
-    rendering = ("reports/times/", "reports/index.html", "reports/report.md", "reports/figures")
-    own = {n: p for n, p in names.items() if not n.startswith(rendering)}
-    return {name: path.read_bytes() for name, path in sorted(own.items())}
-
-
 def test_two_clones_end_with_equal_files(finished: Workspace, tmp_path: Path) -> None:
     other = Workspace(tmp_path)
     other.set("runtime.workers", 2)
@@ -35,6 +31,20 @@ def test_two_clones_end_with_equal_files(finished: Workspace, tmp_path: Path) ->
     assert ours.keys() == theirs.keys()
     assert "data/retrain/front-1/weights.safetensors" in ours
     assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_a_run_that_is_killed_five_times_ends_with_equal_files(finished: Workspace) -> None:
+    # Of the whole pipeline, stage1 and the retraining run again: nothing that they depend on is changed by it.
+    reference = contents(finished.folder)
+    for name in (".cache", ".dvc/cache/runs"):
+        shutil.rmtree(finished.folder / name)
+    lock = yaml.safe_load((finished.folder / "dvc.lock").read_text())
+    for stage in ("stage1", "retrain"):
+        del lock["stages"][stage]
+    (finished.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
+    done = disturbed(finished, reference, random.Random(0), 5)
+    assert done.different == ()
+    assert finished.repro() == []
 
 
 def test_queued_experiments_are_listed_with_their_metrics(finished: Workspace) -> None:

@@ -223,9 +223,9 @@ def test_integer_serves_as_number(ws: Workspace, key: str) -> None:
 # Ranges and rules between keys
 
 BEYOND = [
-    ("stage1.population", 30, "an integer of at least 4 and a multiple of 4"),
-    ("stage2.population", 0, "an integer of at least 4 and a multiple of 4"),
-    ("search.population", 2, "an integer of at least 4 and a multiple of 4"),
+    ("stage1.population", 30, "an integer of at least 4 and of at most 65536 and a multiple of 4"),
+    ("stage2.population", 0, "an integer of at least 4 and of at most 65536 and a multiple of 4"),
+    ("search.population", 2, "an integer of at least 4 and of at most 65536 and a multiple of 4"),
     ("data.seed", 2**32, "an integer of at least 0 and below 4294967296"),
     ("data.test_fraction", 0, "a number above 0 and below 1"),
     ("data.test_fraction", 1.0, "a number above 0 and below 1"),
@@ -239,8 +239,8 @@ BEYOND = [
     ("space.nodes", 0, "an integer of at least 1 and of at most 8"),
     ("space.nodes", 9, "an integer of at least 1 and of at most 8"),
     ("space.sampling", "stratified", "one of size_stratified, uniform"),
-    ("network.supernet.channels", 0, "an integer of at least 1"),
-    ("network.final.cells", 2, "an integer of at least 3"),
+    ("network.supernet.channels", 0, "an integer of at least 1 and of at most 4096"),
+    ("network.final.cells", 2, "an integer of at least 3 and of at most 256"),
     ("network.stem_stride", 3, "an integer of at least 1 and of at most 2"),
     ("network.sign", "tanh", "one of approx, ste"),
     ("objectives.margin", 0.99, "a number of at least 1"),
@@ -264,9 +264,10 @@ BEYOND = [
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
     ("retrain.hand_designed_channels", [4, 8, 4], "[2]: expected each width once, found 4 again"),
     ("report.figure_format", "pdf", "one of svg, png"),
-    ("report.size_bins", 0, "an integer of at least 1"),
+    ("report.size_bins", 0, "an integer of at least 1 and of at most 1024"),
     ("runtime.device", "gpu", "one of auto, cpu, cuda"),
-    ("runtime.threads", 0, "an integer of at least 1"),
+    ("runtime.threads", 0, "an integer of at least 1 and of at most 1024"),
+    ("runtime.workers", 10**9, "an integer of at least 1 and of at most 1024"),
     ("runtime.data_root", "", "a text that is not empty"),
 ]
 

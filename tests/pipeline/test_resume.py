@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,28 +17,10 @@ from bnas.lock import lock
 from pipeline import cache
 from pipeline.params import load
 from pipeline.stage import Stage
-from tests.imports import ROOT
+from tests.pipeline.conftest import Searched, project
 from tests.pipeline.forks import Forks
-from tests.pipeline.workspace import tiny_params
 
 CPU = torch.device("cpu")
-
-
-def params() -> str:
-    """As tiny as elsewhere, but with something to stop between."""
-    values = yaml.safe_load(tiny_params())
-    values["stage1"] |= {"epochs": 2, "generations": 2}
-    values["retrain"] |= {"count": 1, "epochs": 3, "hand_designed_channels": []}
-    return yaml.safe_dump(values, sort_keys=False)
-
-
-def project(folder: Path) -> Path:
-    """What a stage reads of the project, with tiny parameters."""
-    for name in ("bnas", "pipeline"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    (folder / "params.yaml").write_text(params())
-    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -48,44 +28,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    found = Forks(tmp_path_factory.mktemp("forks"))
-    yield found
-    found.close()
-
-
-class Finished(NamedTuple):
-    """The stages before the retraining, run once, and the steps that each took."""
-
-    folder: Path
-    steps: dict[str, int]
-
-    def before(self, stage: str, folder: Path) -> Path:
-        """A copy as it was before a stage ran."""
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        shutil.rmtree(folder / "data" / stage)
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
-        return folder
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Finished:
-    folder, steps = project(tmp_path_factory.mktemp("undisturbed")), {}
-    for name in ("prepare", "stage1", "stage2", "search"):
-        done = forks.run(folder, name)
-        assert (done.code, done.err) == (0, "")
-        steps[name] = done.steps or 0
-    return Finished(folder, steps)
-
-
 @pytest.mark.parametrize(
     ("name", "kills"), [("stage1", [1, 2]), ("stage1", [6]), ("stage2", [1]), ("search", [1, 1]), ("search", [3])]
 )
 def test_a_killed_stage_ends_with_the_same_files_and_less_work(
-    finished: Finished, forks: Forks, tmp_path: Path, name: str, kills: list[int]
+    searched: Searched, forks: Forks, tmp_path: Path, name: str, kills: list[int]
 ) -> None:
-    folder = finished.before(name, tmp_path)
+    folder = searched.before(name, tmp_path)
     for after in kills:
         assert forks.run(folder, name, after).code == -9
         assert list((folder / ".cache/checkpoints").glob(f"{name}-*/checkpoint-*"))
@@ -93,38 +42,38 @@ def test_a_killed_stage_ends_with_the_same_files_and_less_work(
     done = forks.run(folder, name)
     assert (done.code, done.err) == (0, "")
     assert done.steps is not None
-    assert done.steps < finished.steps[name]
-    assert contents(folder / "data" / name) == contents(finished.folder / "data" / name)
+    assert done.steps < searched.steps[name]
+    assert contents(folder / "data" / name) == contents(searched.folder / "data" / name)
     assert not list((folder / ".cache/checkpoints").iterdir()), "checkpoints go when a stage has finished"
     assert not list((folder / "data").glob(".partial*"))
 
 
 def test_a_spoilt_checkpoint_is_named_in_one_line_and_the_previous_used(
-    finished: Finished, forks: Forks, tmp_path: Path
+    searched: Searched, forks: Forks, tmp_path: Path
 ) -> None:
-    folder = finished.before("stage1", tmp_path)
+    folder = searched.before("stage1", tmp_path)
     assert forks.run(folder, "stage1", 3).code == -9
     newest = max((folder / ".cache/checkpoints").glob("stage1-*/checkpoint-*"))
     newest.write_bytes(newest.read_bytes()[:1000])
     done = forks.run(folder, "stage1")
     assert done.steps is not None
-    assert 0 < done.steps < finished.steps["stage1"]
+    assert 0 < done.steps < searched.steps["stage1"]
     (line,) = done.err.splitlines()
     assert re.fullmatch(rf"warning: .*{newest.name}: expected a whole checkpoint, found .*; passed over", line)
-    assert contents(folder / "data/stage1") == contents(finished.folder / "data/stage1")
+    assert contents(folder / "data/stage1") == contents(searched.folder / "data/stage1")
 
 
-def test_no_resume_starts_over(finished: Finished, forks: Forks, tmp_path: Path) -> None:
-    folder = finished.before("stage1", tmp_path)
+def test_no_resume_starts_over(searched: Searched, forks: Forks, tmp_path: Path) -> None:
+    folder = searched.before("stage1", tmp_path)
     assert forks.run(folder, "stage1", 3).code == -9
-    assert forks.run(folder, "stage1", BNAS_NO_RESUME="1").steps == finished.steps["stage1"]
-    assert contents(folder / "data/stage1") == contents(finished.folder / "data/stage1")
+    assert forks.run(folder, "stage1", BNAS_NO_RESUME="1").steps == searched.steps["stage1"]
+    assert contents(folder / "data/stage1") == contents(searched.folder / "data/stage1")
 
 
 def test_a_second_run_in_the_same_folder_is_refused_with_the_pid_of_the_first(
-    finished: Finished, forks: Forks, tmp_path: Path
+    searched: Searched, forks: Forks, tmp_path: Path
 ) -> None:
-    folder = finished.before("stage1", tmp_path)
+    folder = searched.before("stage1", tmp_path)
     with lock(folder / ".cache/locks/stage1.lock", "test"):
         (folder / "data/.partial-stage1").mkdir()
         done = forks.run(folder, "stage1")

@@ -43,14 +43,21 @@ class Workspace:
         self.commit()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command in the workspace, with this environment's `python` and `dvc` first on PATH."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "BNAS_", "GIT_"))}
-        env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1"}
-        env.pop("PYTHONPATH", None)
-        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+        """Run a command in the workspace."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False
+        )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
+
+    @staticmethod
+    def environment() -> dict[str, str]:
+        """Nothing of ours, and this environment's `python` and `dvc` first on PATH."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "BNAS_", "GIT_"))}
+        env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1"}
+        env.pop("PYTHONPATH", None)
+        return env
 
     def git(self, *arguments: str) -> str:
         """The output of a git command."""

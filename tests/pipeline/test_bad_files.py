@@ -1,0 +1,306 @@
+"""Every file that a stage reads, spoilt in every way: one clear line, a non-zero exit, nothing written, no memory."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bnas.space import Gene, Genotype
+from pipeline import table
+from tests import finished_run
+from tests.imports import ROOT
+from tests.pipeline import spoil
+from tests.pipeline.conftest import Searched
+from tests.pipeline.forks import Forks
+from tests.pipeline.spoil import Spoil, edited, put
+
+MEGABYTES = 512
+"""More than any stage of these tests needs, less than what a header may claim."""
+
+IMAGES, LABELS = "data/prepared/train/images.npy", "data/prepared/train/labels.npy"
+DATASET = "data/prepared/dataset.json"
+POPULATION, WEIGHTS = "data/stage1/population.json", "data/stage1/supernet.safetensors"
+EARLIER, LATER = "data/stage1/generations.json", "data/stage2/generations.json"
+FRONT = "data/search/front.json"
+NETWORKS, PREDICTIONS = "data/retrain/networks.json", "data/retrain/front-1/predictions.csv"
+
+
+class Case(NamedTuple):
+    stage: str
+    file: str
+    name: str
+    spoil: Spoil
+    said: str = ""
+    """What the line says, where it does not name the file or its folder."""
+
+    def __str__(self) -> str:
+        return f"{self.stage} {Path(self.file).name} {self.name}"
+
+
+def cases(stage: str, file: str, said: str = "", **ways: Spoil) -> list[Case]:
+    return [Case(stage, file, name.replace("_", " "), way, said) for name, way in ways.items()]
+
+
+def anything(stage: str, file: str) -> list[Case]:
+    """What is tried with every file."""
+    ways = {"empty": spoil.empty, "truncated": spoil.truncated, "garbage": spoil.garbage, "pickle": spoil.a_pickle}
+    return cases(stage, file, missing=spoil.missing, a_folder=spoil.a_folder, outside=spoil.outside, **ways)
+
+
+def as_json(stage: str, file: str) -> list[Case]:
+    ways = {"deep": spoil.deep, "huge_number": spoil.huge_number, "null": spoil.replaced("null")}
+    return [*anything(stage, file), *cases(stage, file, an_object=spoil.replaced("{}"), **ways)]
+
+
+def gene(op: object, source: object) -> Spoil:
+    return put(0, "normal", 0, 0, [op, source])
+
+
+def other_space(value: list[object]) -> None:
+    node = ((Gene(0, "skip_connect"), Gene(1, "skip_connect")),) * 2
+    value[0] = Genotype(node, node).to_dict()
+
+
+def first_tensor(state: dict) -> str:
+    return next(name for name, value in state.items() if value.dim() == 4)
+
+
+ARRAYS = [
+    *anything("stage1", IMAGES),
+    *cases(
+        "stage1",
+        IMAGES,
+        a_flipped_pixel=spoil.flipped(0.5),
+        a_flipped_magic=spoil.flipped(0.0),
+        a_flipped_header=spoil.flipped(0.0002),
+        one_byte_more=spoil.content(lambda old: old + b"\0"),
+        a_terabyte=spoil.header((2**30, 28, 28, 1)),
+        a_negative_shape=spoil.header((-120, -28, 28, 1)),
+        a_nested_shape=spoil.header("(" * 4000 + ")" * 4000),
+        a_header_of_gigabytes=spoil.header((1,), major=2, claim=2**31 - 1),
+        an_unknown_version=spoil.header((1,), major=9),
+        code_in_the_header=spoil.header("__import__('os').mkdir('unpickled')"),
+        a_huge_type=spoil.header((1, 28, 28, 1), descr="|V2147483647"),
+        objects=spoil.replaced(spoil.object_array()),
+        an_archive=spoil.zipped,
+        floats=spoil.array(lambda old: old.astype("f8")),
+        no_channels=spoil.array(lambda old: old[..., 0]),
+        another_order=spoil.array(lambda old: old[::-1]),
+        labels_instead=spoil.copied("labels.npy"),
+    ),
+    *cases(
+        "stage1",
+        IMAGES,
+        "dataset.json: expected the train split's images [120, 20, 28, 1]",
+        smaller_images=spoil.array(lambda old: old[:, :20], hashed=True),
+    ),
+    *cases(
+        "stage1",
+        LABELS,
+        "data/prepared/train",
+        empty=spoil.empty,
+        truncated=spoil.truncated,
+        a_flipped_bit=spoil.flipped(0.9),
+        a_terabyte=spoil.header((2**37,), descr="<i8"),
+        floats=spoil.array(lambda old: old.astype("f4")),
+        one_less=spoil.array(lambda old: old[1:]),
+        an_eleventh_class=spoil.array(lambda old: old + 1, hashed=True),
+        a_negative_class=spoil.array(lambda old: old - 1, hashed=True),
+    ),
+    *anything("stage1", "data/prepared/train/sha256"),
+    *cases("stage1", "data/prepared/validation/images.npy", a_flipped_pixel=spoil.flipped(0.6)),
+]
+DATASETS = [
+    *as_json("stage1", DATASET),
+    *cases(
+        "stage1",
+        DATASET,
+        a_gigabyte_of_channels=put("image", "channels", 10**9),
+        absurd_height=put("image", "height", 10**9),
+        no_class=put("classes", []),
+        nan=put("mean", [float("nan")]),
+        no_deviation=put("std", [0.0]),
+        two_means=put("mean", [0.1, 0.2]),
+        text_for_a_number=put("image", "width", "28"),
+        other_counts=put("counts", "train", 7),
+        a_key_less=spoil.without("counts"),
+        a_key_more=put("more", 1),
+    ),
+    *cases("stage1", DATASET, "data/prepared/train: expected labels", few_classes=put("classes", ["0", "1", "2"])),
+]
+GENOTYPES = [
+    *as_json("stage2", POPULATION),
+    *cases(
+        "stage2",
+        POPULATION,
+        an_unknown_operation=gene("os.system", 0),
+        an_operation_that_is_none=gene(None, 0),
+        a_far_source=gene("skip_connect", 10**9),
+        a_negative_source=gene("skip_connect", -1),
+        true_for_a_source=gene("skip_connect", True),
+        a_gene_too_many=put(0, "normal", 0, [["skip_connect", 0]] * 3),
+        another_space=put(0, "space", "darts"),
+        more_nodes=edited(other_space),
+        not_all_genotypes=edited(lambda value: value.append(None)),
+    ),
+    *as_json("search", "data/stage2/evaluated.json"),
+]
+WEIGHT = [
+    *anything("stage2", WEIGHTS),
+    *cases(
+        "stage2",
+        WEIGHTS,
+        a_flipped_weight=spoil.flipped(0.9),
+        a_flipped_header=spoil.flipped(0.01),
+        an_exabyte_of_header=spoil.claimed_header(2**60),
+        a_header_of_100_megabytes=spoil.claimed_header(100_000_000),
+        a_terabyte_tensor=spoil.claimed_tensor,
+        a_torch_file=spoil.torch_file,
+        a_tensor_less=spoil.tensors(lambda state: state.pop(first_tensor(state))),
+        a_tensor_more=spoil.tensors(lambda state: state.update({"more": state[first_tensor(state)].clone()})),
+        another_shape=spoil.tensors(lambda state: state.update({"stem.0.weight": state["stem.0.weight"][:1].clone()})),
+        another_type=spoil.tensors(lambda state: state.update({"stem.0.weight": state["stem.0.weight"].double()})),
+        no_hash=spoil.tensors(lambda state: None, hashed=False),
+    ),
+    *cases(
+        "stage2",
+        WEIGHTS,
+        "training: loss is nan at step 0",
+        nan=spoil.tensors(lambda state: state["classifier.bias"].fill_(float("nan"))),
+    ),
+    *cases(
+        "search",
+        "data/stage2/supernet.safetensors",
+        "scoring failed: ValueError: mini-batch 0: expected finite outputs",
+        infinity=spoil.tensors(lambda state: state["classifier.bias"].fill_(float("inf"))),
+    ),
+]
+RECORDS = [
+    *as_json("stage2", EARLIER),
+    *cases(
+        "search",
+        LATER,
+        an_error_above_one=put("generations", 0, "members", 0, "error", 1.5),
+        an_unknown_stage=put("generations", 0, "stage", "stage9"),
+        another_key=put("generations", 0, "members", 0, "key", "0" * 12),
+        a_negative_size=put("generations", 0, "members", 0, "size_bytes", -1.0),
+    ),
+    *as_json("retrain", FRONT),
+    *cases(
+        "retrain",
+        FRONT,
+        nobody=put("members", []),
+        more_wrong_than_images=put("members", 0, "wrong", 10**6),
+        not_a_number=put("members", 0, "error", float("nan")),
+        another_genotype=put("members", 0, "genotype", "normal", 0, [["skip_connect", 0], ["max_pool_3x3", 1]]),
+    ),
+]
+PARAMETERS = [
+    *anything("stage1", "params.yaml"),
+    *cases(
+        "stage1",
+        "params.yaml",
+        code=spoil.replaced("!!python/object/apply:os.mkdir [unpickled]"),
+        aliases=spoil.replaced("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"),
+        deep=spoil.replaced("[" * 10_000),
+        a_list=spoil.replaced("- 1\n"),
+        a_billion_channels=spoil.content(lambda old: old.replace(b"channels: 2", b"channels: 1000000000", 1)),
+        a_billion_individuals=spoil.content(lambda old: old.replace(b"population: 4", b"population: 1000000000", 1)),
+        a_billion_pixels_of_shift=spoil.content(lambda old: old.replace(b"shift: 2", b"shift: 1000000000", 1)),
+        a_number_of_a_thousand_digits=spoil.content(lambda old: old.replace(b"seed: 0", b"seed: " + b"9" * 1000, 1)),
+        an_infinite_rate=spoil.content(lambda old: old.replace(b"learning_rate: 0.003", b"learning_rate: .inf", 1)),
+        a_key_twice=spoil.content(lambda old: old + b"\nspace: {}\n"),
+    ),
+    *(case for case in anything("stage1", "dvc.yaml") if case.name != "truncated"),
+    *cases(
+        "stage1", "dvc.yaml", another_pipeline=spoil.replaced("stages: {other: {}}"), no_stages=spoil.replaced("[]")
+    ),
+]
+SEARCHED = [*ARRAYS, *DATASETS, *GENOTYPES, *WEIGHT, *RECORDS, *PARAMETERS]
+
+REPORTED = [
+    *as_json("report", NETWORKS),
+    *cases(
+        "report",
+        NETWORKS,
+        a_name_that_climbs_out=put("networks", 0, "name", "../../../etc"),
+        a_name_with_a_newline=put("networks", 0, "name", "front-1\n"),
+        another_test_error=put("networks", 0, "test_error", 0.01),
+        no_images=put("networks", 0, "test_images", 0),
+    ),
+    *anything("report", PREDICTIONS),
+    *cases(
+        "report",
+        PREDICTIONS,
+        another_header=spoil.content(lambda old: old.replace(b"index", b"number")),
+        letters=spoil.content(lambda old: old.replace(b"\n5,", b"\nfive,")),
+        a_number_of_fifty_digits=spoil.content(lambda old: old.replace(b"\n5,", b"\n" + b"5" * 50 + b",")),
+        a_row_less=spoil.content(lambda old: b"\n".join(old.split(b"\n")[:3] + old.split(b"\n")[4:])),
+    ),
+    *cases("report", PREDICTIONS, "predictions of front-1", header_only=spoil.content(lambda old: old[:23])),
+    *as_json("report", "data/retrain/front-1/curve.json"),
+    *cases("report", "data/search/summary.json", tau_of_three=put("schedule_tau", 3.0), empty=spoil.empty),
+    *cases("report", "data/stage1/training.json", infinity=put(0, "loss", float("inf")), truncated=spoil.truncated),
+    *cases("report", "reports/times/stage1.json", negative=put("stage1_seconds", -1), text=put("stage1_seconds", "1")),
+]
+
+
+def table_of_cases() -> list[Case]:
+    """All of them; readers of other files add theirs here."""
+    return [*SEARCHED, *REPORTED]
+
+
+def test_at_least_sixty_cases_are_tried() -> None:
+    assert len({str(case) for case in table_of_cases()}) >= 60
+
+
+def refused(case: Case, folder: Path, forks: Forks) -> None:
+    if case.spoil is not spoil.missing or (folder / case.file).exists():
+        with contextlib.chdir(folder):
+            case.spoil(folder / case.file)
+    before = {path for path in folder.rglob("*") if ".cache" not in path.parts}
+    done = forks.run(folder, case.stage, megabytes=MEGABYTES)
+    assert done.code == 2, done
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"{case.stage}: ")
+    assert (case.said or case.file.rpartition("/")[0] or case.file) in line
+    assert len(line) < 500
+    assert not (folder / "unpickled").exists(), "content was run"
+    assert {path for path in folder.rglob("*") if ".cache" not in path.parts} <= before | {folder / "data"}
+
+
+@pytest.mark.parametrize("case", SEARCHED, ids=str)
+def test_a_stage_refuses_a_bad_file_in_one_line(case: Case, searched: Searched, forks: Forks, tmp_path: Path) -> None:
+    refused(case, searched.before(case.stage, tmp_path), forks)
+
+
+@pytest.mark.parametrize("case", REPORTED, ids=str)
+def test_the_report_refuses_a_bad_file_in_one_line(case: Case, forks: Forks, tmp_path: Path) -> None:
+    finished_run.write(tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    refused(case, tmp_path, forks)
+
+
+@pytest.mark.parametrize("case", as_json("table", NETWORKS), ids=str)
+def test_the_table_refuses_a_bad_file_in_one_line(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished_run.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    case.spoil(tmp_path / case.file)
+    assert table.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("table: ")
+    assert NETWORKS in line
+
+
+def test_whole_files_are_not_refused(searched: Searched, forks: Forks, tmp_path: Path) -> None:
+    for stage in ("stage1", "stage2", "search"):
+        folder = searched.before(stage, tmp_path / stage)
+        done = forks.run(folder, stage, megabytes=MEGABYTES)
+        assert (done.code, done.err) == (0, "")
