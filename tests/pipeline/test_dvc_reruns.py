@@ -33,16 +33,26 @@ def test_a_parameter_runs_its_stages_and_put_back_none(
     finished: Workspace, key: str, value: object, stages: list[str]
 ) -> None:
     before = finished.set(key, value)
-    assert finished.repro() == stages
-    finished.set(key, before)
+    try:
+        run = finished.repro()
+    finally:
+        finished.set(key, before)
+    assert without_export(run) == without_export(stages)
+    assert run == [stage for stage in stages if stage in run]
     assert finished.repro() == []
     assert finished.git("status", "--porcelain") == "", "what was put back differs from what was there"
+
+
+def without_export(stages: list[str]) -> list[str]:
+    """The stages whose own parameters changed: `export` runs if the networks differ, which in so small a space
+    another search may not bring about, and which a dry run cannot know."""
+    return [stage for stage in stages if stage != "export"]
 
 
 @pytest.mark.parametrize(("key", "value"), AS_OBJECTIVES, ids=[key for key, _ in AS_OBJECTIVES])
 def test_what_the_search_looks_for_runs_all_but_prepare(finished: Workspace, key: str, value: object) -> None:
     before = finished.set(key, value)
-    assert finished.repro("--dry") == AFTER["latency_table"]
+    assert finished.repro("--dry") == without_export(AFTER["latency_table"])
     finished.set(key, before)
     assert finished.repro("--dry") == []
 
