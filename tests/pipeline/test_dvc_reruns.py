@@ -37,6 +37,8 @@ def test_a_parameter_runs_its_stages_and_put_back_none(
         run = finished.repro()
     finally:
         finished.set(key, before)
+    if key.startswith(("retrain.", "data.")):  # they change every network
+        assert run == stages
     assert without_export(run) == without_export(stages)
     assert run == [stage for stage in stages if stage in run]
     assert finished.repro() == []
@@ -52,8 +54,11 @@ def without_export(stages: list[str]) -> list[str]:
 @pytest.mark.parametrize(("key", "value"), AS_OBJECTIVES, ids=[key for key, _ in AS_OBJECTIVES])
 def test_what_the_search_looks_for_runs_all_but_prepare(finished: Workspace, key: str, value: object) -> None:
     before = finished.set(key, value)
-    assert finished.repro("--dry") == without_export(AFTER["latency_table"])
-    finished.set(key, before)
+    try:
+        would_run = finished.repro("--dry")
+    finally:
+        finished.set(key, before)
+    assert without_export(would_run) == without_export(AFTER["latency_table"])
     assert finished.repro("--dry") == []
 
 
