@@ -75,6 +75,19 @@ def test_dvc_fills_the_templates_of_its_own_plots(finished: Workspace) -> None:
         assert "DVC_METRIC" not in json.dumps(plot["content"])
 
 
+def test_a_search_for_the_least_time_measures_it_first(finished: Workspace) -> None:
+    before = finished.set("objectives.resource", "latency")
+    try:
+        finished.run("dvc", "repro", "stage1")
+        table = json.loads((finished.folder / "data/latency_table/table.json").read_text())["table"]
+        sections = json.loads((finished.folder / "reports/metrics/latency_table.json").read_text())
+    finally:
+        finished.set("objectives.resource", before)
+    assert any(edge["seconds"] > 0 for cell in table["cells"] for edge in cell["edges"])
+    assert -1 <= sections["latency_correlation"] <= 1
+    assert finished.repro() == []
+
+
 def test_a_failing_stage_exits_non_zero_and_leaves_nothing_for_git(finished: Workspace) -> None:
     before = finished.set("stage1.batch_size", 100_000)
     failed = finished.run("dvc", "repro", check=False)
