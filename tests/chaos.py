@@ -61,11 +61,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {n: p.read_bytes() for n, p in sorted(names.items()) if not n.startswith(passed_over)}
 
 
-def interrupt(workspace: Workspace, seconds: float, number: signal.Signals, *targets: str) -> Kill | None:
+def interrupt(workspace: Workspace, seconds: float, number: signal.Signals) -> Kill | None:
     """Start `dvc repro` and kill its process group after so many seconds; None if it came to its end before."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            [Path(sys.executable).with_name("dvc"), "repro", *targets],
+            [Path(sys.executable).with_name("dvc"), "repro"],
             cwd=workspace.folder,
             env=workspace.environment(),
             stdout=output,
@@ -108,16 +108,18 @@ def living(group: int) -> list[int]:
     return found
 
 
-def disturbed(workspace: Workspace, reference: dict[str, bytes], rng: random.Random, most: int, *targets: str) -> Round:
+def disturbed(
+    workspace: Workspace, reference: dict[str, bytes], rng: random.Random, most: int, longest: float = LONGEST
+) -> Round:
     """Interrupt a workspace's run at random moments, `most` times at the most, until it comes to its end."""
     kills: list[Kill] = []
     while len(kills) < most:
-        kill = interrupt(workspace, rng.uniform(0.3, LONGEST), rng.choice(SIGNALS), *targets)
+        kill = interrupt(workspace, rng.uniform(0.3, longest), rng.choice(SIGNALS))
         if kill is None:
             break
         kills.append(kill)
     else:
-        workspace.run("dvc", "repro", *targets)
+        workspace.run("dvc", "repro")
     found = contents(workspace.folder)
     names = sorted(reference.keys() | found.keys())
     return Round(tuple(kills), len(names), tuple(name for name in names if reference.get(name) != found.get(name)))

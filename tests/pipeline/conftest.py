@@ -39,10 +39,13 @@ class Searched(NamedTuple):
     steps: dict[str, int]
 
     def before(self, stage: str, folder: Path) -> Path:
-        """A copy as it was before a stage ran."""
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        """A copy as it was before a stage ran; its code is a link."""
+        shutil.copytree(self.folder / "data", folder / "data")
         shutil.rmtree(folder / "data" / stage, ignore_errors=True)
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        for name in ("params.yaml", "dvc.yaml"):
+            shutil.copy(self.folder / name, folder)
+        for name in ("bnas", "pipeline"):
+            (folder / name).symlink_to(self.folder / name)
         return folder
 
 

@@ -47,9 +47,8 @@ def readable() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            path.chmod(0o755)
+    for path in folder.rglob("*/"):
+        path.chmod(0o755)
     shutil.rmtree(folder)
 
 
@@ -58,12 +57,13 @@ def test_a_folder_that_may_not_be_written_to_stops_a_stage(
     searched: Searched, forks: Forks, readable: Path, place: str
 ) -> None:
     folder = searched.before("stage1", readable / "project")
-    shutil.rmtree(folder / "reports", ignore_errors=True)
+    for name in ("bnas", "pipeline"):
+        (folder / name).unlink()
+        shutil.copytree(searched.folder / name, folder / name)
     for name in (".cache/checkpoints", ".cache/locks", "reports"):
         (folder / name).mkdir(parents=True)
-    for path in [folder, *folder.rglob("*")]:
-        if path.is_dir():
-            path.chmod(0o777)
+    for path in [folder, *folder.rglob("*/")]:
+        path.chmod(0o777)
     (folder / place).chmod(0o555)
     done = forks.run(folder, "stage1", as_nobody=True)
     assert done.code == 2

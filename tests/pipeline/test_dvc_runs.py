@@ -42,15 +42,15 @@ def test_a_run_that_is_killed_five_times_ends_with_equal_files(finished: Workspa
     for stage in ("stage1", "retrain"):
         del lock["stages"][stage]
     (finished.folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
-    done = disturbed(finished, reference, random.Random(0), 5)
+    done = disturbed(finished, reference, random.Random(0), 5, longest=6.0)
     assert done.different == ()
     assert finished.repro() == []
 
 
-def test_queued_experiments_are_listed_with_their_metrics(finished: Workspace) -> None:
+def test_queued_experiments_run_side_by_side_and_are_listed_with_their_metrics(finished: Workspace) -> None:
     for seed in (1, 2):
         finished.run("dvc", "exp", "run", "--queue", "-S", f"search.seed={seed}")
-    finished.run("dvc", "exp", "run", "--run-all")
+    finished.run("dvc", "exp", "run", "--run-all", "-j", "2")
     shown = json.loads(finished.run("dvc", "exp", "show", "--json").stdout)
     found = {}
     for entry in shown:
