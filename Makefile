@@ -5,7 +5,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test chaos fuzz lint format lock clean
+.PHONY: help install install-dev run test lint bench chaos fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: install-dev ## style and type checks
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) mypy
 
+bench: install-dev ## measure speed against rivals (after make run) and write reports/benchmarks.md
+	$(IN_VENV) python -m tests.benchmarks
+
 format: install-dev ## fix style and formatting in place
 	$(IN_VENV) ruff check --fix .
 	$(IN_VENV) ruff format .
@@ -58,7 +61,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV); PyTorch is large, this can take minutes ..."
-	@$(PIP_INSTALL) -e .
+	@$(PIP_INSTALL) -e '.[pipeline]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python

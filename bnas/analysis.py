@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from bnas import pareto
+from bnas.parts import Part
 from bnas.results import (
     DatasetDescription,
     EpochRecord,
+    ExportedNetwork,
     Front,
     GenerationRecord,
     Member,
+    NetworkLatency,
     Predictions,
     RetrainedNetwork,
     Role,
@@ -39,13 +42,23 @@ ROUNDING = 6
 
 
 @dataclass(frozen=True)
+class PackedFile:
+    """A network's bit-packed file, its path from the project's folder, and how long it takes (None: not timed)."""
+
+    path: str
+    file: ExportedNetwork
+    latency: NetworkLatency | None
+
+
+@dataclass(frozen=True)
 class Run:
     """All that a report is made of; the two mappings of seconds may lack entries.
 
     `training` maps a supernet stage to its curve; `curves`, `predictions` and `network_seconds` map a
-    network's name, `stage_seconds` a stage's. Raises ValueError if there is no front network, or if a
-    network's per-image answers are missing, were given to other images than the first network's, or hold
-    another number of mistakes than its record.
+    network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name
+    and may lack entries. Raises ValueError if there is no front network, or if a network's per-image answers
+    are missing, were given to other images than the first network's, or hold another number of mistakes than
+    its record.
     """
 
     dataset: DatasetDescription
@@ -58,6 +71,8 @@ class Run:
     predictions: Mapping[str, Predictions]
     stage_seconds: Mapping[str, float]
     network_seconds: Mapping[str, float]
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    packed: Mapping[str, PackedFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.of_role("front"):
@@ -308,3 +323,45 @@ def pareto_rows(run: Run) -> list[dict[str, str | float]]:
         }
         for network in run.of_role("front", "random", "hand")
     ]
+
+
+def loss_rows(run: Run) -> list[dict[str, str | float | int | None]]:
+    """Every epoch of every training: network (of the supernet its stage), kind, size_kib, epoch, loss, error."""
+    curves: list[tuple[str, str, float | None, tuple[EpochRecord, ...]]] = [
+        (STAGE_NAMES[stage], "supernet", None, curve) for stage, curve in run.training.items()
+    ]
+    for network in run.of_role("front", "random", "hand"):
+        size_kib = round(network.size_bytes / 1024, ROUNDING)
+        curves.append((network.name, network.role, size_kib, run.curves.get(network.name, ())))
+    return [
+        {
+            "network": name,
+            "kind": kind,
+            "size_kib": size_kib,
+            "epoch": record.epoch,
+            "loss": round(record.loss, ROUNDING),
+            "error": round(record.error, ROUNDING),
+        }
+        for name, kind, size_kib, curve in curves
+        for record in curve
+    ]
+
+
+def confusion_rows(run: Run) -> list[dict[str, str | int]]:
+    """How many images of each class the front's most accurate network took for each: actual, predicted, images."""
+    network = best_by_test(run.networks)
+    assert network is not None  # `Run` refuses to be without a front network
+    classes = run.dataset.classes
+    counts = confusion_matrix(run.predictions[network.name], len(classes)).tolist()
+    return [
+        {"network": network.name, "actual": actual, "predicted": predicted, "images": count}
+        for actual, row in zip(classes, counts, strict=True)
+        for predicted, count in zip(classes, row, strict=True)
+    ]
+
+
+def confusion_matrix(answers: Predictions, classes: int) -> NDArray[np.int64]:
+    """`[classes, classes]`: how many images of class i (row) were taken for class j (column)."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (answers.labels, answers.predictions), 1)
+    return matrix

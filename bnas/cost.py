@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.binarize import SIGNS, BinaryConv2d
+from bnas.edges import EdgeTable, used
 from bnas.network import Network, NetworkConfig, edge_name
 from bnas.ops import OPERATIONS, FoldedNorm
-from bnas.space import CELL_INPUTS, Gene, Genotype, SearchSpace
+from bnas.space import Gene, Genotype, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
 
 
 class CostTable:
-    """Costs of all networks of a space and configuration, as sums over their edges: microseconds a genotype.
+    """Costs of all networks of a space and configuration, as sums over their edges: far faster than building them.
 
     Equal to `cost(Network(config, genotype), input_shape)` for every genotype, since what lies around the edges is
     the same in all of them. `input_shape` is `[C, H, W]`.
@@ -134,45 +135,28 @@ class CostTable:
                     module = OPERATIONS[op](shape[0], stride, SIGNS[config.sign], True)
                     edges[stride, op] = cost(module, edge_shape)
             self._cells.append((reduction, edges))
-            used = [edges[self._stride(gene, reduction), gene.op] for node in probe.normal for gene in node]
-            for part in used:
-                self._fixed = self._fixed - part
-
-    @staticmethod
-    def _stride(gene: Gene, reduction: bool) -> int:
-        return 2 if reduction and gene.source < CELL_INPUTS else 1
+            for at in used(probe, reduction):
+                self._fixed = self._fixed - edges[at]
+        self.size = self.table(lambda part: part.size_bytes)
+        self.ops = self.table(lambda part: part.ops)
 
     def __call__(self, genotype: Genotype) -> Cost:
         """The cost of the network of this genotype; raises ValueError if it is not of the table's space."""
         self.space.validate(genotype)
         total = self._fixed
         for reduction, edges in self._cells:
-            for node in genotype.reduction if reduction else genotype.normal:
-                for gene in node:
-                    total = total + edges[self._stride(gene, reduction), gene.op]
+            for at in used(genotype, reduction):
+                total = total + edges[at]
         return total
 
-    def size(self, genotype: Genotype) -> float:
-        """`size_bytes` of the network of this genotype."""
-        return self(genotype).size_bytes
+    def table(self, of: Callable[[Cost], float]) -> EdgeTable:
+        """One number of the costs by itself; `size` (bytes) and `ops` are such tables."""
+        cells = [(reduction, {at: of(part) for at, part in edges.items()}) for reduction, edges in self._cells]
+        return EdgeTable(self.space, of(self._fixed), cells)
 
     def size_range(self) -> tuple[float, float]:
         """Bytes of the smallest and of the largest network of the space."""
-        low, high = (self._fixed.size_bytes + sum(self._cell_extremes(pick)) for pick in (min, max))
-        return low, high
-
-    def _cell_extremes(self, pick: Any) -> Iterator[float]:
-        # One genotype serves all cells of a kind, so an operation is chosen for all of them at once. The sources
-        # matter in reduction cells only: between 2 and 2 − i of a node's two genes read a cell input.
-        for kind in (False, True):
-            cells = [edges for reduction, edges in self._cells if reduction == kind]
-            for i in range(self.space.nodes):
-                strided = range(max(0, CELL_INPUTS - i), CELL_INPUTS + 1) if kind else (0,)
-
-                def best(stride: int, cells: list[Any] = cells) -> float:
-                    return float(pick(sum(edges[stride, op].size_bytes for edges in cells) for op in self.space.ops))
-
-                yield pick(k * best(2) + (2 - k) * best(1) if kind else 2 * best(1) for k in strided)
+        return self.size.range()
 
 
 def _cell_shapes(

@@ -18,6 +18,7 @@ from bnas import pareto
 from bnas.checkpoint import Save, State
 from bnas.cost import CostTable
 from bnas.data import MiniBatches
+from bnas.edges import EdgeTable
 from bnas.network import Supernet
 from bnas.results import SpaceRange, parse
 from bnas.space import Genotype, Sampler, SearchSpace, sample_stratified, sample_uniform
@@ -26,13 +27,16 @@ from bnas.train import calibrate, count_wrong
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched: a space, the size of its networks as they are shipped, and how they are drawn.
+    """What is searched: a space, what its networks cost as they are shipped, and how they are drawn.
 
+    `resource` is what the second objective minimises: `costs.size`, `costs.ops`, or a table of latencies [ours; the
+    paper's is the size]. The indicators and the spread of sizes stay on the size whatever it is.
     `sampling`: `size_stratified` or `uniform`, how populations, random offspring and immigrants are drawn [ours].
     """
 
     space: SearchSpace
     costs: CostTable
+    resource: EdgeTable
     margin: float
     sampling: str
 
@@ -49,14 +53,14 @@ class Problem:
             return partial(sample_uniform, self.space)
         return partial(sample_stratified, self.space, self.costs.size)
 
-    def sizes(self, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
-        """`f2` of each, `[U]`: bytes as shipped over the fixed bound `margin · largest of the space` [ours]."""
-        bound = self.margin * self.costs.size_range()[1]
-        return np.array([self.costs.size(genotype) / bound for genotype in genotypes], dtype=np.float64)
+    def resources(self, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+        """`f2` of each, `[U]`: the resource over the fixed bound `margin · most in the space` [ours]."""
+        bound = self.margin * self.resource.range()[1]
+        return np.array([self.resource(genotype) / bound for genotype in genotypes], dtype=np.float64)
 
     def objectives(self, genotypes: Sequence[Genotype], errors: Sequence[float]) -> NDArray[np.float64]:
-        """`(f1, f2)` of each, `[U, 2]`, both minimised: validation error and relative size."""
-        return np.column_stack([np.asarray(errors, dtype=np.float64), self.sizes(genotypes)])
+        """`(f1, f2)` of each, `[U, 2]`, both minimised: validation error and relative resource."""
+        return np.column_stack([np.asarray(errors, dtype=np.float64), self.resources(genotypes)])
 
     def range(self, classes: int) -> SpaceRange:
         """The fixed frame of the indicators: the sizes of the space, and the error of guessing."""

@@ -28,21 +28,20 @@ from bnas.analysis import (
     pair_agreement,
     paired_test,
 )
-from bnas.cell_graph import operation_label
+from bnas.cell_graph import cell_words
 from bnas.results import RetrainedNetwork
-from bnas.space import CELL_INPUTS, Node
 from bnas.tables import (
     OPTIMISTIC_MARK,
     duration,
-    kib,
     markdown_table,
     network_table,
     optimistic_note,
-    percent,
+    packed_table,
     test_interval,
 )
+from bnas.text import kib, percent
 
-STAGES = ("prepare", "stage1", "stage2", "search", "retrain")
+STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "export")
 _SIGNIFICANT = 0.05
 
 Picture = Callable[[str, str], str]
@@ -61,8 +60,13 @@ def report_markdown(run: Run, bins: int, suffix: str, parameters: str) -> str:
         [f"# A family of binary networks for {run.dataset.title}", _searched(run)],
         ["## In short", _summary(run, difference)],
         ["## Finished networks", *_networks(run), *_front(run, picture("front", _FRONT_WORDS))],
+        ["## Files to ship", *_files(run, picture)],
         ["## Against random networks of the same size", *_against_random(run, bins, difference)],
-        ["## The cells", _CELLS, *(picture(cells_name(n), _cell_words(n)) for n in run.of_role("front"))],
+        [
+            "## The cells",
+            _CELLS,
+            *(picture(cells_name(n), f"Cells of {n.name}. {cell_words(n.genotype)}") for n in run.of_role("front")),
+        ],
         ["## The course of the search", *_course(run, rows, picture)],
         ["## Does the supernet rank architectures rightly?", *_fidelity(run, picture)],
         ["## Training", *_training(picture)],
@@ -86,18 +90,6 @@ _CELLS = (
     "Left the outputs of the two cells before; a node (circle) adds two operations; right the output, all "
     "nodes concatenated. Operations without weights are pale. The reduction cell halves the image."
 )
-
-
-def _cell_words(network: RetrainedNetwork) -> str:
-    def words(nodes: Sequence[Node]) -> str:
-        return "; ".join(" + ".join(f"{operation_label(op)} of {_state(at)}" for at, op in node) for node in nodes)
-
-    cells = network.genotype
-    return f"Cells of {network.name}. Normal: {words(cells.normal)}. Reduction: {words(cells.reduction)}."
-
-
-def _state(index: int) -> str:
-    return ("cell k−2", "cell k−1")[index] if index < CELL_INPUTS else f"node {index - CELL_INPUTS + 1}"
 
 
 def _searched(run: Run) -> str:
@@ -175,6 +167,24 @@ def _front(run: Run, picture: str) -> list[str]:
         found = f"dominated by {names}" if better else "dominated by no network of the front"
         hand.append(f"{network.name} ({kib(network.size_bytes)} KiB, {percent(network.test_error)} %): {found}.")
     return [picture, *(["Designed by hand: " + " ".join(hand)] if hand else [])]
+
+
+def _files(run: Run, picture: Picture) -> list[str]:
+    if not run.packed:
+        return ["No packed files were found."]
+    deviating = sum(packed.file.deviating for packed in run.packed.values())
+    text = (
+        "Every network as a packed file (`data/export/<name>.bnn`): one bit for each binary weight. Bytes counted by "
+        "formula, stored, and of the header that describes the network. Packed logits are PyTorch's within rounding "
+        f"on all test images but {deviating} (of {run.dataset.counts.test * len(run.packed):,} over all networks), "
+        "where a value before a sign lies within rounding of its threshold. Times are of the packed runtime and of "
+        "PyTorch eager on the machine of the run, all cores: another machine has others."
+    )
+    networks = run.of_role("front", "random", "hand")
+    blocks = [text, packed_table(networks, run.packed)]
+    if any(packed.latency for packed in run.packed.values()):
+        blocks.append(picture("latency", "Test error over the time of one image in the packed runtime, by role."))
+    return blocks
 
 
 def _against_random(run: Run, bins: int, difference: Interval | None) -> list[str]:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 _CSV_HEADER = "index,label,prediction"
 _CSV_ROW = re.compile(r"([0-9]{1,18}),([0-9]{1,18}),([0-9]{1,18})")
 
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 """No silent conversion (text to number, true to 1), no nan."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -71,7 +71,7 @@ def _plain(value: object) -> Any:
     return value
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ImageShape(Record):
     """Height and width in pixels, and channels."""
 
@@ -80,7 +80,7 @@ class ImageShape(Record):
     channels: Natural
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SplitCounts(Record):
     """Images in each split."""
 
@@ -89,7 +89,7 @@ class SplitCounts(Record):
     test: Natural
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class DatasetDescription(Record):
     """`data/prepared/dataset.json`: the images; mean and deviation per channel of the train split."""
 
@@ -103,7 +103,7 @@ class DatasetDescription(Record):
     hash: str
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class EpochRecord(Record):
     """One epoch of training: mean loss, training error in [0, 1] and the learning rate it ended with."""
 
@@ -113,7 +113,7 @@ class EpochRecord(Record):
     learning_rate: float
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Member(Record):
     """One survivor of a generation.
 
@@ -144,7 +144,7 @@ class Member(Record):
         return dict(sorted(Counter(gene.op for gene in self.genotype.genes).items()))
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class GenerationRecord(Record):
     """The population that survived a generation, and the selection rule that chose it."""
 
@@ -154,14 +154,14 @@ class GenerationRecord(Record):
     members: tuple[Member, ...]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Generations(Record):
     """`data/search/generations.json`: every generation of the run, in order."""
 
     generations: tuple[GenerationRecord, ...]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SpaceRange(Record):
     """Sizes of the smallest and the largest network of the space, in bytes, and the error of guessing."""
 
@@ -177,7 +177,7 @@ class SpaceRange(Record):
             )
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class FrontMember(Record):
     """A member of the front handed over by the search, scored on the whole validation split."""
 
@@ -200,7 +200,7 @@ class FrontMember(Record):
         return self.genotype.key
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Front(Record):
     """`data/search/front.json`."""
 
@@ -208,7 +208,7 @@ class Front(Record):
     members: Annotated[tuple[FrontMember, ...], Field(min_length=1)]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class SearchSummary(Record):
     """What the report reads of `data/search/summary.json` (which may hold more).
 
@@ -226,7 +226,7 @@ class SearchSummary(Record):
     f2_high: float
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class RetrainedNetwork(Record):
     """A network trained from scratch and tested once.
 
@@ -264,19 +264,90 @@ class RetrainedNetwork(Record):
         return self.wrong / self.test_images
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class RetrainedNetworks(Record):
     """`data/retrain/networks.json`."""
 
     networks: Annotated[tuple[RetrainedNetwork, ...], Field(min_length=1)]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class NetworkTime(Record):
     """Seconds that training one network took; a row of `reports/times/networks.json`."""
 
     network: str
     seconds: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExportedNetwork(Record):
+    """A packed file: its bytes, those that hold numbers, those of the header, and its content hash.
+
+    `deviating` counts test images whose logits are not PyTorch's within rounding, since a value before a sign lies
+    within rounding of its threshold.
+    """
+
+    network: str
+    file_bytes: Natural
+    payload_bytes: Natural
+    header_bytes: Natural
+    hash: str
+    deviating: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExportedNetworks(Record):
+    """`data/export/files.json`."""
+
+    files: tuple[ExportedNetwork, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class NetworkLatency(Record):
+    """Median seconds of a prediction for 1 image and for 64; a row of `reports/times/latency.json`."""
+
+    network: str
+    packed_1: Positive
+    torch_1: Positive
+    packed_64: Positive
+    torch_64: Positive
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than PyTorch one image is."""
+        return self.torch_1 / self.packed_1
+
+
+@dataclass(frozen=True, config=STRICT)
+class EdgeLatency(Record):
+    """Seconds that an operation of that stride takes in a cell."""
+
+    stride: Annotated[int, Field(ge=1, le=2)]
+    op: str
+    seconds: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class CellLatencies(Record):
+    """One cell of a network: whether it reduces, and its possible edges."""
+
+    reduction: bool
+    edges: tuple[EdgeLatency, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LatencyTable(Record):
+    """Seconds of all edges, from the first cell to the last, and of what all networks have in common."""
+
+    fixed_seconds: Annotated[float, Field(ge=0)]
+    cells: tuple[CellLatencies, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class MeasuredLatencies(Record):
+    """`data/latency_table/table.json`; None where the search does not minimise time."""
+
+    table: LatencyTable | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,6 +412,21 @@ def read_network_times(path: Path) -> tuple[NetworkTime, ...]:
     return _read(path, tuple[NetworkTime, ...])
 
 
+def read_exported(path: Path) -> tuple[ExportedNetwork, ...]:
+    """`data/export/files.json`."""
+    return _read(path, ExportedNetworks).files
+
+
+def read_latencies(path: Path) -> tuple[NetworkLatency, ...]:
+    """`reports/times/latency.json`."""
+    return _read(path, tuple[NetworkLatency, ...])
+
+
+def read_measured_latencies(path: Path) -> MeasuredLatencies:
+    """`data/latency_table/table.json`."""
+    return _read(path, MeasuredLatencies)
+
+
 def read_stage_times(path: Path) -> dict[str, float]:
     """One stage's times file: name → seconds."""
     return _read(path, dict[str, Annotated[float, Field(ge=0)]])
@@ -376,12 +462,13 @@ def parse(path: Path | str, value: Any, kind: type[T]) -> T:
         # As JSON, where arrays become tuples although the records are strict.
         record = TypeAdapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
-        raise ValueError(f"{path}: {_one_line(error)}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
     _refuse_difference(path, "", value, _plain(record))
     return record
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """The first of pydantic's complaints: where, what was expected, what was found."""
     first, *others = error.errors(include_url=False)
     where = ".".join(map(str, first["loc"])) or "the whole file"
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")

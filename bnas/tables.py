@@ -6,25 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bnas.analysis import best_by_test
+from bnas.analysis import PackedFile, best_by_test
 from bnas.pareto import wilson_interval
 from bnas.results import RetrainedNetwork
+from bnas.text import aligned, kib, percent
 
 NOT_RECORDED = "not recorded"
 OPTIMISTIC_MARK = "†"
 _PLAIN_MARK = "*"
 
 _ROLES = ("front", "random", "hand")
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] in per cent: `0.0213` → `2.13`."""
-    return f"{100 * share:.2f}"
-
-
-def kib(size_bytes: float) -> str:
-    """A size in KiB (1024 bytes): `12595` → `12.30`."""
-    return f"{size_bytes / 1024:.2f}"
 
 
 def duration(seconds: float | None) -> str:
@@ -37,6 +28,11 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def moment(seconds: float) -> str:
+    """A short time: `0.000049` → `49 µs`, `0.0013` → `1.30 ms`."""
+    return f"{1e6 * seconds:.0f} µs" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
 
 
 def test_interval(network: RetrainedNetwork) -> str:
@@ -73,6 +69,30 @@ def network_table(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
     return markdown_table(pd.DataFrame(rows), left=("network", "role", "genotype"))
 
 
+def packed_table(networks: Sequence[RetrainedNetwork], files: Mapping[str, PackedFile]) -> str:
+    """Markdown: every packed file, by role and size; times where they are recorded."""
+    rows = []
+    for network in _ordered(networks):
+        packed = files[network.name]
+        latency = packed.latency
+        rows.append(
+            {
+                "network": network.name,
+                "counted, bytes": f"{network.size_bytes:,.0f}",
+                "stored, bytes": f"{packed.file.payload_bytes:,}",
+                "header, bytes": f"{packed.file.header_bytes:,}",
+                "file, KiB": kib(packed.file.file_bytes),
+                "test error, %": percent(network.test_error),
+                "one image": moment(latency.packed_1) if latency else NOT_RECORDED,
+                "in PyTorch": moment(latency.torch_1) if latency else NOT_RECORDED,
+                "speed-up": f"{latency.speedup:.0f} ×" if latency else NOT_RECORDED,
+                "speed-up, 64 images": f"{latency.torch_64 / latency.packed_64:.1f} ×" if latency else NOT_RECORDED,
+                "deviating images": str(packed.file.deviating),
+            }
+        )
+    return markdown_table(pd.DataFrame(rows), left=("network",))
+
+
 def finished_networks(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> str:
     """Plain text, at most 100 columns wide: every finished network, by role and size."""
     rows = [
@@ -89,10 +109,7 @@ def finished_networks(networks: Sequence[RetrainedNetwork], seconds: Mapping[str
         }
         for network in _ordered(networks)
     ]
-    # Not tabulate: it pads every heading by two columns.
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    table = [{name: name for name in widths}, {name: "-" * width for name, width in widths.items()}, *rows]
-    lines = ["  ".join(_aligned(name, row[name], width) for name, width in widths.items()) for row in table]
+    lines = aligned(rows, left=("network", "genotype"))
     if best_by_test(networks) is not None:
         lines.append(f"{_PLAIN_MARK} {optimistic_note(networks)}")
     return "\n".join(lines)
@@ -102,10 +119,6 @@ def markdown_table(frame: pd.DataFrame, left: Sequence[str] = ()) -> str:
     """A table of texts in Markdown; columns stand at the right except those named."""
     sides = ["left" if name in left else "right" for name in frame.columns]
     return frame.to_markdown(index=False, disable_numparse=True, colalign=sides)
-
-
-def _aligned(column: str, text: str, width: int) -> str:
-    return text.ljust(width) if column in ("network", "genotype") else text.rjust(width)
 
 
 def _ordered(networks: Sequence[RetrainedNetwork]) -> list[RetrainedNetwork]:

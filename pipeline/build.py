@@ -8,31 +8,19 @@ import torch
 
 from bnas import coevolution, data
 from bnas.cost import CostTable
+from bnas.edges import latency_table
 from bnas.evaluate import Problem, Scorer
 from bnas.evolve import Variation
-from bnas.network import NetworkConfig, Supernet
-from bnas.results import DatasetDescription, read_dataset
+from bnas.network import Supernet
+from bnas.results import DatasetDescription, read_measured_latencies
 from bnas.space import SearchSpace
 from bnas.weights import load_weights
 from pipeline import params as schema
+from pipeline.config import network_config, search_space
 from pipeline.params import Params
 from pipeline.stage import PREPARED
 
-
-def dataset() -> DatasetDescription:
-    """The description that `prepare` wrote. Raises ValueError if it does not fit itself or the train split's images."""
-    path = PREPARED / "dataset.json"
-    description = read_dataset(path)
-    for field in ("mean", "std"):
-        if len(getattr(description, field)) != description.image.channels:
-            found = len(getattr(description, field))
-            raise ValueError(f"{path}: {field}: expected {description.image.channels} channels, found {found}")
-    if len(description.classes) < 2:
-        raise ValueError(f"{path}: classes: expected at least two, found {list(description.classes)}")
-    shape = list(data.Split.open(PREPARED / "train").images.shape)
-    if shape != _shape("train", description):
-        raise ValueError(f"{path}: expected the train split's images {shape}, found {_shape('train', description)}")
-    return description
+LATENCIES = Path("data/latency_table/table.json")
 
 
 def split(name: str, description: DatasetDescription) -> data.Split:
@@ -73,26 +61,21 @@ def augmentation(params: Params) -> data.Augmentation:
     return data.Augmentation(params.data.augmentation.shift, params.data.augmentation.flip)
 
 
-def config(params: Params, description: DatasetDescription, scale: schema.Scale) -> NetworkConfig:
-    """A network of the data set's classes at the supernet's or the final scale."""
-    return NetworkConfig(
-        in_channels=description.image.channels,
-        classes=len(description.classes),
-        channels=scale.channels,
-        cells=scale.cells,
-        stem_stride=params.network.stem_stride,
-        sign=params.network.sign,
-    )
-
-
 def problem(params: Params, description: DatasetDescription) -> Problem:
-    """The space, and the size of its networks at the final scale."""
-    space = SearchSpace(params.space.operations, params.space.nodes, params.space.name)
-    image = description.image
+    """The space, and what its networks cost at the final scale."""
+    space, image = search_space(params), description.image
     costs = CostTable(
-        config(params, description, params.network.final), space, (image.channels, image.height, image.width)
+        network_config(params, description, params.network.final), space, (image.channels, image.height, image.width)
     )
-    return Problem(space, costs, params.objectives.margin, params.space.sampling)
+    section = params.objectives
+    if section.resource == "latency":
+        measured = read_measured_latencies(LATENCIES).table
+        if measured is None:
+            raise ValueError(f"{LATENCIES}: expected measured latencies, found none")
+        resource = latency_table(measured, space)
+    else:
+        resource = costs.ops if section.resource == "ops" else costs.size
+    return Problem(space, costs, resource, section.margin, params.space.sampling)
 
 
 def variation(section: schema.Variation) -> Variation:
@@ -118,7 +101,7 @@ def new_supernet(params: Params, description: DatasetDescription, space: SearchS
     """A supernet with seeded random weights, on the CPU, channels last in memory."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        supernet = Supernet(config(params, description, params.network.supernet), space)
+        supernet = Supernet(network_config(params, description, params.network.supernet), space)
     return supernet.to(memory_format=torch.channels_last)
 
 

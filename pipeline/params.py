@@ -98,6 +98,7 @@ class Network(Section):
 class Objectives(Section):
     """The objectives of the search."""
 
+    resource: Literal["size", "ops", "latency"]
     margin: Annotated[float, Field(ge=1)]
 
 

@@ -6,16 +6,21 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import yaml
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from bnas import analysis, cell_graph, figures, markdown, results
-from bnas.tables import kib
+from bnas.page.build import page_html
+from bnas.parts import weight_parts
+from bnas.text import kib
 from pipeline.stage import PREPARED, REPORTS, Stage, atomic_write, main, write_json
-from pipeline.table import NETWORKS, REPORT, TIMES, network_seconds, table
+from pipeline.table import NETWORKS, PAGE, TIMES, network_seconds, table
 
 SUPERNET_STAGES = ("stage1", "stage2")
-SEARCH, RETRAIN = Path("data/search"), NETWORKS.parent
+SEARCH, RETRAIN, EXPORT = Path("data/search"), NETWORKS.parent, Path("data/export")
+TEST_IMAGES = PREPARED / "test" / "images.npy"
 FIGURES = REPORTS / "figures"
 
 
@@ -27,11 +32,18 @@ def run(stage: Stage) -> None:
     used = {name: values for name, values in stage.params.as_dict().items() if name != "runtime"}
     parameters = yaml.safe_dump(used, sort_keys=False, default_flow_style=None, width=100)
     text = markdown.report_markdown(found, section.size_bins, section.figure_format, parameters)
+    page = page_html(found, read_images(TEST_IMAGES), section.size_bins, parameters)
     shutil.rmtree(FIGURES, ignore_errors=True)  # no picture of an earlier run may stay
     for name, content in files.items():
         atomic_write(FIGURES / f"{name}.{section.figure_format}", content)
-    write_json(REPORTS / "plots" / "pareto.json", analysis.pareto_rows(found))
-    atomic_write(REPORT, text)
+    for name, rows in (
+        ("pareto", analysis.pareto_rows(found)),
+        ("losses", analysis.loss_rows(found)),
+        ("confusion", analysis.confusion_rows(found)),
+    ):
+        write_json(REPORTS / "plots" / f"{name}.json", rows)
+    atomic_write(REPORTS / "report.md", text)
+    atomic_write(PAGE, page)
     stage.metrics |= analysis.metrics(found, section.size_bins)
     print(table())
 
@@ -58,7 +70,27 @@ def read_run() -> analysis.Run:
         predictions={n.name: results.read_predictions(RETRAIN / n.name / "predictions.csv") for n in networks},
         stage_seconds={name.removesuffix("_seconds"): value for name, value in seconds.items()},
         network_seconds=network_seconds(),
+        packed=packed_files(),
+        parts={path.parent.name: weight_parts(path) for path in sorted(RETRAIN.glob("*/weights.safetensors"))},
     )
+
+
+def packed_files() -> dict[str, analysis.PackedFile]:
+    """Network → its packed file, with how long it takes where that is recorded."""
+    path = TIMES / "latency.json"
+    latencies = {row.network: row for row in results.read_latencies(path)} if path.exists() else {}
+    return {
+        file.network: analysis.PackedFile(str(EXPORT / f"{file.network}.bnn"), file, latencies.get(file.network))
+        for file in results.read_exported(EXPORT / "files.json")
+    }
+
+
+def read_images(path: Path) -> NDArray[np.uint8] | None:
+    """Images `[N, H, W, C]`, memory-mapped; None where there are none."""
+    if not path.exists():
+        return None
+    images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return images
 
 
 def pictures(found: analysis.Run, bins: int) -> dict[str, Figure]:
@@ -73,6 +105,9 @@ def pictures(found: analysis.Run, bins: int) -> dict[str, Figure]:
         "supernet": figures.supernet_figure(found.training),
         "retraining": figures.retraining_figure(networks, found.curves),
     }
+    milliseconds = {name: 1000 * packed.latency.packed_1 for name, packed in found.packed.items() if packed.latency}
+    if milliseconds:
+        drawn["latency"] = figures.latency_figure(networks, milliseconds)
     for network in found.of_role("front"):
         title = f"{network.name} ({network.key}), {kib(network.size_bytes)} KiB"
         drawn[markdown.cells_name(network)] = cell_graph.cells_figure(network.genotype, title)

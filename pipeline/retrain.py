@@ -30,6 +30,7 @@ from bnas.results import (
 )
 from bnas.space import Genotype
 from pipeline import build, cache
+from pipeline.config import dataset, network_config
 from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, main, write_json
 
 SEARCH = Path("data/search")
@@ -68,7 +69,7 @@ class Candidate:
 
 def run(stage: Stage) -> None:
     """Choose, train side by side (networks finished earlier are taken from the cache), and collect."""
-    params, description = stage.params, build.dataset()
+    params, description = stage.params, dataset()
     problem = build.problem(params, description)
     device = build.device(params.runtime)
     section = params.retrain
@@ -76,7 +77,7 @@ def run(stage: Stage) -> None:
     recipe = family.Recipe(**section.model_dump(exclude={"count", "hand_designed_channels"}))
     data = family.FamilyData(PREPARED, description.mean, description.std, build.augmentation(params))
     jobs = {
-        c.name: job(c, build.config(params, description, params.network.final), recipe, data, description, device)
+        c.name: job(c, network_config(params, description, params.network.final), recipe, data, description, device)
         for c in chosen
     }
     if cache.no_resume():

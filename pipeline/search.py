@@ -11,6 +11,7 @@ from bnas.evaluate import Problem, Scorer, confirm_front
 from bnas.results import Front, FrontMember, Generations, SearchSummary, read_generations
 from bnas.space import Genotype
 from pipeline import build, cache
+from pipeline.config import dataset
 from pipeline.stage import Stage, main, write_json
 from pipeline.supernet import read_genotypes
 
@@ -19,7 +20,7 @@ STAGES = (Path("data/stage1"), Path("data/stage2"))
 
 def run(stage: Stage) -> None:
     """Search, confirm the front, score earlier generations again, and write all three."""
-    params, description = stage.params, build.dataset()
+    params, description = stage.params, dataset()
     problem = build.problem(params, description)
     section = params.search
     scoring = build.scoring(section.evaluation, params.runtime.workers, "search.evaluation")
@@ -68,9 +69,9 @@ def confirm(
     """The front of everything the search evaluated, scored in full, and what the mini-batch schedule spent on it."""
     everything, images = len(scorer.batches), len(scorer.batches.split)
     scheduled = [scorer.best_known(genotype) for genotype in found.population]
-    sizes = problem.sizes(found.evaluated)
+    resources = problem.resources(found.evaluated)
     front = []
-    for genotype in confirm_front(found.evaluated, sizes, scorer):
+    for genotype in confirm_front(found.evaluated, resources, scorer):
         cost, wrong = problem.costs(genotype), scorer.wrong(genotype, everything)
         front.append(FrontMember(genotype, wrong / images, wrong, images, cost.size_bytes, cost.params, cost.ops))
     spent = scorer.image_evaluations
@@ -81,8 +82,8 @@ def confirm(
         image_evaluations=spent,
         image_evaluations_full=len(found.evaluated) * images,
         schedule_tau=None if math.isnan(tau) else round(tau, 6),
-        f2_low=float(sizes.min()),
-        f2_high=float(sizes.max()),
+        f2_low=float(resources.min()),
+        f2_high=float(resources.max()),
     )
 
 

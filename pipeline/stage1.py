@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 
 from pipeline import build, supernet
+from pipeline.config import dataset
 from pipeline.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
     """Train a new supernet and evolve a new population with it."""
-    params, description = stage.params, build.dataset()
+    params, description = stage.params, dataset()
     problem = build.problem(params, description)
     weights = build.new_supernet(params, description, problem.space, params.stage1.seed)
     supernet.run(stage, params.stage1, weights, problem, [], first_generation=1)

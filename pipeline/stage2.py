@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bnas.results import read_generations
 from pipeline import build, supernet
+from pipeline.config import dataset
 from pipeline.stage import Stage, main
 
 STAGE1 = Path("data/stage1")
@@ -14,7 +15,7 @@ STAGE1 = Path("data/stage1")
 
 def run(stage: Stage) -> None:
     """Continue from stage 1's weights, population and count of generations."""
-    params, description = stage.params, build.dataset()
+    params, description = stage.params, dataset()
     problem = build.problem(params, description)
     weights = build.load_supernet(params, description, problem.space, STAGE1 / "supernet.safetensors")
     population = supernet.read_genotypes(STAGE1 / "population.json", problem.space)

@@ -15,6 +15,7 @@ from bnas.space import Genotype, SearchSpace
 from bnas.weights import save_weights
 from pipeline import build, cache
 from pipeline import params as schema
+from pipeline.config import dataset
 from pipeline.stage import Stage, write_json
 
 
@@ -29,7 +30,7 @@ def run(
     dropout: schema.PathDropout | None = None,
 ) -> None:
     """Co-evolve by the parameters of a stage and write weights, population, generations and loss curve."""
-    params, description = stage.params, build.dataset()
+    params, description = stage.params, dataset()
     device = build.device(params.runtime)
     normalise = build.normalise(description, device)
     feed = TrainingFeed(

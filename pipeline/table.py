@@ -10,7 +10,7 @@ from bnas.tables import finished_networks
 from pipeline.stage import REPORTS
 
 NETWORKS = Path("data/retrain/networks.json")
-REPORT = REPORTS / "report.md"
+PAGE = REPORTS / "index.html"
 TIMES = REPORTS / "times"
 
 
@@ -24,7 +24,7 @@ def table() -> str:
     """The text to print; raises ValueError, one line, without a finished run."""
     if not NETWORKS.exists():
         raise ValueError(f"no finished run found: {NETWORKS} does not exist; run `dvc repro` first")
-    report = f"Report: {REPORT}" if REPORT.exists() else f"Report: {REPORT} (not written yet)"
+    report = f"Report: {PAGE}" if PAGE.exists() else f"Report: {PAGE} (not written yet)"
     return f"{report}\n{finished_networks(read_networks(NETWORKS), network_seconds())}"
 
 

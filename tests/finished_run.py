@@ -9,17 +9,21 @@ import random
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnas.analysis import Run
 from bnas.results import (
     DatasetDescription,
     EpochRecord,
+    ExportedNetwork,
+    ExportedNetworks,
     Front,
     FrontMember,
     GenerationRecord,
     Generations,
     ImageShape,
     Member,
+    NetworkLatency,
     NetworkTime,
     Predictions,
     RetrainedNetwork,
@@ -106,6 +110,15 @@ def predictions(wrong: int, rng: np.random.Generator) -> Predictions:
     return Predictions(labels, answers)
 
 
+def images(seed: int) -> NDArray[np.uint8]:
+    """Test images `[N, 28, 28, 1]`: a bright square whose place tells the class, in noise."""
+    made = np.random.default_rng(seed).integers(0, 90, (IMAGES, 28, 28, 1), dtype=np.uint8)
+    for i, image in enumerate(made):
+        row, column = divmod(i % 10, 4)
+        image[2 + 8 * row : 8 + 8 * row, 1 + 7 * column : 6 + 7 * column] = 255
+    return made
+
+
 def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
     """All files under `root`, as the stages before the report write them."""
     rng = random.Random(seed)
@@ -120,6 +133,8 @@ def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
         "0" * 16,
     )
     _write(root / "data/prepared/dataset.json", dataset.to_dict())
+    (root / "data/prepared/test").mkdir()
+    np.save(root / "data/prepared/test/images.npy", images(seed))
     for stage, epochs in (("stage1", 5), ("stage2", 3)):
         _write(root / f"data/{stage}/training.json", [e.to_dict() for e in _curve(epochs, 2.2)])
     _write(root / "data/search/generations.json", Generations(generations(rng)).to_dict())
@@ -134,7 +149,11 @@ def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
         folder = root / "data/retrain" / network.name
         _write(folder / "curve.json", [e.to_dict() for e in _curve(network.epochs, 1.5)])
         (folder / "predictions.csv").write_text(predictions(network.wrong, generator).to_csv())
+    exported = [ExportedNetwork(n.name, int(n.size_bytes) + 900, int(n.size_bytes), 900, "0" * 16, 0) for n in made]
+    _write(root / "data/export/files.json", ExportedNetworks(tuple(exported)).to_dict())
     if times:
+        latencies = [NetworkLatency(n.name, 5e-5, 2e-3, 1e-3, 8e-3).to_dict() for n in made]
+        _write(root / "reports/times/latency.json", latencies)
         for stage, seconds in (("prepare", 3.2), ("stage1", 95.0), ("stage2", 80.1), ("retrain", 4210.0)):
             _write(root / f"reports/times/{stage}.json", {f"{stage}_seconds": seconds})
         rows = [NetworkTime(network.name, 40.0 + i).to_dict() for i, network in enumerate(made)]

@@ -21,15 +21,13 @@ def file_of(module: str) -> Path | None:
 
 
 def imported(path: Path) -> set[Path]:
-    """Project files that a file imports directly, the packages' own `__init__.py` included."""
+    """Project files that a file imports directly."""
     found: set[Path] = set()
 
     def add(module: str) -> None:
         file = file_of(module)
         if file is not None:
             found.add(file)
-            package = module.split(".")[0]
-            found.add(ROOT / package / "__init__.py")
 
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -44,7 +42,7 @@ def imported(path: Path) -> set[Path]:
 
 
 def closure(path: Path) -> set[Path]:
-    """The file itself and every project file that it imports, directly or not."""
+    """The file itself and every project file that it imports, directly or not, packages' `__init__.py` included."""
     seen: set[Path] = set()
     todo = [path]
     while todo:
@@ -52,6 +50,7 @@ def closure(path: Path) -> set[Path]:
         if current not in seen:
             seen.add(current)
             todo += imported(current)
+            todo += [p for folder in current.relative_to(ROOT).parents if (p := ROOT / folder / "__init__.py").exists()]
     return seen
 
 

@@ -7,19 +7,43 @@ import sys
 
 import pytest
 import yaml
+from jinja2 import Environment, meta
 
 from tests.imports import ROOT, closure, imported, relative
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-FILES = sorted([*ROOT.glob("bnas/*.py"), *ROOT.glob("pipeline/*.py")])
-WITHOUT_TORCH = ("space", "pareto", "evolve", "results", "analysis", "figures", "cell_graph", "markdown", "baselines")
+FILES = sorted([*ROOT.glob("bnas/**/*.py"), *ROOT.glob("pipeline/*.py")])
+WITHOUT_TORCH = (
+    "space",
+    "pareto",
+    "evolve",
+    "results",
+    "analysis",
+    "figures",
+    "cell_graph",
+    "markdown",
+    "baselines",
+    "parts",
+    "page.build",
+)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_are_the_import_closure(stage: str) -> None:
     code = relative(closure(ROOT / "pipeline" / f"{stage}.py"))
     declared = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("bnas/", "pipeline/"))]
-    assert sorted(declared) == code
+    assert sorted(declared) == sorted(code + (page_files() if "bnas/page/build.py" in code else []))
+
+
+def page_files() -> list[str]:
+    """What the report's page is made of beside code: its templates, those they refer to, styles and script."""
+    folder = ROOT / "bnas" / "page" / "templates"
+    seen, todo = set(), ["index.html.j2"]
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        todo += {*meta.find_referenced_templates(Environment().parse((folder / name).read_text()))} - seen
+    return relative({folder / name for name in (*seen, "page.css", "page.js")})
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -27,12 +51,14 @@ def test_a_stage_runs_its_own_script(stage: str) -> None:
     assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage}"
 
 
-def test_only_prepare_and_retrain_see_the_test_split() -> None:
+def test_nothing_before_retraining_sees_the_test_split() -> None:
     def reads_test(dep: str) -> bool:
         return dep.rstrip("/") in ("data", "data/prepared") or dep.startswith("data/prepared/test")
 
     readers = {name for name, stage in STAGES.items() if any(map(reads_test, stage["deps"]))}
-    assert readers == {"retrain"}
+    assert readers == {"retrain", "export", "report"}
+    shown = [dep for dep in STAGES["report"]["deps"] if reads_test(dep)]
+    assert shown == ["data/prepared/test/images.npy"], "the report shows what was mistaken, and measures nothing again"
 
 
 def test_no_stage_depends_on_times() -> None:
@@ -60,7 +86,7 @@ def test_imports_have_no_circles() -> None:
 
 
 def test_the_library_never_imports_the_pipeline() -> None:
-    for file in ROOT.glob("bnas/*.py"):
+    for file in ROOT.glob("bnas/**/*.py"):
         assert not [p for p in imported(file) if p.parent.name == "pipeline"], file
 
 
@@ -72,7 +98,7 @@ def test_every_cached_output_is_ignored_by_git() -> None:
 
 
 def test_torch_stays_where_it_is_needed() -> None:
-    modules = [f"bnas.{name}" for name in WITHOUT_TORCH if (ROOT / "bnas" / f"{name}.py").exists()]
+    modules = [f"bnas.{name}" for name in WITHOUT_TORCH]
     code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

@@ -352,7 +352,7 @@ def test_auxiliary_selection_keeps_larger_networks_than_plain_nsga2():
     kept = {}
     for rule in ("auxiliary", "nsga2"):
         _, result = real(selection=rule, population=8)
-        kept[rule] = tiny.problem().sizes(result.population).mean()
+        kept[rule] = tiny.problem().resources(result.population).mean()
     assert kept["auxiliary"] > kept["nsga2"] + 0.1
 
 
@@ -379,7 +379,7 @@ def test_a_stage_and_a_search_run_with_recalibrated_statistics():
         seed=0,
         first_generation=1,
     )
-    front = confirm_front(found.evaluated, tiny.problem().sizes(found.evaluated), scorer)
+    front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer)
     assert all(scorer.known(genotype) == 4 for genotype in front)
 
 

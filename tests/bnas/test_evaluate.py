@@ -36,9 +36,9 @@ def test_relative_size_is_over_a_fixed_bound_whoever_else_is_in_the_population(m
     problem = tiny.problem(margin=margin)
     everyone = [*tiny.genotypes(6), tiny.everywhere("skip_connect"), tiny.everywhere("bin_conv_3x3")]
     largest = problem.costs.size(tiny.everywhere("bin_conv_3x3"))
-    together = problem.sizes(everyone)
+    together = problem.resources(everyone)
     assert together.tolist() == pytest.approx([problem.costs.size(g) / (margin * largest) for g in everyone])
-    assert [problem.sizes([genotype])[0] for genotype in everyone] == together.tolist()
+    assert [problem.resources([genotype])[0] for genotype in everyone] == together.tolist()
     assert together.max() == pytest.approx(1 / margin)
     assert together.min() > 0
 
@@ -48,7 +48,7 @@ def test_objectives_are_error_then_relative_size():
     objectives = problem.objectives(everyone, [0.5, 0.25, 0.0])
     assert objectives.shape == (3, 2)
     assert objectives[:, 0].tolist() == [0.5, 0.25, 0.0]
-    assert objectives[:, 1].tolist() == problem.sizes(everyone).tolist()
+    assert objectives[:, 1].tolist() == problem.resources(everyone).tolist()
 
 
 def test_range_holds_the_sizes_of_the_space_and_the_error_of_guessing():
@@ -76,7 +76,8 @@ def test_sampling_names_how_genotypes_are_drawn():
     ],
 )
 def test_problem_refuses_what_it_does_not_know(change, message):
-    values = {"space": tiny.SPACE, "costs": tiny.problem().costs, "margin": 1.25, "sampling": "uniform"}
+    costs = tiny.problem().costs
+    values = {"space": tiny.SPACE, "costs": costs, "resource": costs.size, "margin": 1.25, "sampling": "uniform"}
     with pytest.raises(ValueError, match=message):
         Problem(**(values | change))
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.transforms import Bbox
 
-from bnas import figures
-from bnas.analysis import generation_indicators
-from bnas.cell_graph import cells_figure, operation_colour, operation_label
+from bnas import figures, panels
+from bnas.analysis import STAGE_NAMES, generation_indicators
+from bnas.cell_graph import STACKED, STAIRCASE, cells_figure, operation_colour, operation_label
+from bnas.page.charts import cell_chart
 from bnas.space import OPERATIONS, PARAMETER_FREE, SearchSpace
 from tests import finished_run
 
@@ -87,6 +89,27 @@ def test_operation_labels_fit_their_boxes_and_no_two_boxes_overlap():
                 ), text.get_text()
 
 
+@pytest.mark.parametrize("layout", [STAIRCASE, STACKED], ids=["staircase", "stacked"])
+@pytest.mark.parametrize("nodes", [1, 4, 8])
+def test_no_label_overlaps_another_and_no_wire_runs_through_a_box(nodes, layout):
+    (genotype,) = random_genotypes(1, SearchSpace(nodes=nodes))
+    figure = cell_chart(genotype.normal, "normal cell", layout)
+    (axes,) = figure.axes
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [text.get_window_extent(renderer) for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(texts, 2))
+    assert all(figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1 for box in texts)
+    boxes = [patch.get_window_extent(renderer).padded(-2) for patch in axes.patches]
+    for line in axes.lines:
+        points = line.get_transform().transform(line.get_xydata())
+        for (ax, ay), (bx, by) in itertools.pairwise(points if line.get_linestyle() != "None" else []):
+            wire = Bbox.from_extents(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+            touched = [
+                box for box in boxes if wire.x0 < box.x1 and box.x0 < wire.x1 and wire.y0 < box.y1 and box.y0 < wire.y1
+            ]
+            assert all(box.contains(ax, ay) or box.contains(bx, by) or line.get_zorder() == 1 for box in touched)
+
+
 ALL_OPERATIONS = sorted({op for ops in OPERATIONS.values() for op in ops})
 
 
@@ -139,12 +162,12 @@ def test_the_front_picture_is_in_per_cent_over_kib(found, networks):
 
 
 def test_roles_keep_their_colour_and_marker_and_differ_in_both(found, networks):
-    assert len(set(figures.ROLE_COLOURS.values())) == len(set(figures.ROLE_MARKERS.values())) == 3
+    assert len(set(panels.ROLE_COLOURS.values())) == len(set(panels.ROLE_MARKERS.values())) == 3
     for figure, axes in ((figures.front_figure(found, networks), 1), (figures.fidelity_figure(networks), 0)):
         for container in figure.axes[axes].containers:
-            (role,) = [role for role, name in figures.ROLE_NAMES.items() if name == container.get_label()]
-            assert container.lines[0].get_color() == figures.ROLE_COLOURS[role]
-            assert container.lines[0].get_marker() == figures.ROLE_MARKERS[role]
+            (role,) = [role for role, name in panels.ROLE_NAMES.items() if name == container.get_label()]
+            assert container.lines[0].get_color() == panels.ROLE_COLOURS[role]
+            assert container.lines[0].get_marker() == panels.ROLE_MARKERS[role]
 
 
 def test_every_generation_has_a_panel_and_every_stage_its_own_rows(generations, found):
@@ -164,7 +187,7 @@ def test_of_many_generations_a_selection_with_every_stage_s_last_is_shown(genera
     assert len(panels) <= 32
     titles = [axes.get_title(loc="left") for axes in panels]
     last = {record.stage: record.generation for record in many}
-    assert {f"{name}: {last[stage]}" for stage, name in figures.STAGE_NAMES.items()} <= set(titles)
+    assert {f"{name}: {last[stage]}" for stage, name in STAGE_NAMES.items()} <= set(titles)
 
 
 def test_shares_of_operations_add_up_to_all_edges(generations):

@@ -110,7 +110,8 @@ def costs(space: SearchSpace) -> CostTable:
 
 
 def problem(space: SearchSpace = SPACE, margin: float = 1.25, sampling: str = "size_stratified") -> Problem:
-    return Problem(space, costs(space), margin, sampling)
+    table = costs(space)
+    return Problem(space, table, table.size, margin, sampling)
 
 
 def genotypes(count: int, seed: int = 0, space: SearchSpace = SPACE) -> list[Genotype]:

@@ -70,6 +70,31 @@ def test_queued_experiments_run_side_by_side_and_are_listed_with_their_metrics(f
     assert sorted(found) == [1, 2]
     for metrics in found.values():
         assert set(METRICS) <= set(metrics)
+    names = finished.run("dvc", "exp", "list", "--name-only").stdout.split()
+    compared = finished.run("python", "-m", "pipeline.compare", *names).stdout
+    assert "search.seed" in compared
+    assert "Not found" not in compared
+
+
+def test_dvc_fills_the_templates_of_its_own_plots(finished: Workspace) -> None:
+    shown = json.loads(finished.run("dvc", "plots", "show", "--json").stdout)["data"]
+    for name in ("pareto", "losses", "confusion"):
+        (plot,) = shown[f"reports/plots/{name}.json"]
+        assert plot["content"]["data"]["values"], name
+        assert "DVC_METRIC" not in json.dumps(plot["content"])
+
+
+def test_a_search_for_the_least_time_measures_it_first(finished: Workspace) -> None:
+    before = finished.set("objectives.resource", "latency")
+    try:
+        finished.run("dvc", "repro", "stage1")
+        table = json.loads((finished.folder / "data/latency_table/table.json").read_text())["table"]
+        sections = json.loads((finished.folder / "reports/metrics/latency_table.json").read_text())
+    finally:
+        finished.set("objectives.resource", before)
+    assert any(edge["seconds"] > 0 for cell in table["cells"] for edge in cell["edges"])
+    assert -1 <= sections["latency_correlation"] <= 1
+    assert finished.repro() == []
 
 
 def test_a_failing_stage_exits_non_zero_and_leaves_nothing_for_git(finished: Workspace) -> None:

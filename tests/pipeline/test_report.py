@@ -152,7 +152,7 @@ def test_the_table_names_the_report_and_every_network_within_100_columns(finishe
     code, out, err = print_table(folder, monkeypatch, capsys)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "Report: reports/report.md"
+    assert lines[0] == "Report: reports/index.html"
     assert max(map(len, lines)) <= 100
     for network in networks_of(folder):
         assert any(line.startswith(network.name) and network.key in line for line in lines)

@@ -1,0 +1,405 @@
+"""The command `bnas`: what to do with the packed networks of a run. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas.text import aligned, kib, percent
+
+if TYPE_CHECKING:
+    from bnas.packed import PackedNetwork
+
+EXPORT = Path("data/export")
+SUFFIX = ".bnn"
+IMAGES_AT_ONCE = 256
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be done; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A packed file and how long it takes for one image on this machine, in milliseconds."""
+
+    path: Path
+    network: PackedNetwork
+    ms: float
+
+    @property
+    def row(self) -> dict[str, str]:
+        """Its line in the list."""
+        found, content = self.network.card.network, self.network.content
+        return {
+            "network": found.name,
+            "KiB": kib(content.file_bytes),
+            "test %": percent(found.test_error),
+            "MOPs": f"{found.ops / 1e6:.3f}",
+            "ms": f"{self.ms:.3f}",
+            "file": str(self.path),
+        }
+
+
+def models(folder: Path) -> list[Model]:
+    """The packed networks in a folder, smallest first, each timed on one image."""
+    from bnas.packed import load
+    from bnas.packed.timing import timed
+
+    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    if not paths:
+        raise UsageError(f"{folder}: expected packed networks (*{SUFFIX}), found none; `dvc repro` makes them")
+    found = []
+    for path in paths:
+        network = load(path)
+        image = pixels(network, 1)
+        found.append(Model(path, network, 1000 * timed(lambda: network(image), seconds=0.1).median))  # noqa: B023
+    return sorted(found, key=lambda model: model.network.content.file_bytes)
+
+
+def pixels(network: PackedNetwork, count: int) -> NDArray[np.uint8]:
+    """Random pixels of the size that a network takes, uint8 `[count, C, H, W]`."""
+    image = network.card.image
+    shape = (count, image.channels, image.height, image.width)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    """`bnas list`."""
+    found = models(arguments.folder)
+    if arguments.json:
+        print(json.dumps([_plain(model) for model in found], indent=1))
+    else:
+        print("\n".join(aligned([model.row for model in found], left=("network", "file"))))
+    return 0
+
+
+def _plain(model: Model) -> dict[str, object]:
+    network = model.network.card.network
+    return {
+        "name": network.name,
+        "role": network.role,
+        "genotype": network.key,
+        "file": str(model.path),
+        "file_bytes": model.network.content.file_bytes,
+        "payload_bytes": model.network.content.payload_bytes,
+        "test_error": network.test_error,
+        "ops": network.ops,
+        "latency_ms": round(model.ms, 4),
+    }
+
+
+def pick(arguments: argparse.Namespace) -> int:
+    """`bnas pick`: lowest error under bounds on size and time, or the smallest under a bound on error."""
+    bounds = {"--max-kib": arguments.max_kib, "--max-error": arguments.max_error, "--max-ms": arguments.max_ms}
+    if all(bound is None for bound in bounds.values()):
+        raise UsageError(f"pick: expected at least one of {', '.join(bounds)}")
+    if arguments.max_error is not None and not 0 <= arguments.max_error <= 1:
+        raise UsageError(f"--max-error: expected a share from 0 to 1, found {arguments.max_error}")
+    found = models(arguments.folder)
+    fitting = [
+        model
+        for model in found
+        if (arguments.max_kib is None or model.network.content.file_bytes <= 1024 * arguments.max_kib)
+        and (arguments.max_error is None or model.network.card.network.test_error <= arguments.max_error)
+        and (arguments.max_ms is None or model.ms <= arguments.max_ms)
+    ]
+    if not fitting:
+        wanted = " ".join(f"{name} {bound}" for name, bound in bounds.items() if bound is not None)
+        raise UsageError(f"pick: none of {len(found)} networks meets {wanted}; `bnas list` shows them")
+
+    def by_error(model: Model) -> tuple[float, int]:
+        return model.network.card.network.test_error, model.network.content.file_bytes
+
+    only_error = arguments.max_kib is None and arguments.max_ms is None
+    best = fitting[0] if only_error else min(fitting, key=by_error)
+    print("\n".join(aligned([best.row], left=("network", "file"))))
+    if len(fitting) > 1 and not only_error:
+        print(f"lowest test error of {len(fitting)} networks: optimistic, chosen by the test split")
+    if arguments.output is not None:
+        target = arguments.output / best.path.name if arguments.output.is_dir() else arguments.output
+        shutil.copyfile(best.path, target)
+        print(f"copied to {target}")
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """`bnas predict`: class and probability of every image; 1 if an image could not be read."""
+    from bnas.images import ImageError, read_image
+    from bnas.packed import load
+
+    network = load(arguments.model)
+    size = network.card.image
+    paths = list(_files(arguments.images))
+    rows: list[dict[str, object]] = []
+    failed = 0
+    for start in range(0, len(paths), IMAGES_AT_ONCE):
+        good, images = [], []
+        for path in paths[start : start + IMAGES_AT_ONCE]:
+            try:
+                images.append(read_image(path, size.height, size.width, size.channels))
+                good.append(path)
+            except ImageError as error:
+                failed += 1
+                print(f"bnas predict: {error}", file=sys.stderr)
+        if images:
+            shares = network.probabilities(np.stack(images).transpose(0, 3, 1, 2))
+            rows += [_answer(path, share, network.classes) for path, share in zip(good, shares, strict=True)]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    elif rows:
+        table = [
+            {"image": str(row["image"]), "class": str(row["class"]), "probability": f"{row['probability']:.3f}"}
+            for row in rows
+        ]
+        print("\n".join(aligned(table, left=("image", "class"))))
+    return 1 if failed else 0
+
+
+def _answer(path: Path, shares: NDArray[np.float64], classes: Sequence[str]) -> dict[str, object]:
+    best = int(shares.argmax())
+    return {
+        "image": str(path),
+        "class": classes[best],
+        "probability": round(float(shares[best]), 6),
+        "probabilities": {name: round(float(share), 6) for name, share in zip(classes, shares, strict=True)},
+    }
+
+
+def _files(given: Iterable[Path]) -> Iterable[Path]:
+    for path in given:
+        if path.is_dir():
+            inside = sorted(child for child in path.rglob("*") if child.is_file() and not child.name.startswith("."))
+            if not inside:
+                raise UsageError(f"{path}: expected images, found an empty folder")
+            yield from inside
+        else:
+            yield path
+
+
+def benchmark(arguments: argparse.Namespace) -> int:
+    """`bnas benchmark`."""
+    from bnas.packed import load
+    from bnas.packed.timing import timed
+
+    network = load(arguments.model, arguments.threads)
+    rows = []
+    for count in arguments.batch:
+        images = pixels(network, count)
+        timing = timed(lambda: network(images), seconds=arguments.seconds)  # noqa: B023
+        rows.append(
+            {
+                "batch": str(count),
+                "median ms": f"{1000 * timing.median:.3f}",
+                "quartiles": f"{1000 * timing.low:.3f}-{1000 * timing.high:.3f}",
+                "images/s": f"{count / timing.median:,.0f}",
+                "runs": str(timing.repeats),
+            }
+        )
+    print("\n".join(aligned(rows)))
+    return 0
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """`bnas inspect`: what the file says, and where its bytes are."""
+    from bnas.packed import load
+
+    network = load(arguments.model)
+    card, content = network.card, network.content
+    found, image = card.network, card.image
+    facts = {
+        "name": f"{found.name} ({found.role})",
+        "genotype": found.key,
+        "trained on": f"{card.title}, {found.epochs} epochs",
+        "input": f"{image.height} x {image.width}, {image.channels} channels, mean {card.mean}, deviation {card.std}",
+        "classes": ", ".join(card.classes),
+        "network": f"{card.config.channels} channels, {card.config.cells} cells, stem stride {card.config.stem_stride}",
+        "test error": f"{percent(found.test_error)} % ({found.wrong} of {found.test_images} images)",
+        "parameters": f"{found.params:,}",
+        "OPs": f"{found.ops:,.0f}",
+        "size": f"{found.size_bytes:,.0f} bytes counted, {content.payload_bytes:,} stored",
+        "file": f"{content.file_bytes:,} bytes, {content.header_bytes:,} of them header",
+        "hash": content.hash,
+    }
+    width = max(map(len, facts))
+    print("\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items()))
+    rows = [
+        {
+            "layer": step.name,
+            "kind": type(step).__name__,
+            "map": "x".join(map(str, step.out)),
+            "bits": f"{step.bits:,}",
+            "floats": f"{step.floats:,}",
+            "bytes": f"{step.bits / 8 + 4 * step.floats:,.1f}",
+        }
+        for step in network.steps
+        if step.bits or step.floats
+    ]
+    print("\n" + "\n".join(aligned(rows, left=("layer", "kind"))))
+    return 0
+
+
+def export_onnx(arguments: argparse.Namespace) -> int:
+    """`bnas export-onnx`."""
+    from bnas.packed import load
+    from bnas.packed.onnx_export import to_onnx
+
+    target = arguments.output or arguments.model.with_suffix(".onnx")
+    target.write_bytes(to_onnx(load(arguments.model)).SerializeToString())
+    print(f"written to {target}")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`bnas show`: the table that a run ends with."""
+    from bnas.results import read_network_times, read_networks
+
+    networks, times = (
+        arguments.run_folder / "data/retrain/networks.json",
+        arguments.run_folder / "reports/times/networks.json",
+    )
+    if not networks.exists():
+        raise UsageError(f"no finished run found: {networks} does not exist; run `dvc repro` first")
+    from bnas.tables import finished_networks
+
+    seconds = {row.network: row.seconds for row in read_network_times(times)} if times.exists() else {}
+    print(finished_networks(read_networks(networks), seconds))
+    return 0
+
+
+def clean(arguments: argparse.Namespace) -> int:
+    """`bnas clean`: list what interrupted and finished work keeps in the cache, or remove it."""
+    from bnas.cache import entries, remove
+
+    found = entries(arguments.cache)
+    chosen = [entry for entry in found if arguments.all or entry.kind != "finished network"]
+    rows = [{"kind": entry.kind, "KiB": kib(entry.size), "path": str(entry.path)} for entry in found]
+    if not arguments.remove:
+        print("\n".join(aligned(rows, left=("kind", "path"))) if rows else f"{arguments.cache}: empty")
+        return 0
+    kept = remove(chosen)
+    for entry in kept:
+        print(f"bnas clean: {entry.path}: kept, a running process is at work on it", file=sys.stderr)
+    freed = sum(entry.size for entry in chosen if entry not in kept)
+    print(f"removed {len(chosen) - len(kept)} of {len(found)}, {kib(freed)} KiB")
+    return 1 if kept else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its arguments."""
+    top = argparse.ArgumentParser(
+        prog="bnas",
+        description="Choose, try and ship the packed binary networks of a run.",
+        epilog="examples: bnas list | bnas pick --max-kib 20 -o model.bnn | bnas predict model.bnn photos/ --json",
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str, example: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+        made.set_defaults(run=run)
+        return made
+
+    def folder(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--folder", type=Path, default=EXPORT, help=f"where the packed files lie (default {EXPORT})")
+
+    def model(made: argparse.ArgumentParser) -> None:
+        made.add_argument("model", type=Path, metavar="MODEL", help=f"a packed network (*{SUFFIX})")
+
+    made = command("list", list_models, "packed networks: size, error, OPs, latency here", "bnas list")
+    folder(made)
+    made.add_argument("--json", action="store_true", help="print JSON")
+
+    made = command("pick", pick, "the best network within bounds", "bnas pick --max-kib 40 -o model.bnn")
+    folder(made)
+    made.add_argument("--max-kib", type=float, metavar="KIB", help="largest file, in KiB; the lowest error is picked")
+    made.add_argument("--max-ms", type=float, metavar="MS", help="longest time for one image here, in milliseconds")
+    made.add_argument(
+        "--max-error",
+        type=float,
+        metavar="SHARE",
+        help="highest test error, 0.05 for 5 %%; alone, the smallest is picked",
+    )
+    made.add_argument("-o", "--output", type=Path, metavar="PATH", help="copy the file there")
+
+    made = command("predict", predict, "class and probability of images", "bnas predict model.bnn cat.png photos/")
+    model(made)
+    made.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    made.add_argument("--json", action="store_true", help="print JSON, with the probability of every class")
+
+    made = command("benchmark", benchmark, "how fast a network predicts here", "bnas benchmark model.bnn --batch 1 64")
+    model(made)
+    made.add_argument(
+        "--batch", type=_positive, nargs="+", default=[1, 8, 64], metavar="N", help="images a call (1 8 64)"
+    )
+    made.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all cores)")
+    made.add_argument("--seconds", type=float, default=1.0, help="how long to measure each (default 1)")
+
+    made = command("inspect", inspect, "what a file holds: network, errors, layers, bytes", "bnas inspect model.bnn")
+    model(made)
+
+    made = command("export-onnx", export_onnx, "the same network as ONNX", "bnas export-onnx model.bnn -o model.onnx")
+    model(made)
+    made.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: MODEL with the suffix .onnx")
+
+    made = command("show", show, "the table of networks that the last run ended with", "bnas show")
+    made.add_argument("--run", dest="run_folder", type=Path, default=Path(), help=argparse.SUPPRESS)
+
+    made = command("clean", clean, "list or remove checkpoints and finished networks", "bnas clean --remove")
+    made.add_argument("--cache", type=Path, default=Path(".cache"), help="the cache (default .cache)")
+    made.add_argument("--remove", action="store_true", help="remove checkpoints and leftovers")
+    made.add_argument("--all", action="store_true", help="with --remove: finished networks too")
+
+    made = command("completion", completion, "shell completion", 'eval "$(bnas completion bash)"')
+    made.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    return top
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    """`bnas completion`: a script for the shell."""
+    import shtab
+
+    print(shtab.complete(parser(), arguments.shell))
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 2 with one line on stderr for bad input."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except ModuleNotFoundError as error:
+        extra = "onnx" if error.name == "onnx" else "pipeline"
+        print(
+            f"bnas {arguments.command}: expected the package {error.name}, found none; install `bnas[{extra}]`",
+            file=sys.stderr,
+        )
+        return 2
+    except BrokenPipeError:  # `bnas list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"bnas {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

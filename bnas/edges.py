@@ -1,0 +1,78 @@
+"""Quantities of a network that are sums over its edges: bytes, operations, seconds. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bnas.results import LatencyTable
+from bnas.space import CELL_INPUTS, Gene, Genotype, Node, SearchSpace
+
+Edges = Mapping[tuple[int, str], float]
+"""(stride, operation) → the quantity of one such edge of a cell."""
+
+
+def stride(gene: Gene, reduction: bool) -> int:
+    """2 for an edge of a reduction cell that reads one of the cell's inputs, else 1."""
+    return 2 if reduction and gene.source < CELL_INPUTS else 1
+
+
+def used(genotype: Genotype, reduction: bool) -> Iterator[tuple[int, str]]:
+    """(stride, operation) of every edge of one of the genotype's cells."""
+    for node in genotype.reduction if reduction else genotype.normal:
+        for gene in node:
+            yield stride(gene, reduction), gene.op
+
+
+@dataclass(frozen=True)
+class EdgeTable:
+    """`table(genotype)` is `fixed`, what all networks of a space have in common, plus the sum over all edges.
+
+    `cells` holds, from input to output, whether a cell reduces and what its edges come to.
+    """
+
+    space: SearchSpace
+    fixed: float
+    cells: Sequence[tuple[bool, Edges]]
+
+    def __call__(self, genotype: Genotype) -> float:
+        """The quantity of the network of this genotype; raises ValueError if it is not of the table's space."""
+        self.space.validate(genotype)
+        return self.fixed + sum(edges[at] for reduction, edges in self.cells for at in used(genotype, reduction))
+
+    def range(self) -> tuple[float, float]:
+        """The least and the most that a network of the space can have."""
+        return self.fixed + sum(self._extremes(min)), self.fixed + sum(self._extremes(max))
+
+    def _extremes(self, pick: Callable[[Iterable[float]], float]) -> Iterator[float]:
+        # One genotype serves all cells of a kind, so an operation is chosen for all of them at once. The sources
+        # matter in reduction cells only: between 2 and 2 − i of a node's two genes read a cell input.
+        for kind in (False, True):
+            cells = [edges for reduction, edges in self.cells if reduction == kind]
+            for i in range(self.space.nodes):
+                strided = range(max(0, CELL_INPUTS - i), CELL_INPUTS + 1) if kind else (0,)
+
+                def best(stride: int, cells: Sequence[Edges] = cells) -> float:
+                    return pick(sum(edges[stride, op] for edges in cells) for op in self.space.ops)
+
+                yield pick([k * best(2) + (2 - k) * best(1) if kind else 2 * best(1) for k in strided])
+
+
+def everywhere(op: str, space: SearchSpace) -> Genotype:
+    """A genotype with one operation on all edges; they have all strides that edges of the space can have."""
+    nodes: list[Node] = [(Gene(min(i, 1), op), Gene(i + 1, op)) for i in range(space.nodes)]
+    return Genotype(tuple(nodes), tuple(nodes), space.name)
+
+
+def latency_table(latencies: LatencyTable, space: SearchSpace) -> EdgeTable:
+    """Seconds of a genotype's network, from what was measured edge by edge.
+
+    Raises ValueError if an edge that the space can have was not measured.
+    """
+    cells = [(cell.reduction, {(e.stride, e.op): e.seconds for e in cell.edges}) for cell in latencies.cells]
+    for reduction, edges in cells:
+        for op in space.ops:
+            for at in used(everywhere(op, space), reduction):
+                if at not in edges:
+                    raise ValueError(f"latency table: expected an edge of stride {at[0]} with {at[1]}, found none")
+    return EdgeTable(space, latencies.fixed_seconds, cells)

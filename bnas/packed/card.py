@@ -1,0 +1,80 @@
+"""What a packed file says about its network beside the numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from bnas.config import NetworkConfig
+from bnas.packed.layout import Step, elements, layout
+from bnas.results import STRICT, ImageShape, Positive, Record, RetrainedNetwork, one_line
+
+MOST_CELLS = 1000
+MOST_VALUES = 2**28
+"""Values in all maps of one image; no file makes its reader allocate more than a gigabyte."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelCard(Record):
+    """The network, its cost and errors; the images it was trained on, and how they are normalised.
+
+    `config` is the network's configuration, `title` the data set's name, `classes` names the logits in order, `image`
+    is the input's size, `mean` and `std` are per channel of values in [0, 1], `data` the data set's content hash.
+    """
+
+    network: RetrainedNetwork
+    config: NetworkConfig
+    title: str
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    image: ImageShape
+    mean: tuple[float, ...]
+    std: tuple[Positive, ...]
+    data: str
+
+    def __post_init__(self) -> None:
+        pairs = (
+            ("classes", len(self.classes), self.config.classes),
+            ("image.channels", self.image.channels, self.config.in_channels),
+            ("mean", len(self.mean), self.config.in_channels),
+            ("std", len(self.std), self.config.in_channels),
+            ("network.channels", self.network.channels, self.config.channels),
+            ("network.cells", self.network.cells, self.config.cells),
+        )
+        for field, found, expected in pairs:
+            if found != expected:
+                raise ValueError(f"{field}: expected {expected} as config says, found {found}")
+        if self.config.cells > MOST_CELLS:
+            raise ValueError(f"config.cells: expected at most {MOST_CELLS}, found {self.config.cells}")
+        values = sum(elements(step.out) for step in self.steps())
+        if values > MOST_VALUES:
+            raise ValueError(f"image: expected maps of at most {MOST_VALUES} values in all, found {values}")
+
+    def steps(self) -> tuple[Step, ...]:
+        """What the network computes."""
+        return layout(self.config, self.network.genotype, self.image.height, self.image.width)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain value behind `to_json`."""
+        return {**super().to_dict(), "config": asdict(self.config)}
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelCard:
+        """The inverse; raises ValueError, one line, for anything else."""
+        try:
+            value = json.loads(text)
+            derived = value["network"] if isinstance(value, dict) and isinstance(value.get("network"), dict) else {}
+            for name in RetrainedNetwork.DERIVED:
+                derived.pop(name, None)
+            return TypeAdapter(cls).validate_json(json.dumps(value))
+        except ValidationError as error:
+            raise ValueError(one_line(error)) from None
+        except RecursionError:
+            raise ValueError("expected a flat description, found endless nesting") from None

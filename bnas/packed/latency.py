@@ -1,0 +1,77 @@
+"""What every edge of a space's networks takes in time, in the packed runtime on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bnas.config import NetworkConfig
+from bnas.edges import everywhere, latency_table
+from bnas.packed.layout import Block, Pool, Step, layout, payload
+from bnas.packed.network import Machine
+from bnas.packed.parameters import split
+from bnas.packed.timing import timed
+from bnas.results import CellLatencies, EdgeLatency, LatencyTable
+from bnas.space import Genotype, SearchSpace
+
+REPEATS = 16
+"""Equal steps in one program, so that a step's time stands out from the call's."""
+
+
+def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, seconds: float = 0.05) -> LatencyTable:
+    """Seconds that each operation takes at each place of a network, for one image on one thread, and all the rest.
+
+    A step is timed `REPEATS` times in a row within one call, each place and operation for `seconds`. What is left of a
+    whole network when its edges are taken away is `fixed_seconds`.
+    """
+    known: dict[Block | Pool, float] = {}
+
+    def step_seconds(step: Block | Pool) -> float:
+        if isinstance(step, Pool) and step.kind == "skip" and step.stride == 1:
+            return 0.0  # an identity is not even a copy
+        plain = replace(step, name="", source=0)
+        if plain not in known:
+            known[plain] = timed_steps([plain] * REPEATS, seconds) / REPEATS
+        return known[plain]
+
+    by_op = {op: _edges(config, everywhere(op, space), height, width) for op in space.ops}
+    cells = []
+    for index in range(config.cells):
+        reduction = index in config.reductions
+        strides = (1, 2) if reduction and space.nodes > 1 else (2,) if reduction else (1,)
+        edges = [
+            EdgeLatency(stride, op, step_seconds(by_op[op][index, stride])) for op in space.ops for stride in strides
+        ]
+        cells.append(CellLatencies(reduction, tuple(edges)))
+    probe = everywhere(space.ops[-1], space)
+    whole = network_seconds(config, probe, height, width, 4 * seconds)
+    table = latency_table(LatencyTable(0.0, tuple(cells)), space)
+    return LatencyTable(max(whole - table(probe), 0.0), tuple(cells))
+
+
+def network_seconds(config: NetworkConfig, genotype: Genotype, height: int, width: int, seconds: float = 0.2) -> float:
+    """Median seconds of a whole network of random weights for one image on one thread."""
+    return timed_steps(layout(config, genotype, height, width), seconds)
+
+
+def timed_steps(steps: Sequence[Step], seconds: float) -> float:
+    """Median seconds of a program of these steps with random parameters, for one image on one thread."""
+    rng = np.random.default_rng(0)
+    bits, floats = payload(steps)
+    random_bits = rng.integers(0, 256, -(-bits // 8), np.uint8)
+    machine = Machine(steps, split(steps, random_bits, rng.normal(size=floats).astype(np.float32)), threads=1)
+    first = steps[0]
+    assert not hasattr(first, "sources")
+    image = rng.normal(size=(1, *first.shape)).astype(np.float32)
+    return timed(lambda: machine(image), seconds=seconds).median
+
+
+def _edges(config: NetworkConfig, genotype: Genotype, height: int, width: int) -> dict[tuple[int, int], Block | Pool]:
+    """(cell, stride) → the step of an edge there."""
+    return {
+        (int(step.name.split(".")[1]), step.stride): step
+        for step in layout(config, genotype, height, width)
+        if isinstance(step, Block | Pool) and ".edges." in step.name
+    }

@@ -1,0 +1,302 @@
+"""From steps and parameters to the tables that the compiled kernels read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import bnas.packed.kernels as k
+from bnas.packed.lanes import LANES, POSITIONS, TOGETHER
+from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum, elements
+from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
+
+SHARING, WASTE = 32, 1.3
+"""From so many outputs on, and so many positions for each that counts, taps are gathered (measured)."""
+
+GAP = LANES
+"""Floats between two maps of an image."""
+
+
+class Room(NamedTuple):
+    """What one image needs beside the parameters, in elements of arrays (see `kernels.run`)."""
+
+    maps: int
+    signs: int
+    dense: int
+    planes: int
+    positions: int
+    shortcuts: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory in bytes."""
+        return 4 * (self.maps + self.planes + self.shortcuts) + self.signs + self.dense + 13 * self.positions
+
+    def arrays(self, block: int) -> tuple[NDArray[np.generic], ...]:
+        """Room for so many images at once, and for vectors that reach past its end."""
+        slack = 16 * POSITIONS
+        needs = (
+            (self.maps, np.float32),
+            (self.signs, np.uint8),
+            (self.dense, np.uint8),
+            (self.planes, np.float32),
+            (self.positions, np.uint8),
+            (self.positions, np.float32),
+            (TOGETHER * self.positions, np.uint16),
+            (self.shortcuts, np.float32),
+        )
+        return tuple(np.zeros(count * block + TOGETHER * slack, kind) for count, kind in needs)
+
+
+class Program(NamedTuple):
+    """Steps `[steps, kernels.COLUMNS]`, parameter tables, and the room that one image needs."""
+
+    steps: NDArray[np.int64]
+    tables: tuple[NDArray[np.generic], ...]
+    room: Room
+    out: tuple[int, ...]
+
+
+def build(steps: Sequence[Step], parameters: Sequence[Parameters]) -> Program:
+    """Compile-free: fills tables. A map's place is fixed once, and free for others when its last reader is done."""
+    builder = _Builder(steps)
+    for step, values in zip(steps, parameters, strict=True):
+        builder.add(step, values)
+    return builder.finished()
+
+
+def thresholds(scale: Floats, shift: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """For each channel a threshold t and whether to flip: `scale · x + shift ≥ 0` exactly where `(x ≥ t) ≠ flip`.
+
+    t is the smallest float32 on its side: −shift / scale, moved by units in the last place until it is right.
+    """
+    wide_scale, wide_shift = scale.astype(np.float64), shift.astype(np.float64)
+    flip = scale < 0
+    # Where scale > 0: x ≥ t ⇔ holds(x). Where scale < 0: x ≥ t ⇔ not holds(x).
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+        t = (-wide_shift / wide_scale).astype(np.float32)
+    flat = scale == 0
+    t[flat] = -np.inf
+    flip = np.where(flat, shift < 0, flip)
+
+    def reached(x: Floats) -> NDArray[np.bool_]:
+        with np.errstate(invalid="ignore", over="ignore"):
+            holds: NDArray[np.bool_] = (x.astype(np.float64) * wide_scale + wide_shift >= 0) != flip
+        return holds
+
+    low, high = np.float32(-np.inf), np.float32(np.inf)
+    for _ in range(4):
+        t = np.where(~flat & np.isfinite(t) & reached(t), np.nextafter(t, low), t)
+    for _ in range(8):
+        t = np.where(~flat & np.isfinite(t) & ~reached(t), np.nextafter(t, high), t)
+    return t, flip
+
+
+class _Builder:
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.rows: list[NDArray[np.int64]] = []
+        self.floats: list[Floats] = []
+        self.thresholds: list[Floats] = []
+        self.weights: list[NDArray[np.uint8]] = []
+        self.taps: list[tuple[int, int]] = []
+        self.fixes: list[NDArray[np.int32]] = []
+        self.used = dict.fromkeys(("floats", "thresholds", "weights", "fixes"), 0)
+        self.room = Room(0, 0, 0, 0, 0, 0)
+        self.places = _places(steps)
+        self.maps, self.made = self.places.total, 0
+
+    def add(self, step: Step, values: Parameters) -> None:
+        """Append a step's row and tables."""
+        self.made += 1
+        if isinstance(step, Concat) or (isinstance(step, Pool) and step.kind == "skip" and step.stride == 1):
+            return  # its parts already lie where it is
+        row = np.zeros(k.COLUMNS, np.int64)
+        row[k.SOURCE], row[k.OUT] = self.places.of[step.source], self.places.of[self.made]
+        row[[k.C_IN, k.H_IN, k.W_IN]] = step.shape
+        row[[k.C_OUT, k.H_OUT, k.W_OUT]] = step.out
+        row[k.STRIDE], row[k.GROUPS] = 1, 1
+        match step, values:
+            case Stem(), StemParameters():
+                row[k.OP] = k.STEM
+                self._planes(row, step.kernel, 1, step.stride, step.kernel // 2, step.shape.channels, binary=False)
+                row[k.FLOATS] = self._keep("floats", [values.weight, values.bias])
+            case Block(), BlockParameters():
+                row[k.OP] = k.BLOCK
+                self._block(row, step, values)
+            case Pool(kind="skip"), None:
+                row[k.OP], row[k.STRIDE] = k.HALVE, step.stride
+            case Pool(), None:
+                row[k.OP] = k.MAX if step.kind == "max" else k.AVG
+                self._planes(row, 3, 1, step.stride, 1, 1, binary=False)
+                row[k.FLOATS] = self._keep("floats", [_inside(step)])
+            case Sum(), None:
+                row[k.OP], row[k.OTHER] = k.SUM, self.places.of[step.other]
+            case Classifier(), ClassifierParameters():
+                row[k.OP] = k.CLASSIFY
+                row[k.FLOATS] = self._keep("floats", [values.weight.T, values.bias])
+            case _:
+                raise ValueError(f"{step.name}: parameters {type(values).__name__} do not belong to this step")
+        self.rows.append(row)
+        self.out = tuple(step.out)
+
+    def finished(self) -> Program:
+        """The tables as arrays."""
+        tables = (
+            _joined(self.floats, np.float32),
+            _joined(self.thresholds, np.float32),
+            _joined(self.weights, np.uint8),
+            np.array(self.taps, np.int64).reshape(-1, 2),
+            _joined(self.fixes, np.int32),
+        )
+        return Program(np.stack(self.rows), tables, self.room._replace(maps=self.maps), self.out)
+
+    def _keep(self, table: str, arrays: Sequence[NDArray[np.generic]]) -> int:
+        start = self.used[table]
+        for array in arrays:
+            getattr(self, table).append(np.ascontiguousarray(array).ravel())
+            self.used[table] += array.size
+        return start
+
+    def _planes(
+        self, row: NDArray[np.int64], kernel: int, dilation: int, stride: int, padding: int, depth: int, *, binary: bool
+    ) -> None:
+        """Geometry of the padded planes, and where in them every tap of one group lies."""
+        height, width = int(row[k.H_IN]), int(row[k.W_IN])
+        # Neighbouring rows share their padding; with a stride they have it each to themselves.
+        rows, line = (side + padding if stride == 1 else -(-(side + 2 * padding) // stride) for side in (height, width))
+        row[k.STRIDE], row[k.PADDING], row[k.ROWS], row[k.LINE] = stride, padding, rows, line
+        row[k.TAPS], row[k.TAP_COUNT] = len(self.taps), depth * kernel**2
+        groups = int(row[k.GROUPS])
+        row[k.PLANES] = groups * depth
+        for plane, ky, kx in product(range(depth), *[range(kernel)] * 2):
+            y, x = ky * dilation, kx * dilation
+            phase = y % stride * stride + x % stride
+            self.taps.append((plane * stride**2 + phase, y // stride * line + x // stride))
+        positions = rows * line
+        # Taps of the last positions reach over the end of the last plane.
+        over = max(self.taps[at][1] for at in range(int(row[k.TAPS]), len(self.taps)))
+        need = groups * depth * stride**2 * positions + over
+        room = self.room
+        if binary:
+            self.room = room._replace(signs=max(room.signs, need), positions=max(room.positions, positions))
+        else:
+            self.room = room._replace(planes=max(room.planes, need), positions=max(room.positions, positions))
+        pixels = height * width
+        self.room = self.room._replace(positions=max(self.room.positions, pixels))
+
+    def _block(self, row: NDArray[np.int64], step: Block, values: BlockParameters) -> None:
+        depth = step.shape.channels // step.groups
+        row[k.GROUPS] = step.groups
+        bytes_ = -(-depth // 8)
+        self._planes(row, step.kernel, step.dilation, step.stride, step.padding, bytes_, binary=True)
+        t, flip = thresholds(values.scale_in, values.shift_in)
+        # A flipped sign of the input is a flipped weight.
+        by_output = flip.reshape(step.groups, 1, depth).repeat(step.out.channels // step.groups, 1)
+        bits = (values.weight > 0) ^ by_output.reshape(step.out.channels, depth)[:, :, None, None]
+        packed = np.packbits(bits, axis=1, bitorder="little")  # [O, bytes, k, k]
+        row[k.THRESHOLDS] = self._keep("thresholds", [t])
+        row[k.WEIGHTS] = self._keep("weights", [_interleaved(packed, step.groups)])
+        row[k.FIX] = self._keep("fixes", [_fixes(bits, step)])
+        row[k.FLOATS] = self._keep("floats", [values.scale_out, values.shift_out, values.slope])
+        have, made = step.shape.channels, step.out.channels
+        pixels = step.out.height * step.out.width
+        if made // step.groups >= SHARING and int(row[k.ROWS] * row[k.LINE]) > WASTE * pixels:
+            row[k.DENSE] = 1
+            self.room = self.room._replace(dense=max(self.room.dense, step.groups * int(row[k.TAP_COUNT]) * pixels))
+        need = (have if step.stride == 2 else 0) + (made if have > made else 0)
+        self.room = self.room._replace(shortcuts=max(self.room.shortcuts, need * pixels))
+
+
+def _interleaved(packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
+    """Weights `[O, bytes, k, k]` as `[groups, ⌈O / groups / 4⌉, taps, 4]`, missing outputs as zeros."""
+    made = packed.shape[0] // groups
+    rows = packed.reshape(groups, made, -1)
+    blocks = -(-made // TOGETHER)
+    wide = np.zeros((groups, blocks * TOGETHER, rows.shape[2]), np.uint8)
+    wide[:, :made] = rows
+    return wide.reshape(groups, blocks, TOGETHER, -1).transpose(0, 1, 3, 2)
+
+
+def _fixes(bits: NDArray[np.bool_], step: Block) -> NDArray[np.int32]:
+    """Real taps plus twice the set weight bits over the border, int32 `[O, H', W']`: see `bnas.packed.kernels`."""
+    depth, kernel = bits.shape[1], step.kernel
+    set_bits = bits.sum(axis=1, dtype=np.int32)  # [O, k, k]
+    fixes = np.zeros(tuple(step.out), np.int32)
+    for ky, kx in product(range(kernel), repeat=2):
+        rows = np.arange(step.out.height) * step.stride + ky * step.dilation - step.padding
+        columns = np.arange(step.out.width) * step.stride + kx * step.dilation - step.padding
+        real = ((rows >= 0) & (rows < step.shape.height))[:, None] & (columns >= 0) & (columns < step.shape.width)
+        fixes += np.where(real, np.int32(depth), 2 * set_bits[:, ky, kx, None, None])
+    return fixes
+
+
+def _inside(step: Pool) -> Floats:
+    """How many of the nine taps lie inside the map, float32 `[H', W']`."""
+
+    def along(side: int, made: int) -> NDArray[np.int64]:
+        first = np.arange(made) * step.stride - 1
+        return np.minimum(first + 3, side) - np.maximum(first, 0)
+
+    rows, columns = along(step.shape.height, step.out.height), along(step.shape.width, step.out.width)
+    return (rows[:, None] * columns).astype(np.float32)
+
+
+class _Places(NamedTuple):
+    of: list[int]
+    total: int
+
+
+def _places(steps: Sequence[Step]) -> _Places:
+    """Where each map lies, in floats per image. The parts of a concatenation lie inside it; an identity is its source.
+
+    A place is given to another map once its last reader has run.
+    """
+    shapes = [steps[0].shape if not isinstance(steps[0], Concat) else steps[0].out, *(step.out for step in steps)]
+    same: dict[int, tuple[int, int]] = {}  # map → (map it lies in, offset)
+    for made, step in enumerate(steps, 1):
+        if isinstance(step, Concat):
+            at = 0
+            for source in step.sources:
+                same[source] = (made, at)
+                at += elements(shapes[source])
+        elif isinstance(step, Pool) and step.kind == "skip" and step.stride == 1:
+            same[made] = (step.source, 0)
+
+    def root(index: int) -> tuple[int, int]:
+        offset = 0
+        while index in same:
+            index, more = same[index]
+            offset += more
+        return index, offset
+
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for made in range(len(shapes)):
+        first.setdefault(root(made)[0], made)
+        last[root(made)[0]] = made
+    for made, step in enumerate(steps, 1):
+        for source in step.sources if isinstance(step, Concat) else [step.source]:
+            last[root(source)[0]] = max(last[root(source)[0]], made)
+        if isinstance(step, Sum):
+            last[root(step.other)[0]] = max(last[root(step.other)[0]], made)
+    placed: list[tuple[int, int, int]] = []  # (start, end, map)
+    starts: dict[int, int] = {}
+    for index in sorted(first, key=first.__getitem__):
+        need = elements(shapes[index]) + GAP
+        start = 0
+        for begin, end, other in sorted(placed):
+            if last[other] >= first[index]:
+                if begin - start >= need:
+                    break
+                start = max(start, end)
+        starts[index] = start
+        placed.append((start, start + need, index))
+    return _Places([starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], max(end for _, end, _ in placed))
+
+
+def _joined(arrays: Sequence[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(1, dtype)

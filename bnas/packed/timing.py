@@ -1,0 +1,32 @@
+"""How long a prediction takes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call: the median of `repeats` calls, and between what half of them lie."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+
+def timed(call: Callable[[], object], *, seconds: float = 0.3, least: int = 5, most: int = 2000) -> Timing:
+    """Time a call after three warm-up calls, for so many seconds, but within `least` and `most` calls."""
+    for _ in range(3):
+        call()
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(found) < least or (len(found) < most and time.perf_counter() < end):
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    low, median, high = statistics.quantiles(found, n=4)
+    return Timing(median, low, high, len(found))

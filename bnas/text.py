@@ -1,0 +1,29 @@
+"""How numbers and tables are written as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] in per cent: `0.0213` → `2.13`."""
+    return f"{100 * share:.2f}"
+
+
+def kib(size_bytes: float) -> str:
+    """A size in KiB (1024 bytes): `12595` → `12.30`."""
+    return f"{size_bytes / 1024:.2f}"
+
+
+def aligned(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list[str]:
+    """Lines of a table: headings, a rule, the rows; columns stand at the right except those named.
+
+    All rows have the keys of the first, which are the headings; there must be one.
+    """
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    table = [{name: name for name in widths}, {name: "-" * width for name, width in widths.items()}, *rows]
+
+    def cell(name: str, text: str) -> str:
+        return text.ljust(widths[name]) if name in left else text.rjust(widths[name])
+
+    return ["  ".join(cell(name, row[name]) for name in widths).rstrip() for row in table]

@@ -1,0 +1,139 @@
+"""`python -m pipeline.compare REV...`: finished runs side by side, as a page and as tables in the terminal.
+
+A REV is whatever `dvc exp show` lists: a commit, a branch, a tag, an experiment's name, or `workspace` for the files
+as they lie here. One REV alone is compared with the workspace. Only small files that git keeps are read, so no
+experiment has to be checked out and nothing has to be in DVC's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bnas.page.compare import ComparedRun, Point, compare_html, compare_text
+from pipeline.stage import REPORTS, atomic_write
+from pipeline.yaml12 import ParamsError, read_yaml
+
+WORKSPACE = "workspace"
+OUTPUT = REPORTS / "compare.html"
+PARETO, PARAMS = REPORTS / "plots" / "pareto.json", Path("params.yaml")
+METRICS = tuple(REPORTS / "metrics" / f"{name}.json" for name in ("report", "search", "stage1", "stage2"))
+TIMES = tuple(REPORTS / "times" / f"{name}.json" for name in ("stage1", "stage2", "search", "retrain"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the page and print the tables; 2 with one line on stderr for a run that cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.compare", description=(__doc__ or "").split("\n\n")[1])
+    parser.add_argument("revisions", nargs="+", metavar="REV", help="commit, branch, tag, experiment or `workspace`")
+    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help=f"the page to write (default: {OUTPUT})")
+    options = parser.parse_args(arguments)
+    names = list(dict.fromkeys(options.revisions))
+    try:
+        runs = [read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])]
+        if len(runs) < 2 or runs[0].name == runs[1].name:
+            raise ValueError("expected two different runs, found the workspace only")
+        atomic_write(options.output, compare_html(runs))
+    except (ValueError, OSError) as error:
+        print(f"compare: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"Comparison: {options.output}\n\n{compare_text(runs)}")
+    for run in runs:
+        if run.missing:
+            print(f"\nNot found in {run.name}: {', '.join(run.missing)}")
+    return 0
+
+
+def read_run(name: str) -> ComparedRun:
+    """The run of a revision; raises ValueError if there is no such revision or no finished run in it."""
+    commit = None if name == WORKSPACE else resolve(name)
+    pareto, params = read_file(commit, PARETO), read_file(commit, PARAMS)
+    if pareto is None or params is None:
+        absent = PARETO if pareto is None else PARAMS
+        raise ValueError(f"{name}: expected a finished run, found no {absent} there")
+    where = f"{name}: {PARETO}"
+    try:
+        points = TypeAdapter(tuple[Point, ...]).validate_json(pareto)
+        parameters = _parameters(params)
+    except ValidationError as error:
+        raise ValueError(f"{where}: expected rows of network, role, size_kib and test_error: {error}") from None
+    except ParamsError as error:
+        raise ValueError(f"{name}: {error}") from None
+    files = {path: read_file(commit, path) for path in (*METRICS, *TIMES)}
+    indicators: dict[str, float | None] = {}
+    for path, text in files.items():
+        indicators |= _numbers(f"{name}: {path}", text)
+    missing = tuple(str(path) for path, text in files.items() if text is None)
+    return ComparedRun(name, commit[:10] if commit else name, points, dict(flat(parameters)), indicators, missing)
+
+
+def resolve(name: str) -> str:
+    """The commit of a revision or of an experiment's name, as git's refs hold them; raises ValueError for neither."""
+    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if found is not None:
+        return found.decode().strip()
+    listed = (_git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or b"").decode().split("\n")
+    experiments: dict[str, list[str]] = {}
+    for commit, _, ref in (line.partition(" ") for line in listed):
+        parts = ref.split("/")
+        if len(parts) == 5 and len(parts[2]) == 2:  # refs/exps/<2 digits of the parent>/<38>/<name>
+            experiments.setdefault(parts[4], []).append(commit)
+    match experiments.get(name, []):
+        case [commit]:
+            return commit
+        case []:
+            known = ", ".join(sorted(experiments)) or "none"
+            raise ValueError(f"{name}: expected a git revision or an experiment (of these there are: {known})")
+        case several:
+            raise ValueError(f"{name}: expected one experiment, found {len(several)}: {', '.join(several)}")
+
+
+def read_file(commit: str | None, path: Path) -> bytes | None:
+    """A file of a commit, or of the workspace for None; None if it is not there."""
+    if commit is None:
+        return path.read_bytes() if path.exists() else None
+    return _git("show", f"{commit}:./{path.as_posix()}")
+
+
+def _git(*arguments: str) -> bytes | None:
+    """What a git command prints; None if it fails."""
+    done = subprocess.run(("git", *arguments), capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def _parameters(text: bytes) -> Any:
+    with tempfile.TemporaryDirectory() as folder:  # the reader that knows YAML as DVC writes it reads files
+        copy = Path(folder) / PARAMS
+        copy.write_bytes(text)
+        try:
+            return read_yaml(copy)
+        except ParamsError as error:
+            raise ParamsError(str(error).removeprefix(f"{folder}/")) from None
+
+
+def flat(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of everything below a mapping; a list is one value."""
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from flat(below, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, list(value) if isinstance(value, tuple) else value
+
+
+def _numbers(where: str, text: bytes | None) -> dict[str, float | None]:
+    if text is None:
+        return {}
+    try:
+        return TypeAdapter(dict[str, float | None]).validate_json(text)
+    except ValidationError:
+        raise ValueError(f"{where}: expected names and numbers, found {text[:40]!r}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

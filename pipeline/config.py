@@ -1,0 +1,40 @@
+"""From parameters and prepared data to plain values: what the networks are, without torch."""
+
+from __future__ import annotations
+
+from bnas.config import NetworkConfig
+from bnas.results import DatasetDescription, read_dataset
+from bnas.space import SearchSpace
+from pipeline import params as schema
+from pipeline.params import Params
+from pipeline.stage import PREPARED
+
+
+def dataset() -> DatasetDescription:
+    """The description that `prepare` wrote. Raises ValueError if its parts do not fit together."""
+    path = PREPARED / "dataset.json"
+    description = read_dataset(path)
+    for field in ("mean", "std"):
+        if len(getattr(description, field)) != description.image.channels:
+            found = len(getattr(description, field))
+            raise ValueError(f"{path}: {field}: expected {description.image.channels} channels, found {found}")
+    if len(description.classes) < 2:
+        raise ValueError(f"{path}: classes: expected at least two, found {list(description.classes)}")
+    return description
+
+
+def search_space(params: Params) -> SearchSpace:
+    """The search space."""
+    return SearchSpace(params.space.operations, params.space.nodes, params.space.name)
+
+
+def network_config(params: Params, description: DatasetDescription, scale: schema.Scale) -> NetworkConfig:
+    """A network of the data set's classes at the supernet's or the final scale."""
+    return NetworkConfig(
+        in_channels=description.image.channels,
+        classes=len(description.classes),
+        channels=scale.channels,
+        cells=scale.cells,
+        stem_stride=params.network.stem_stride,
+        sign=params.network.sign,
+    )

@@ -1,0 +1,120 @@
+"""Stage `export`: every retrained network as a packed file, checked against PyTorch and timed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from bnas import packed
+from bnas.config import NetworkConfig
+from bnas.data import Split
+from bnas.images import normalise
+from bnas.network import Network
+from bnas.packed.timing import timed
+from bnas.results import (
+    DatasetDescription,
+    ExportedNetwork,
+    ExportedNetworks,
+    NetworkLatency,
+    RetrainedNetwork,
+    read_networks,
+)
+from pipeline import params as schema
+from pipeline.config import dataset, network_config
+from pipeline.params import Params
+from pipeline.stage import PREPARED, REPORTS, Stage, main, write_json
+
+RETRAIN = Path("data/retrain")
+
+TOLERANCE = 1e-4
+"""Relative difference of logits that rounding may make."""
+
+MOST_DEVIATING = 0.01
+"""Share of test images on which a value before a sign may lie so near its threshold that rounding decides."""
+
+
+def run(stage: Stage) -> None:
+    """Write, check and time the networks one by one."""
+    description = dataset()
+    networks = read_networks(RETRAIN / "networks.json")
+    images = np.ascontiguousarray(Split.open(PREPARED / "test").images)
+    advance = stage.progress(len(networks))
+    exported, latencies = [], []
+    for found in networks:
+        network = trained(found, stage.params, description)
+        path = stage.out / f"{found.name}.bnn"
+        packed.save(network, path, card(found, network.config, description))
+        loaded = packed.load(path, torch.get_num_threads())
+        deviating = check(network, loaded, images, found)
+        content = loaded.content
+        exported.append(
+            ExportedNetwork(
+                found.name, content.file_bytes, content.payload_bytes, content.header_bytes, content.hash, deviating
+            )
+        )
+        latencies.append(latency(found.name, network, loaded, images).to_dict())
+        advance(1, found.name)
+    write_json(stage.out / "files.json", ExportedNetworks(tuple(exported)).to_dict())
+    write_json(REPORTS / "times" / "latency.json", latencies)
+
+
+def trained(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
+    """The network with the weights that `retrain` left."""
+    scale = schema.Scale(channels=found.channels, cells=found.cells)
+    network = Network(network_config(params, description, scale), found.genotype)
+    network.load_state_dict(load_file(RETRAIN / found.name / "weights.safetensors"))
+    return network.eval().to(memory_format=torch.channels_last)
+
+
+def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDescription) -> packed.ModelCard:
+    """What the file says about the network."""
+    return packed.ModelCard(
+        network=found,
+        config=config,
+        title=description.title,
+        classes=description.classes,
+        image=description.image,
+        mean=description.mean,
+        std=description.std,
+        data=description.hash,
+    )
+
+
+def check(network: Network, loaded: packed.PackedNetwork, images: np.ndarray, found: RetrainedNetwork) -> int:
+    """How many test images have other logits than in PyTorch; ValueError if they are more than rounding explains.
+
+    Only outputs are compared: labels are not looked at, and nothing is chosen.
+    """
+    inputs = normalise(images, loaded.card.mean, loaded.card.std)
+    with torch.inference_mode():
+        x = torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last)
+        expected = torch.cat([network(part) for part in torch.split(x, 256)]).numpy()
+    logits = loaded(inputs)
+    difference = np.abs(logits - expected).max(axis=1) / np.abs(expected).max(axis=1)
+    deviating = int((difference > TOLERANCE).sum())
+    if deviating > MOST_DEVIATING * len(images):
+        raise ValueError(
+            f"{found.name}: expected the packed network's logits to differ from PyTorch's on at most "
+            f"{MOST_DEVIATING:.0%} of {len(images)} test images, found {deviating}"
+        )
+    return deviating
+
+
+def latency(name: str, network: Network, loaded: packed.PackedNetwork, images: np.ndarray) -> NetworkLatency:
+    """Seconds for one image and for 64, packed and in PyTorch, on as many threads (all cores, or OMP_NUM_THREADS)."""
+    seconds = []
+    for count in (1, 64):
+        inputs = normalise(images[:count], loaded.card.mean, loaded.card.std)
+        x = torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last)
+        seconds.append(timed(lambda: loaded(inputs), seconds=0.2).median)  # noqa: B023
+        with torch.inference_mode():
+            seconds.append(timed(lambda: network(x), seconds=0.2).median)  # noqa: B023
+    return NetworkLatency(name, *seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main("export", run))

@@ -1,0 +1,55 @@
+"""Timing of rivals within one run: alternating rounds, medians, quartiles, ratios."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy
+import torch
+
+ROUNDS, CALLS = 5, 8
+
+
+def compared(calls: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
+    """Milliseconds of each call: median and quartiles over `ROUNDS · CALLS` calls, in rounds that alternate.
+
+    A pause before each round lets the threads of another library stop spinning.
+    """
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            time.sleep(0.02)
+            call()
+            call()
+            for _ in range(CALLS):
+                start = time.perf_counter()
+                call()
+                found[name].append(1000 * (time.perf_counter() - start))
+    return {name: spread(values) for name, values in found.items()}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = statistics.quantiles(values, n=4)
+    return {"median": round(median, 4), "low": round(low, 4), "high": round(high, 4)}
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    fields = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    flags = fields.get("flags", "").split()
+    wanted = ("avx2", "avx512f", "avx512_bitalg", "avx512_vpopcntdq")
+    return {
+        "processor": fields.get("model name", platform.machine()),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "vector instructions": ", ".join(flag for flag in wanted if flag in flags) or "not known",
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        "numpy": numpy.__version__,
+    }

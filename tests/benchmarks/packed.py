@@ -1,0 +1,206 @@
+"""The packed runtime against PyTorch and onnxruntime; equality first, then times."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import onnxruntime
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from bnas import packed
+from bnas.network import Network
+from bnas.packed import kernels, reference
+from bnas.packed.lanes import POSITIONS, TOGETHER, count_differences
+from bnas.packed.layout import Block, Shape
+from bnas.packed.network import Machine, available_cores
+from bnas.packed.onnx_export import to_onnx
+from bnas.packed.parameters import BlockParameters
+from bnas.packed.program import build
+from bnas.results import DatasetDescription, RetrainedNetwork, read_networks
+from bnas.space import SearchSpace
+from pipeline.config import dataset
+from pipeline.export import RETRAIN, card, trained
+from pipeline.params import load
+from tests.benchmarks.measure import compared
+
+SIDES = {16: 32, 32: 32, 64: 16, 128: 16, 256: 8}
+"""Channels → side of the map, as in a network that halves the map when it doubles the channels."""
+
+KERNELS = [(3, 1), (5, 1), (3, 2), (5, 2)]
+IMAGES = 16
+
+
+def layers() -> list[dict[str, Any]]:
+    """A whole binary block on maps as they lie inside a network, against PyTorch's bare float convolution; 1 thread."""
+    torch.set_num_threads(1)
+    bound = popcount_bounds()
+    rows = []
+    for channels, side in SIDES.items():
+        for kernel, dilation in KERNELS:
+            rows.append(layer(channels, side, kernel, dilation) | {"channels": channels, "side": side})
+            for name, most in bound.items():
+                rows[-1][f"of {name} bound"] = round(rows[-1]["Gop/s"] / most, 3)
+    return rows
+
+
+def layer(channels: int, side: int, kernel: int, dilation: int) -> dict[str, Any]:
+    """One row of `layers`."""
+    rng = np.random.default_rng(0)
+    shape = Shape(channels, side, side)
+    step = Block("layer", 0, shape, shape, kernel, 1, dilation)
+
+    def draw(*size: int) -> np.ndarray:
+        return rng.normal(size=size).astype(np.float32)
+
+    weight = np.where(rng.random((channels, channels, kernel, kernel)) < 0.5, -1, 1).astype(np.int8)
+    values = BlockParameters(draw(channels), draw(channels), weight, draw(channels), draw(channels), draw(channels))
+    x = draw(IMAGES, *shape)
+    program = build([step], [values])
+    images = 4
+    room = program.room.arrays(images)
+    got = Machine([step], [values], 1)(x[:2]).reshape(2, *shape)
+    assert np.array_equal(got, reference.run([step], [values], x[:2]))
+    p, block = program.steps[0], images
+    maps, signs, dense, _, flat, _, counts, spare = room
+    source, out = maps[p[kernels.SOURCE] * block :], maps[p[kernels.OUT] * block :]
+    source[: block * channels * side * side] = x[:block].transpose(1, 0, 2, 3).ravel()
+
+    def ours() -> None:
+        for _ in range(IMAGES // block):
+            kernels._block(source, out, program.tables, signs, dense, flat, counts, spare, block, p)
+
+    bits = torch.from_numpy(np.where(x > 0, np.float32(1), np.float32(-1)))
+    rival = {}
+    for name, layout in (("contiguous", torch.contiguous_format), ("channels last", torch.channels_last)):
+        a = bits.contiguous(memory_format=layout)
+        b = torch.from_numpy(weight.astype(np.float32)).contiguous(memory_format=layout)
+        rival[name] = lambda a=a, b=b: F.conv2d(a, b, None, 1, step.padding, dilation)
+    with torch.inference_mode():
+        found = compared({"packed block": ours, **rival})
+    best = min(rival, key=lambda name: found[name]["median"])
+    macs = IMAGES * channels**2 * kernel**2 * side**2
+    return {
+        "kernel": f"{kernel}x{kernel}" + (" dilated" if dilation > 1 else ""),
+        "packed ms": found["packed block"],
+        "torch ms": found[best],
+        "torch layout": best,
+        "ratio": round(found[best]["median"] / found["packed block"]["median"], 2),
+        "Gop/s": round(2 * macs / found["packed block"]["median"] / 1e6),
+    }
+
+
+@njit(nogil=True)
+def _vector(counts, planes, weights, distances, repeats):  # type: ignore[no-untyped-def]
+    for i in range(repeats):
+        count_differences(counts, planes, weights, distances, (i % 8, 0, len(distances), 0, POSITIONS))
+
+
+@njit(nogil=True)
+def _scalar(x, weights, repeats):  # type: ignore[no-untyped-def]
+    total = np.uint64(0)
+    for i in range(repeats):
+        for k in range(len(x)):
+            total += np.uint64(numba_popcount(x[k] ^ weights[k] ^ np.uint64(i)))
+    return total
+
+
+@numba.extending.intrinsic
+def numba_popcount(typing: Any, word: Any) -> Any:
+    """Set bits of a 64-bit word."""
+    return word(word), lambda context, builder, signature, args: builder.ctpop(args[0])
+
+
+def popcount_bounds() -> dict[str, float]:
+    """Gop/s (a multiply and an addition each count) of xor, popcount and addition alone, on data in the first cache."""
+    rng = np.random.default_rng(0)
+    taps, repeats = 144, 4000
+    planes = rng.integers(0, 256, 16384, np.uint8)
+    weights = rng.integers(0, 256, taps * TOGETHER, np.uint8)
+    distances = np.arange(taps) * 64
+    counts = np.zeros(TOGETHER * POSITIONS, np.uint16)
+    words = rng.integers(0, 2**63, 512).astype(np.uint64)
+    found = compared(
+        {
+            "vector": lambda: _vector(counts, planes, weights, distances, repeats),
+            "64-bit": lambda: _scalar(words, words[::-1].copy(), repeats),
+        }
+    )
+    ops = {"vector": 2 * 8 * POSITIONS * TOGETHER * taps * repeats, "64-bit": 2 * 64 * 512 * repeats}
+    return {name: ops[name] / found[name]["median"] / 1e6 for name in found}
+
+
+def networks() -> list[dict[str, Any]]:
+    """The networks of the finished run, against PyTorch eager and onnxruntime, on all cores."""
+    torch.set_num_threads(available_cores())
+    params, description = load("params.yaml"), dataset()
+    pixels = np.load("data/prepared/test/images.npy").transpose(0, 3, 1, 2)
+    return [
+        whole(found, trained(found, params, description), description, pixels)
+        for found in read_networks(RETRAIN / "networks.json")
+    ]
+
+
+def whole(
+    found: RetrainedNetwork, network: Network, description: DatasetDescription, pixels: NDArray[np.uint8]
+) -> dict[str, Any]:
+    """One row of `networks`."""
+    threads = available_cores()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.bnn"
+        packed.save(network, path, card(found, network.config, description))
+        loaded = packed.load(path, threads)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        to_onnx(loaded).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    singles = pixels.astype(np.float32)
+    same = (loaded(pixels).argmax(1) == session.run(None, {"pixels": singles})[0].argmax(1)).mean()
+    assert same >= 0.99, f"{found.name}: onnxruntime agrees on {same:.2%} of the test images only"
+    row: dict[str, Any] = {"network": found.name, "KiB": round(found.size_bytes / 1024, 2)}
+    for count in (1, 64):
+        inputs = loaded.inputs(pixels[:count])
+        x = torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last)
+        part = {"pixels": singles[:count].copy()}
+        calls: dict[str, Callable[[], object]] = {
+            "packed": partial(loaded, inputs),
+            "torch": partial(network, x),
+            "onnxruntime": partial(session.run, None, part),
+        }
+        with torch.inference_mode():
+            times = compared(calls)
+        row |= {f"{name} ms, batch {count}": times[name] for name in times}
+        for name in ("torch", "onnxruntime"):
+            row[f"{name} / packed, batch {count}"] = round(times[name]["median"] / times["packed"]["median"], 2)
+    return row
+
+
+def compilation() -> dict[str, float]:
+    """Seconds to load a network and predict once in a fresh process: with an empty cache, and with what that left."""
+    genotype = SearchSpace(nodes=3).sample(random.Random(0))
+    code = (
+        "import sys, time; start = time.perf_counter(); import numpy as np; from bnas.space import Genotype;"
+        "from bnas.config import NetworkConfig; from bnas.packed.latency import network_seconds;"
+        f"network_seconds(NetworkConfig(1, 10, 8, 3, 2), Genotype.from_json({genotype.to_json()!r}), 28, 28, 0.0);"
+        "print(time.perf_counter() - start)"
+    )
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+            done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+            seconds.append(round(float(done.stdout), 2))
+    return {"empty cache": seconds[0], "cached": seconds[1]}

@@ -1,0 +1,364 @@
+"""The command line: every command on small packed networks, and one line for everything that cannot be done."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnas import packed
+from bnas.cli import main, parser
+from bnas.config import NetworkConfig
+from bnas.packed.timing import Timing
+from tests.bnas.packed import builders, hostile
+
+COMMANDS = ("list", "pick", "predict", "benchmark", "inspect", "export-onnx", "show", "completion")
+SIZE = (9, 7)
+MODELS = {
+    # name → (configuration, nodes, mistakes out of 40)
+    "front-1": (NetworkConfig(3, 3, 2, 3), 1, 12),
+    "front-2": (NetworkConfig(3, 3, 4, 3), 2, 4),
+    "front-3": (NetworkConfig(3, 3, 6, 4), 2, 8),
+    "front-4": (NetworkConfig(3, 3, 10, 3), 2, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Packed networks of which a larger one is not always a better one."""
+    found = tmp_path_factory.mktemp("export")
+    for seed, (name, (config, nodes, wrong)) in enumerate(MODELS.items()):
+        model = builders.network(config, nodes, seed)
+        packed.save(model, found / f"{name}.bnn", builders.card(model, SIZE, name=name, wrong=wrong))
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(folder) -> Path:
+    return folder / "front-2.bnn"
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command: (exit status, output, lines on stderr)."""
+
+    def call(*argv: object) -> tuple[int, str, list[str]]:
+        status = main([str(argument) for argument in argv])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err.splitlines()
+
+    return call
+
+
+def refusal(run, *argv: object) -> str:
+    """The one line of stderr of a command that cannot be done; it prints nothing else and returns 2."""
+    status, out, errors = run(*argv)
+    assert (status, out, len(errors)) == (2, "", 1)
+    assert errors[0].startswith(f"bnas {argv[0]}: ")
+    return errors[0]
+
+
+def table(out: str) -> list[dict[str, str]]:
+    """A printed table's rows: headings, a rule, lines."""
+    headings, rule, *lines = out.splitlines()
+    ends = [len(part) for part in rule.split("  ")]
+    starts = np.cumsum([0, *(end + 2 for end in ends)]).tolist()
+    cut = [(start, start + end) for start, end in zip(starts, ends, strict=False)]
+    names = [headings[a:b].strip() for a, b in cut]
+    return [dict(zip(names, (line[a:b].strip() for a, b in cut), strict=True)) for line in lines]
+
+
+# ---------------------------------------------------------------- list and pick
+
+
+def test_list_shows_every_network_smallest_first(run, folder):
+    status, out, errors = run("list", "--folder", folder)
+    rows = table(out)
+    assert (status, errors) == (0, [])
+    assert sorted(row["network"] for row in rows) == sorted(MODELS)
+    sizes = [Path(row["file"]).stat().st_size for row in rows]
+    assert sizes == sorted(sizes)
+    assert [row["KiB"] for row in rows] == [f"{size / 1024:.2f}" for size in sizes]
+    assert {row["network"]: row["test %"] for row in rows} == {
+        name: f"{100 * wrong / 40:.2f}" for name, (_, _, wrong) in MODELS.items()
+    }
+    assert all(float(row["ms"]) > 0 for row in rows)
+
+
+def test_list_as_json_says_what_the_files_hold(run, folder):
+    status, out, _ = run("list", "--folder", folder, "--json")
+    assert status == 0
+    for row in json.loads(out):
+        found = packed.read(row["file"])
+        assert row["name"] == found.card.network.name
+        assert row["genotype"] == found.card.network.key
+        assert row["file_bytes"] == found.file_bytes == Path(row["file"]).stat().st_size
+        assert row["payload_bytes"] == found.payload_bytes
+        assert row["test_error"] == found.card.network.test_error
+        assert row["ops"] == found.card.network.ops
+        assert row["latency_ms"] > 0
+
+
+def picked(out: str) -> str:
+    return table("\n".join(out.splitlines()[:3]))[0]["network"]
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    return {path.stem: path.stat().st_size for path in folder.glob("*.bnn")}
+
+
+ERRORS = {name: wrong / 40 for name, (_, _, wrong) in MODELS.items()}
+MS = {"front-1": 2.0, "front-2": 3.0, "front-3": 1.0, "front-4": 4.0}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Networks take the times of `MS`: they are timed one after another, in the order of their names."""
+    times = itertools.cycle(MS[name] / 1000 for name in sorted(MS))
+    monkeypatch.setattr("bnas.packed.timing.timed", lambda call, **_: Timing(next(times), 0.0, 1.0, 1))
+
+
+@pytest.mark.usefixtures("clock")
+def test_list_shows_the_time_that_one_image_takes(run, folder):
+    _, out, _ = run("list", "--folder", folder)
+    assert {row["network"]: float(row["ms"]) for row in table(out)} == MS
+    _, out, _ = run("list", "--folder", folder, "--json")
+    assert {row["name"]: row["latency_ms"] for row in json.loads(out)} == MS
+
+
+@pytest.mark.usefixtures("clock")
+def test_under_a_bound_on_size_no_network_that_fits_has_a_lower_error(run, folder):
+    known = sizes(folder)
+    found = []
+    for bound in sorted({size + more for size in known.values() for more in (0, 1, 500)}):
+        status, out, _ = run("pick", "--folder", folder, "--max-kib", bound / 1024)
+        assert status == 0
+        name = picked(out)
+        assert known[name] <= bound
+        assert ERRORS[name] == min(ERRORS[other] for other, size in known.items() if size <= bound)
+        found.append(ERRORS[name])
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) > 1
+
+
+@pytest.mark.usefixtures("clock")
+def test_under_a_bound_on_the_error_alone_no_network_that_fits_is_smaller(run, folder):
+    known = sizes(folder)
+    found = []
+    for bound in sorted({error + more for error in ERRORS.values() for more in (0, 0.01)}):
+        _, out, _ = run("pick", "--folder", folder, "--max-error", bound)
+        name = picked(out)
+        assert ERRORS[name] <= bound
+        assert known[name] == min(known[other] for other, error in ERRORS.items() if error <= bound)
+        found.append(known[name])
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) > 1
+
+
+@pytest.mark.usefixtures("clock")
+def test_under_a_bound_on_time_no_network_that_fits_has_a_lower_error(run, folder):
+    found = []
+    for bound in (1.0, 1.5, 2.0, 3.0, 3.9, 4.0, 1e6):
+        _, out, _ = run("pick", "--folder", folder, "--max-ms", bound)
+        name = picked(out)
+        assert MS[name] <= bound
+        assert ERRORS[name] == min(ERRORS[other] for other, ms in MS.items() if ms <= bound)
+        found.append(ERRORS[name])
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) > 1
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("size", "error", "ms"), list(itertools.product(MODELS, (0.06, 0.15, 0.25, 1), (1, 2, 3, 4))))
+def test_all_bounds_hold_together(run, folder, size, error, ms):
+    known = sizes(folder)
+    bound = known[size]
+    status, out, _ = run("pick", "--folder", folder, "--max-kib", bound / 1024, "--max-error", error, "--max-ms", ms)
+    fitting = [name for name in MODELS if known[name] <= bound and ERRORS[name] <= error and MS[name] <= ms]
+    assert status == (0 if fitting else 2)
+    if fitting:
+        assert picked(out) == min(fitting, key=ERRORS.__getitem__)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_choice_by_the_test_split_is_called_optimistic(run, folder):
+    assert "optimistic" in run("pick", "--folder", folder, "--max-ms", 1e6)[1]
+    assert "optimistic" not in run("pick", "--folder", folder, "--max-ms", MS["front-3"])[1]
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    "bounds",
+    [("--max-kib", "0.001"), ("--max-error", "0.001"), ("--max-ms", "1e-9"), ("--max-kib", "nan"), ("--max-ms", "-1")],
+    ids=" ".join,
+)
+def test_a_bound_that_none_meets_is_said_in_one_line(run, folder, tmp_path, bounds):
+    target = tmp_path / "copy.bnn"
+    assert "none of 4 networks meets" in refusal(run, "pick", "--folder", folder, *bounds, "-o", target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("bound", ["-0.1", "5", "nan"])
+def test_an_error_that_is_no_share_is_refused(run, folder, bound):
+    assert "expected a share from 0 to 1" in refusal(run, "pick", "--folder", folder, "--max-error", bound)
+
+
+def test_picking_without_a_bound_is_refused(run, folder):
+    assert "--max-kib, --max-error, --max-ms" in refusal(run, "pick", "--folder", folder)
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_picked_file_is_copied_to_a_file_or_into_a_folder(run, folder, tmp_path):
+    target = tmp_path / "mine.bnn"
+    for output, expected in ((target, target), (tmp_path, tmp_path / "front-4.bnn")):
+        status, out, _ = run("pick", "--folder", folder, "--max-ms", 1e6, "-o", output)
+        assert status == 0
+        assert str(expected) in out
+        assert expected.read_bytes() == (folder / "front-4.bnn").read_bytes()
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_copy_to_where_nothing_can_be_written_is_refused(run, folder, tmp_path):
+    status, _, errors = run("pick", "--folder", folder, "--max-ms", 1e6, "-o", tmp_path / "no" / "such" / "folder.bnn")
+    assert (status, len(errors)) == (2, 1)
+
+
+@pytest.mark.parametrize("command", [("list",), ("pick", "--max-ms", "9")], ids=lambda command: command[0])
+def test_a_folder_without_networks_is_refused_with_what_makes_them(run, tmp_path, command):
+    for path in (tmp_path, tmp_path / "no such folder"):
+        assert "`dvc repro` makes them" in refusal(run, *command, "--folder", path)
+
+
+# ---------------------------------------------------------------- benchmark and inspect
+
+
+def test_benchmark_prints_a_row_for_every_batch_size(run, model):
+    status, out, _ = run("benchmark", model, "--batch", 1, 3, "--seconds", "0.01", "--threads", 1)
+    rows = table(out)
+    assert status == 0
+    assert [row["batch"] for row in rows] == ["1", "3"]
+    for row in rows:
+        low, high = map(float, row["quartiles"].split("-"))
+        assert low <= float(row["median ms"]) <= high
+        per_second = float(row["images/s"].replace(",", ""))
+        assert per_second == pytest.approx(int(row["batch"]) / (float(row["median ms"]) / 1000), rel=0.1)
+
+
+@pytest.mark.parametrize("option", [("--batch", "0"), ("--batch", "x"), ("--threads", "-1")], ids=" ".join)
+def test_a_count_that_is_none_is_refused(model, option, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["benchmark", str(model), *option])
+    assert exit_.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_inspect_says_what_the_file_holds_and_where_its_bytes_are(run, model):
+    status, out, _ = run("inspect", model)
+    assert status == 0
+    facts, layers = out.rstrip("\n").split("\n\n")
+    found = packed.read(model)
+    for words in (found.hash, ", ".join(builders.CLASSES), found.card.network.key, "front-2", "9 x 7", "10.00 %"):
+        assert words in facts
+    assert f"{found.payload_bytes:,} stored" in facts
+    rows = table(layers)
+    bits = sum(int(row["bits"].replace(",", "")) for row in rows)
+    floats = sum(int(row["floats"].replace(",", "")) for row in rows)
+    assert -(-bits // 8) == found.bits.nbytes
+    assert 4 * floats == found.floats.nbytes
+    total = sum(float(row["bytes"].replace(",", "")) for row in rows)
+    # Every row is rounded to a tenth.
+    assert total == pytest.approx(found.payload_bytes, abs=1 + 0.05 * len(rows))
+
+
+# ---------------------------------------------------------------- what is wrong is said in one line
+
+
+@pytest.mark.parametrize("command", ["predict", "benchmark", "inspect", "export-onnx"])
+def test_a_model_that_is_missing_or_broken_is_refused_in_one_line(run, folder, tmp_path, command):
+    broken = tmp_path / "broken.bnn"
+    broken.write_bytes((folder / "front-1.bnn").read_bytes()[:-1])
+    more = ["picture.png"] if command == "predict" else []
+    for path in (tmp_path / "missing.bnn", broken, tmp_path):
+        assert str(path) in refusal(run, command, path, *more)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.bnn"]
+
+
+def test_a_broken_file_in_the_folder_is_named(run, folder, tmp_path):
+    shutil.copy(folder / "front-1.bnn", tmp_path / "a.bnn")
+    (tmp_path / "b.bnn").write_bytes(hostile.with_metadata((folder / "front-2.bnn").read_bytes(), version="2"))
+    message = refusal(run, "list", "--folder", tmp_path)
+    assert str(tmp_path / "b.bnn") in message
+    assert "a newer bnas wrote it" in message
+
+
+def test_show_without_a_run_says_what_makes_one(run, tmp_path):
+    assert "run `dvc repro` first" in refusal(run, "show", "--run", tmp_path)
+
+
+def test_an_interrupted_command_ends_quietly(run, model, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bnas.packed.load", interrupted)
+    assert run("inspect", model) == (130, "", [])
+
+
+# ---------------------------------------------------------------- help and completion
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert f"usage: bnas {command}" in out
+    assert "bnas " in out.split("example: ")[1]
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert set(COMMANDS) <= set(re.findall(r"^    (\S+)", out, re.MULTILINE))
+
+
+def test_the_examples_in_the_help_are_commands(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        example = " ".join(capsys.readouterr().out.split("example: ")[1].split())
+        words = example.removeprefix('eval "$(').removesuffix(')"').split()
+        assert words[:2] == ["bnas", command]
+        parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("argv", [[], ["fly"], ["predict"], ["predict", "model.bnn"]], ids=" ".join)
+def test_no_command_or_an_unknown_one_is_refused(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    assert "usage: bnas" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_prints_a_script_that_names_the_commands(run, shell):
+    status, out, _ = run("completion", shell)
+    assert status == 0
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_completion_for_bash_is_valid_and_completes_commands(run, tmp_path):
+    script = tmp_path / "completion"
+    script.write_text(run("completion", "bash")[1])
+    ask = f'. {script}; COMP_WORDS=(bnas pre) COMP_CWORD=1; _shtab_bnas; echo "${{COMPREPLY[@]}}"'
+    found = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=False)
+    assert found.stdout.split() == ["predict"], found.stderr

@@ -1,0 +1,106 @@
+"""Runs of a git repository side by side, as `python -m pipeline.compare` reads them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from pipeline import compare
+from pipeline.stage import write_json
+from tests.imports import ROOT
+
+
+def git(*arguments):
+    identity = ("-c", "user.email=test@example.org", "-c", "user.name=test")
+    done = subprocess.run(("git", *identity, *arguments), capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def write_run(seed, best_error):
+    params = (ROOT / "params.yaml").read_text().replace("  seed: 0\n  count: 6", f"  seed: {seed}\n  count: 6")
+    point = {"network": "front-1", "role": "front", "size_kib": 6.5, "test_error": best_error}
+    write_json(compare.PARETO, [point])
+    write_json(compare.METRICS[0], {"best_test_error": best_error, "kendall_tau": None})
+    compare.PARAMS.write_text(params)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """`main` has a run, an experiment named quiet-owl another, the first commit none; the workspace is main's."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q", "-b", "main")
+    git("commit", "-q", "--allow-empty", "-m", "nothing yet")
+    git("tag", "empty")
+    write_run(1, 0.05)
+    git("add", "-A")
+    git("commit", "-q", "-m", "an experiment")
+    commit = git("rev-parse", "HEAD")
+    git("update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/quiet-owl", commit)
+    write_run(0, 0.04)
+    git("commit", "-qam", "a run")
+    return tmp_path
+
+
+def test_indicators_and_parameters_that_differ_stand_side_by_side(repository, capsys):
+    assert compare.main(["main", "quiet-owl"]) == 0
+    out = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
+    rows = {name: values for name, *values in lines}
+    assert rows["best_test_error"] == ["0.04", "0.05"]
+    assert rows["retrain.seed"] == ["0", "1"]
+    assert rows["kendall_tau"] == ["–", "–"]
+    assert not [name for name in rows if name.startswith("stage1")]
+    page = (repository / "reports/compare.html").read_text()
+    assert "retrain.seed" in page
+    assert "quiet-owl" in page
+
+
+def test_what_was_not_found_is_said(repository, capsys):
+    compare.main(["main", "quiet-owl"])
+    out = capsys.readouterr().out
+    assert "Not found in main: " in out
+    assert "reports/metrics/search.json" in out
+    assert "not found" in (repository / "reports/compare.html").read_text()
+
+
+def test_one_revision_is_compared_with_the_workspace(repository, capsys):
+    write_run(7, 0.01)
+    assert compare.main(["main", "-o", "elsewhere.html"]) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| parameter"))
+    assert [cell.strip() for cell in header.split("|")[2:4]] == ["main", "workspace"]
+    assert (repository / "elsewhere.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonesuch"], r"nonesuch: expected a git revision or an experiment \(of these there are: quiet-owl\)"),
+        (["main", "empty"], "empty: expected a finished run, found no reports/plots/pareto.json there"),
+        (["workspace"], "expected two different runs"),
+        (["--", "-x"], "-x: expected a git revision"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(repository, capsys, arguments, message):
+    assert compare.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(message, err)
+    assert not (repository / "reports/compare.html").exists()
+
+
+def test_an_experiment_s_name_that_two_have_is_refused(repository, capsys):
+    commit = git("rev-parse", "main")
+    git("update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/quiet-owl", commit)
+    assert compare.main(["quiet-owl"]) == 2
+    assert "expected one experiment, found 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '[{"network": "a"}]', '{"front": 1}'])
+def test_a_damaged_file_is_one_line_too(repository, capsys, content):
+    compare.PARETO.write_text(content)
+    assert compare.main(["main", "workspace"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("compare: workspace")
+    assert err.count("\n") == 1
