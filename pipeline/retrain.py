@@ -41,6 +41,7 @@ TRAINING_CODE = (
     "arrays",
     "binarize",
     "checkpoint",
+    "config",
     "data",
     "family",
     "files",

@@ -46,6 +46,12 @@ def page_files() -> list[str]:
     return relative({folder / name for name in (*seen, "page.css", "page.js")})
 
 
+def test_the_key_of_a_finished_network_knows_all_code_that_trained_it() -> None:
+    from pipeline.retrain import TRAINING_CODE
+
+    assert [f"bnas/{name}.py" for name in TRAINING_CODE] == relative(closure(ROOT / "bnas" / "family.py"))
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_runs_its_own_script(stage: str) -> None:
     assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage}"

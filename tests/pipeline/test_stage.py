@@ -331,6 +331,13 @@ def test_progress_never_exceeds_the_total(clock, capsys):
     assert progress.done == progress.total
 
 
+def test_time_left_is_not_reckoned_by_what_an_interrupted_run_has_done(clock, capsys):
+    progress = Progress("demo", 200, done=100)
+    clock.now += PLAIN_SECONDS
+    progress.advance(50, "epoch 3")
+    assert capsys.readouterr().out == "demo:  75 %, about 10 s left - epoch 3\n"
+
+
 @pytest.mark.parametrize(("total", "work"), [(0, 1), (10, 0)])
 def test_progress_without_work_says_nothing(clock, capsys, total, work):
     progress = Progress("demo", total)
