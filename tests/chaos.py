@@ -171,7 +171,7 @@ def table(done: Iterable[Round]) -> str:
         "and so on until it comes to its end; then every file under `data/` and `reports/` (times and the report's",
         "rendering aside) is compared with that of an undisturbed run.",
         "",
-        f"**{sum(where.values())} kills in {len(done)} runs; {different} files differed.**",
+        f"**Kills: {sum(where.values())}, in {len(done)} pipeline runs. Files that differed in the end: {different}.**",
         f"By signal: {', '.join(f'{count} {name}' for name, count in sorted(how.items()))}.",
         "",
         "| killed in | times |",
