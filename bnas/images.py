@@ -32,28 +32,36 @@ def read_image(path: Path, height: int, width: int, channels: int) -> NDArray[np
         raise ImageError(f"{path}: expected a network for 1 or 3 channels, found {channels}")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                picture = ImageOps.exif_transpose(opened)
-                picture.load()
+                opened.load()
+                return fitted(ImageOps.exif_transpose(opened), height, width, channels, opened.format)
     except UnidentifiedImageError:
         raise ImageError(f"{path}: expected an image that Pillow reads, found something else") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{path}: expected at most {Image.MAX_IMAGE_PIXELS} pixels, found more") from None
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
     except OSError as error:
         raise ImageError(f"{path}: expected a whole image, found {error}") from None
-    except (ValueError, SyntaxError, EOFError, OverflowError, MemoryError, TypeError) as error:
+    except Exception as error:  # Pillow's decoders raise whatever they come across in a damaged file
         raise ImageError(f"{path}: expected a whole image, found {type(error).__name__}: {error}") from None
-    return fitted(picture, height, width, channels)
 
 
-def fitted(picture: Image.Image, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """A picture as `read_image` returns it."""
-    if picture.has_transparency_data:
+def fitted(picture: Image.Image, height: int, width: int, channels: int, kind: str | None = None) -> NDArray[np.uint8]:
+    """A picture as `read_image` returns it; `kind` is the format of its file. Raises ImageError if it has no pixels."""
+    if picture.has_transparency_data and picture.mode not in ("I", "I;16", "I;16B"):
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
-    if picture.mode.startswith("I;16"):
+    # Pillow would cut what is wider than a byte off at 255. Of PNG and PPM it is known to be 16 bits.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM")):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = picture.convert(MODES[channels])
+    if picture.mode in ("I", "F"):
+        raise ImageError(f"expected values of 8 or 16 bits, found 32 (mode {picture.mode})")
+    try:
+        picture = picture.convert(MODES[channels])
+    except ValueError as error:
+        raise ImageError(f"expected colours that Pillow converts, found mode {picture.mode} ({error})") from None
     if picture.size != (width, height):
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, dtype=np.uint8).reshape(height, width, channels)

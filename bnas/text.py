@@ -18,8 +18,10 @@ def kib(size_bytes: float) -> str:
 def aligned(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list[str]:
     """Lines of a table: headings, a rule, the rows; columns stand at the right except those named.
 
-    All rows have the keys of the first, which are the headings; there must be one.
+    All rows have the keys of the first, which are the headings; there must be one. Characters that a terminal would
+    obey rather than print are shown as `?`.
     """
+    rows = [{name: "".join(c if c.isprintable() else "?" for c in text) for name, text in row.items()} for row in rows]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     table = [{name: name for name in widths}, {name: "-" * width for name, width in widths.items()}, *rows]
 

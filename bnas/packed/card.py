@@ -13,7 +13,7 @@ from bnas.config import NetworkConfig
 from bnas.packed.layout import Step, elements, layout
 from bnas.results import STRICT, ImageShape, Positive, Record, RetrainedNetwork, one_line
 
-MOST_CELLS = 1000
+MOST_STEPS = 30_000
 MOST_VALUES = 2**28
 """Values in all maps of one image; no file makes its reader allocate more than a gigabyte."""
 
@@ -47,8 +47,13 @@ class ModelCard(Record):
         for field, found, expected in pairs:
             if found != expected:
                 raise ValueError(f"{field}: expected {expected} as config says, found {found}")
-        if self.config.cells > MOST_CELLS:
-            raise ValueError(f"config.cells: expected at most {MOST_CELLS}, found {self.config.cells}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: expected different names, found one twice")
+        if not all(1e-6 <= value <= 1e6 for value in self.std):
+            raise ValueError(f"std: expected values from 1e-06 to 1e+06, found {list(self.std)}")
+        steps = self.config.cells * (3 + 3 * self.network.genotype.nodes)
+        if steps > MOST_STEPS:
+            raise ValueError(f"config.cells: expected cells and nodes of at most {MOST_STEPS} steps, found {steps}")
         values = sum(elements(step.out) for step in self.steps())
         if values > MOST_VALUES:
             raise ValueError(f"image: expected maps of at most {MOST_VALUES} values in all, found {values}")
@@ -70,11 +75,11 @@ class ModelCard(Record):
         """The inverse; raises ValueError, one line, for anything else."""
         try:
             value = json.loads(text)
-            derived = value["network"] if isinstance(value, dict) and isinstance(value.get("network"), dict) else {}
-            for name in RetrainedNetwork.DERIVED:
-                derived.pop(name, None)
-            return TypeAdapter(cls).validate_json(json.dumps(value))
+            card: ModelCard = TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
             raise ValueError(one_line(error)) from None
         except RecursionError:
             raise ValueError("expected a flat description, found endless nesting") from None
+        if card.to_dict() != value:
+            raise ValueError("expected the keys of a card and what follows from them, found others")
+        return card

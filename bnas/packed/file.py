@@ -51,9 +51,9 @@ class PackedFile:
         return self.file_bytes - self.payload_bytes
 
 
-def content_hash(card: ModelCard, bits: Bits, floats: Floats) -> str:
-    """SHA-256, hexadecimal, over the card's JSON and the bytes of both tensors."""
-    digest = hashlib.sha256(card.to_json().encode())
+def content_hash(card: str, bits: Bits, floats: Floats) -> str:
+    """SHA-256, hexadecimal, over the card's text and the bytes of both tensors."""
+    digest = hashlib.sha256(card.encode())
     for tensor in (bits, floats):
         digest.update(tensor.astype(tensor.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
@@ -61,12 +61,8 @@ def content_hash(card: ModelCard, bits: Bits, floats: Floats) -> str:
 
 def to_bytes(card: ModelCard, bits: Bits, floats: Floats) -> bytes:
     """The content of the file; the same for the same network."""
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "card": card.to_json(),
-        "hash": content_hash(card, bits, floats),
-    }
+    text = card.to_json()
+    metadata = {"format": FORMAT, "version": VERSION, "card": text, "hash": content_hash(text, bits, floats)}
     return sorted_header(save({"bits": bits, "floats": floats}, metadata))
 
 
@@ -95,7 +91,7 @@ def read(path: str | os.PathLike[str]) -> PackedFile:
         raise PackedError(f"{path}: expected a readable file, found {error.strerror or error}") from None
     if not np.isfinite(floats).all():
         raise PackedError(f"{path}: expected finite parameters, found nan or infinity")
-    expected = content_hash(card, bits, floats)
+    expected = content_hash(metadata["card"], bits, floats)
     if metadata.get("hash") != expected:
         raise PackedError(f"{path}: expected the content hash {expected}, found {metadata.get('hash', 'none')!s:.64}")
     return PackedFile(card, bits, floats, expected, size)

@@ -29,6 +29,10 @@ from bnas.packed.lanes import (
     thin_row,
 )
 
+LANES_VERSION = "90484be918496b42"
+"""The beginning of `lanes.py`'s SHA-256. numba's cache on disk watches this file only, so a change there has to be one
+here, too: a test compares."""
+
 # Columns of a program, one row per step: what to do, where maps lie (in floats per image), and shapes.
 OP, SOURCE, OUT, OTHER, C_IN, H_IN, W_IN, C_OUT, H_OUT, W_OUT, STRIDE, PADDING, GROUPS = range(13)
 # Where the step's parameters lie, and the geometry of its planes.

@@ -15,6 +15,9 @@ from typing import NamedTuple
 from bnas.config import NetworkConfig
 from bnas.space import CELL_INPUTS, Gene, Genotype
 
+MOST_PRODUCTS = 2**16 - 1
+"""Products in one sum of a binary convolution: what the kernels count to."""
+
 
 class Shape(NamedTuple):
     """Channels, height and width of a map of one image."""
@@ -58,6 +61,11 @@ class Block:
     stride: int
     dilation: int
     groups: int = 1
+
+    def __post_init__(self) -> None:
+        products = self.shape.channels // self.groups * self.kernel**2
+        if products > MOST_PRODUCTS:
+            raise ValueError(f"{self.name}: expected sums of at most {MOST_PRODUCTS} products, found {products}")
 
     @property
     def padding(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,7 @@ class Machine:
             room = self._rooms.get_nowait()
         except Empty:
             room = self.program.room.arrays(self.block)
-        flat = images.reshape(len(images), -1)
+        flat = images.reshape(len(images), math.prod(images.shape[1:]))
         run(self.program.steps, self.program.tables, room, flat, last, self.block)
         self._rooms.put(room)
 
@@ -101,7 +102,8 @@ class PackedNetwork:
             return normalise(pixels, self.card.mean, self.card.std)
         if not np.isfinite(images).all():
             raise ValueError("images: expected finite values, found nan or infinity")
-        return np.ascontiguousarray(images)
+        # Writable, too: for arrays that are not, numba would compile everything again.
+        return np.require(images, np.float32, ("C", "W"))
 
     def probabilities(self, images: NDArray[np.uint8] | Floats) -> NDArray[np.float64]:
         """Softmax of the logits, `[N, classes]`."""

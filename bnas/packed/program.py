@@ -89,10 +89,11 @@ def thresholds(scale: Floats, shift: Floats) -> tuple[Floats, NDArray[np.bool_]]
         return holds
 
     low, high = np.float32(-np.inf), np.float32(np.inf)
-    for _ in range(4):
-        t = np.where(~flat & np.isfinite(t) & reached(t), np.nextafter(t, low), t)
-    for _ in range(8):
-        t = np.where(~flat & np.isfinite(t) & ~reached(t), np.nextafter(t, high), t)
+    with np.errstate(over="ignore", under="ignore"):
+        for _ in range(4):
+            t = np.where(~flat & np.isfinite(t) & reached(t), np.nextafter(t, low), t)
+        for _ in range(8):
+            t = np.where(~flat & np.isfinite(t) & ~reached(t), np.nextafter(t, high), t)
     return t, flip
 
 

@@ -98,10 +98,14 @@ def test_a_block_of_notable_size_equals_the_reference(have, made, size, kernel, 
     assert equal([step], [block_parameters(rng, step)], x, 2)
 
 
-@pytest.mark.parametrize("have", [2621, 2622])
-def test_a_sum_of_many_products_is_whole(have):
-    # Where all products are −1; 25 · 2622 of them are more than two bytes count.
-    rng, step = np.random.default_rng(0), block_step(have, 1, (5, 5), 5)
+def test_a_sum_of_more_products_than_the_kernels_count_is_refused():
+    with pytest.raises(ValueError, match=r"expected sums of at most 65535 products, found 65550"):
+        block_step(2622, 1, (5, 5), 5)
+
+
+def test_a_sum_of_the_most_products_is_whole():
+    # Where all products are −1.
+    rng, step = np.random.default_rng(0), block_step(2621, 1, (5, 5), 5)
     values = block_parameters(rng, step)
     values = values._replace(
         weight=-np.ones_like(values.weight), scale_in=np.ones_like(values.scale_in), shift_in=0 * values.shift_in
