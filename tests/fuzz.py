@@ -7,6 +7,7 @@ hypothesis' smallest example. Another reader is another entry of `TARGETS`.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -16,15 +17,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from bnas.arrays import open_array
+from bnas.packed import PackedError
+from bnas.packed import load as load_network
 from bnas.results import read_front, read_generations, read_networks, read_predictions
 from pipeline.params import ParamsWarning, load
 from pipeline.yaml12 import ParamsError
 from tests import finished_run
+from tests.bnas.packed.builders import content
+from tests.bnas.packed.hostile import parts, with_text
 from tests.imports import ROOT
 
 PARAMETERS = (ROOT / "params.yaml").read_bytes()
@@ -98,8 +104,6 @@ def example(name: str) -> bytes:
 
 
 def an_array() -> bytes:
-    import numpy as np
-
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file.name, np.zeros((3, 4, 4, 1), np.uint8))
         return Path(file.name).read_bytes()
@@ -109,6 +113,21 @@ def changed(name: str) -> st.SearchStrategy[bytes]:
     return st.deferred(lambda: changed_bytes(example(name)))
 
 
+@st.composite
+def changed_card(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A packed file whose card is changed and whose hash was made to fit."""
+    card = json.dumps(parts(whole).card).encode()
+    return with_text(whole, draw(changed_bytes(card)).decode(errors="replace"))
+
+
+def load_packed(path: Path) -> None:
+    """Read a packed file and predict with it, as `bnas predict` does."""
+    network = load_network(path, threads=1)
+    image = network.card.image
+    network(np.zeros((1, image.channels, image.height, image.width), np.uint8))
+
+
+PACKED = content()
 Target = tuple[Callable[[Path], object], type[Exception], st.SearchStrategy[bytes]]
 TARGETS: dict[str, Target] = {
     "params": (read_parameters, ParamsError, st.one_of(changed_parameters(), changed_bytes(PARAMETERS), st.binary())),
@@ -116,6 +135,7 @@ TARGETS: dict[str, Target] = {
     "front": (read_front, ValueError, changed("data/search/front.json")),
     "generations": (read_generations, ValueError, changed("data/search/generations.json")),
     "networks": (read_networks, ValueError, changed("data/retrain/networks.json")),
+    "packed": (load_packed, PackedError, st.one_of(changed_bytes(PACKED), changed_card(PACKED), st.binary())),
     "predictions": (read_predictions, ValueError, changed("data/retrain/front-1/predictions.csv")),
 }
 """Name → reader, the error it refuses with, and what it is given."""
