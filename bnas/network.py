@@ -23,7 +23,8 @@ class PathDropout:
 
     `mode` `sample`: each edge is dropped for each sample with `probability`, survivors scaled by 1/(1 − p), as
     DARTS' drop-path. `batch`: a whole edge is dropped for the mini-batch, unscaled, with at least one live input per
-    node (so an edge stays with probability 1 − p + p²/2). Skips are exempt in both. `generator` is the source of randomness.
+    node, so that an edge stays with probability 1 − p + p²/2. Skips are exempt in both. `generator` is the source of
+    randomness.
     """
 
     mode: str
