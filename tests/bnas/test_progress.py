@@ -203,7 +203,7 @@ def find(state=None, save=None, calibration=()):
         scorer, tiny.problem(), tiny.search_plan(), tiny.genotypes(3), seed=4, first_generation=1,
         advance=lambda work, note: told.append(work),
     )  # fmt: skip
-    front = confirm_front(found.evaluated, tiny.problem().sizes(found.evaluated), scorer)
+    front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer)
     return (found, front, scorer.image_evaluations), sum(max(0, each) for each in passes)
 
 

@@ -95,7 +95,7 @@ ARRAYS = [
     *cases(
         "stage1",
         IMAGES,
-        "dataset.json: expected the train split's images [120, 20, 28, 1]",
+        "train: expected images [120, 28, 28, 1], found [120, 20, 28, 1]",
         smaller_images=spoil.array(lambda old: old[:, :20], hashed=True),
     ),
     *cases(

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from bnas.space import Genotype
+
 Plain = dict[str, Any]
 
 
@@ -111,7 +113,8 @@ def with_operation(content: bytes, name: str) -> bytes:
     """The file with another operation in its genotype."""
     genotype = parts(content).card["network"]["genotype"]
     genotype["normal"][0][0][0] = name
-    return changed(content, "network.genotype", genotype)
+    key = Genotype.from_dict(genotype).key
+    return both(content, {"network.genotype": genotype, "network.key": key})
 
 
 def with_nodes(content: bytes, count: int, cells: int) -> bytes:
@@ -240,7 +243,7 @@ CASES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ),
     ("no nodes", lambda c: both(c, {"network.genotype.normal": [], "network.genotype.reduction": []}), "node"),
     # Cards that promise more than any machine holds.
-    ("10^9 cells", lambda c: both(c, {"network.cells": 10**9, "config.cells": 10**9}), "cells: expected at most"),
+    ("10^9 cells", lambda c: both(c, {"network.cells": 10**9, "config.cells": 10**9}), "config.cells: expected cells"),
     ("10^30 cells", lambda c: both(c, {"network.cells": 10**30, "config.cells": 10**30}), "card: "),
     (
         "a terapixel",
@@ -250,7 +253,7 @@ CASES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     (
         "10^7 channels",
         lambda c: both(c, {"network.channels": 10**7, "config.channels": 10**7}),
-        "expected maps of at most",
+        "expected sums of at most",
     ),
     (
         "10^7 channels of one pixel",
