@@ -55,7 +55,8 @@ class EdgeTable:
                 def best(stride: int, cells: Sequence[Edges] = cells) -> float:
                     return pick(sum(edges[stride, op] for edges in cells) for op in self.space.ops)
 
-                yield pick([k * best(2) + (2 - k) * best(1) if kind else 2 * best(1) for k in strided])
+                # Not a stride that no edge has: with one node, a reduction cell has no stride 1.
+                yield pick([sum(n * best(stride) for stride, n in ((2, k), (1, 2 - k)) if n) for k in strided])
 
 
 def everywhere(op: str, space: SearchSpace) -> Genotype:

@@ -66,16 +66,18 @@ def test_a_table_without_an_edge_of_the_space_is_refused():
         latency_table(LatencyTable(0.0, cells), SPACE)
 
 
-def test_a_measured_table_has_every_edge_and_identities_are_free():
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_measured_table_has_every_edge_and_identities_are_free(nodes):
     _, height, width = tiny.SHAPE
-    found = measure(tiny.CONFIG, SPACE, height, width, seconds=0.0)
+    space = SearchSpace(SPACE.ops, nodes)
+    found = measure(tiny.CONFIG, space, height, width, seconds=0.0)
     assert [cell.reduction for cell in found.cells] == [i in tiny.CONFIG.reductions for i in range(tiny.CONFIG.cells)]
-    table = latency_table(found, SPACE)
+    table = latency_table(found, space)
     assert all(e.seconds == 0 for cell in found.cells for e in cell.edges if (e.stride, e.op) == (1, "skip_connect"))
     assert all(e.seconds > 0 for cell in found.cells for e in cell.edges if e.op == "bin_conv_3x3")
     low, high = table.range()
     assert 0 <= low < high
-    assert network_seconds(tiny.CONFIG, everywhere("bin_conv_3x3", SPACE), height, width, 0.0) > 0
+    assert network_seconds(tiny.CONFIG, everywhere("bin_conv_3x3", space), height, width, 0.0) > 0
 
 
 @pytest.mark.parametrize("resource", ["size", "ops"])
