@@ -12,20 +12,21 @@ from pathlib import Path
 import numpy
 import torch
 
-ROUNDS, CALLS = 5, 8
+ROUNDS, CALLS, WARM_UP = 5, 8, 0.05
 
 
 def compared(calls: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
     """Milliseconds of each call: median and quartiles over `ROUNDS · CALLS` calls, in rounds that alternate.
 
-    A pause before each round lets the threads of another library stop spinning.
+    A pause before each round lets the threads of another library stop spinning; `WARM_UP` seconds of calls wake ours.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
         for name, call in calls.items():
             time.sleep(0.02)
-            call()
-            call()
+            end = time.perf_counter() + WARM_UP
+            while time.perf_counter() < end:
+                call()
             for _ in range(CALLS):
                 start = time.perf_counter()
                 call()
