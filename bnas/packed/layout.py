@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from bnas.config import NetworkConfig
@@ -214,12 +214,6 @@ def layout(config: NetworkConfig, genotype: Genotype, height: int, width: int) -
 def payload(steps: Sequence[Step]) -> tuple[int, int]:
     """Bits and floats of all parameters; a file's payload is `⌈bits / 8⌉ + 4 · floats` bytes."""
     return sum(step.bits for step in steps), sum(step.floats for step in steps)
-
-
-def resized(block: Block, height: int, width: int) -> Block:
-    """The same block on maps of another size."""
-    shape = block.shape._replace(height=height, width=width)
-    return replace(block, shape=shape, out=shape.halved(block.out.channels, block.stride))
 
 
 def elements(shape: Shape) -> int:

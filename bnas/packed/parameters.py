@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,8 +95,3 @@ def joined(parameters: Sequence[Parameters]) -> tuple[Bits, Floats]:
             else:
                 floats.append(value.astype(np.float32, copy=False).ravel())
     return np.packbits(np.concatenate(signs)), np.concatenate(floats)
-
-
-def weighted(steps: Sequence[Step], parameters: Sequence[Parameters]) -> Iterator[tuple[Step, Parameters]]:
-    """The steps that have parameters, with them."""
-    return ((step, values) for step, values in zip(steps, parameters, strict=True) if values is not None)
