@@ -58,7 +58,7 @@ def normalise(description: DatasetDescription, on: torch.device) -> data.Normali
 
 def augmentation(params: Params) -> data.Augmentation:
     """The augmentation of training images."""
-    return data.Augmentation(params.data.augmentation.shift, params.data.augmentation.flip)
+    return data.Augmentation(**params.data.augmentation.model_dump())
 
 
 def problem(params: Params, description: DatasetDescription) -> Problem:

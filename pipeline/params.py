@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bnas.space import OPERATIONS, SearchSpace
 from pipeline.yaml12 import Loc, ParamsError, found_text, key_path, params_error, read_yaml
 
-DatasetName = Literal["mnist5k"]
+DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
+OWN_SIZES = {"mnist5k": 28, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
+"""Data sets whose images are of one size, which cannot be chosen: pixels of a side."""
 SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars"]
 
 Natural = Annotated[int, Field(ge=0)]
@@ -33,6 +35,7 @@ DropProbability = Annotated[float, Field(ge=0, lt=1)]
 # Nothing that is allocated may be absurd: these bounds are far above what is of use.
 Width = Annotated[int, Field(ge=1, le=4096)]
 Depth = Annotated[int, Field(ge=3, le=256)]
+Pixels = Annotated[int, Field(ge=0, le=512)]
 Few = Annotated[int, Field(ge=1, le=1024)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -55,16 +58,20 @@ class Section(BaseModel):
 class Augmentation(Section):
     """Random changes of training images."""
 
-    shift: Annotated[int, Field(ge=0, le=512)]
+    shift: Pixels
     flip: bool
+    cutout: Pixels
 
 
 class Data(Section):
     """The data set and its split."""
 
     name: DatasetName
+    title: Annotated[str, Field(max_length=80)]
     seed: Seed
     images_per_class: Natural
+    image_size: Annotated[int, Field(ge=0, le=1024)]
+    on_bad_file: Literal["error", "skip"]
     test_fraction: ProperShare
     validation_fraction: ProperShare
     augmentation: Augmentation
@@ -290,6 +297,7 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
     if data.test_fraction + data.validation_fraction >= 1:
         expected = f"a number below 1 - test_fraction (test_fraction is {data.test_fraction})"
         yield ("data", "validation_fraction"), expected, found_text(data.validation_fraction)
+    yield from _broken_sizes(data)
     recipes: tuple[Training, ...] = (params.stage1, params.stage2, params.retrain)
     for name, recipe in zip(("stage1", "stage2", "retrain"), recipes, strict=True):
         if recipe.final_learning_rate > recipe.learning_rate:
@@ -322,6 +330,17 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
             if population > size:
                 expected = f"an integer of at most {size}, the number of architectures in the space"
                 yield (name, "population"), expected, found_text(population)
+
+
+def _broken_sizes(data: Data) -> Iterator[Problem]:
+    own, wanted, cutout = OWN_SIZES.get(data.name), data.image_size, data.augmentation.cutout
+    if own and wanted:
+        yield ("data", "image_size"), f"0 for {data.name}, whose images are {own}x{own}", found_text(wanted)
+    if cutout >= (side := own or wanted) > 0:
+        expected = f"an integer below the images' {side} pixels"
+        yield ("data", "augmentation", "cutout"), expected, found_text(cutout)
+    if not data.title.isprintable():
+        yield ("data", "title"), "a text of printable characters", found_text(data.title)
 
 
 def _architectures(space: Space) -> int:
@@ -399,7 +418,8 @@ def _expected(schema: dict[str, Any]) -> str:
         case "boolean":
             return "true or false"
         case "string":
-            return "a text" + (" that is not empty" if "minLength" in schema else "")
+            most = f" of at most {schema['maxLength']} characters" if "maxLength" in schema else ""
+            return "a text" + most + (" that is not empty" if "minLength" in schema else "")
     words = {
         "minimum": "of at least",
         "exclusiveMinimum": "above",

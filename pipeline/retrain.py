@@ -51,6 +51,7 @@ TRAINING_CODE = (
     "results",
     "space",
     "train",
+    "views",
     "weights",
 )
 """The modules that `bnas.family` imports, directly or not, and itself: what a finished network depends on."""

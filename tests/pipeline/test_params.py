@@ -164,8 +164,8 @@ def test_null_is_no_value(ws: Workspace, key: str) -> None:
 def test_value_of_another_kind_is_refused(ws: Workspace, key: str, value: Any, found: str) -> None:
     if (key, value) == ("retrain.hand_designed_channels", []):
         assert ws.load(changed({key: value})).retrain.hand_designed_channels == ()
-    elif (key, value) == ("runtime.data_root", "text"):
-        assert ws.load(changed({key: value})).runtime.data_root == "text"
+    elif (key, value) in (("runtime.data_root", "text"), ("data.title", "text")):
+        assert value_of(ws.load(changed({key: value})), key) == "text"
     else:
         line = ws.refuse(changed({key: value}))
         assert line.startswith(f"{key}: expected ")
@@ -230,7 +230,13 @@ BEYOND = [
     ("data.test_fraction", 0, "a number above 0 and below 1"),
     ("data.test_fraction", 1.0, "a number above 0 and below 1"),
     ("data.test_fraction", 0.84, "validation_fraction: expected a number below 1 - test_fraction"),
-    ("data.name", "mnist", "mnist5k"),
+    ("data.name", "mnist", "one of mnist5k, cifar10, cifar100, fashion_mnist, image_folder"),
+    ("data.title", "two\nlines", "a text of printable characters"),
+    ("data.image_size", 28, "0 for mnist5k, whose images are 28x28"),
+    ("data.image_size", 1025, "an integer of at least 0 and of at most 1024"),
+    ("data.on_bad_file", "ignore", "one of error, skip"),
+    ("data.augmentation.cutout", 28, "an integer below the images' 28 pixels"),
+    ("data.augmentation.cutout", -1, "an integer of at least 0 and of at most 512"),
     ("space.name", "DARTS", "bnas"),
     ("space.operations", ["bin_conv_3x3", "conv_3x3"], "[1]: expected one of skip_connect, max_pool_3x3"),
     ("space.operations", ["bin_conv_3x3", "bin_conv_3x3"], "[1]: expected each operation once"),
@@ -270,6 +276,35 @@ BEYOND = [
     ("runtime.workers", 10**9, "an integer of at least 1 and of at most 1024"),
     ("runtime.data_root", "", "a text that is not empty"),
 ]
+
+
+def test_a_title_that_fills_the_page_is_refused(ws: Workspace) -> None:
+    ws.load(changed({"data.title": "x" * 80}))
+    line = ws.refuse(changed({"data.title": "x" * 81}))
+    assert line.startswith("data.title: expected a text of at most 80 characters, found the text 'xxx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"data.name": "cifar10", "data.image_size": 32},
+            "data.image_size: expected 0 for cifar10, whose images are 32x32",
+        ),
+        (
+            {"data.name": "cifar10", "data.augmentation.cutout": 32},
+            "data.augmentation.cutout: expected an integer below",
+        ),
+        (
+            {"data.name": "image_folder", "data.image_size": 16, "data.augmentation.cutout": 16},
+            "data.augmentation.cutout: expected an integer below the images' 16 pixels, found 16",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_images_is_refused(ws: Workspace, changes: dict[str, Any], line: str) -> None:
+    assert ws.refuse(changed(changes)).startswith(line)
+    (key,) = [key for key in changes if line.startswith(key)]
+    ws.load(changed(changes | {key: 0}))
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), BEYOND)
