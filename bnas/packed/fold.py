@@ -1,4 +1,4 @@
-"""From a trained PyTorch network to the parameters of its packed form: the one room of `bnas.packed` with torch."""
+"""From a trained PyTorch network to the parameters of its packed form; needs torch."""
 
 from __future__ import annotations
 

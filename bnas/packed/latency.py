@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,10 +15,17 @@ from bnas.packed.network import Machine
 from bnas.packed.parameters import split
 from bnas.packed.timing import timed
 from bnas.results import CellLatencies, EdgeLatency, LatencyTable
-from bnas.space import Genotype, SearchSpace
+from bnas.space import Genotype, SearchSpace, distinct
 
 REPEATS = 16
 """Equal steps in one program, so that a step's time stands out from the call's."""
+
+
+CHECKED = 24
+"""Whole networks that a table's sums are compared with."""
+
+LEAST_CORRELATION = 0.9
+"""Of sums with whole networks; a table with less has been measured on a machine that was busy with other things."""
 
 
 def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, seconds: float = 0.05) -> LatencyTable:
@@ -49,6 +57,22 @@ def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, 
     whole = network_seconds(config, probe, height, width, 4 * seconds)
     table = latency_table(LatencyTable(0.0, tuple(cells)), space)
     return LatencyTable(max(whole - table(probe), 0.0), tuple(cells))
+
+
+def check(
+    table: LatencyTable, config: NetworkConfig, space: SearchSpace, height: int, width: int, count: int = CHECKED
+) -> float | None:
+    """Pearson correlation of the table's sums with measured whole networks, as many random ones.
+
+    None where the space has too few, or all of them sum up to the same.
+    """
+    sums, rng = latency_table(table, space), random.Random(0)
+    genotypes = distinct(lambda: space.sample_mixed(rng), count)
+    whole = [network_seconds(config, genotype, height, width) for genotype in genotypes]
+    summed = [sums(genotype) for genotype in genotypes]
+    if len(genotypes) < 3 or len(set(summed)) == 1 or len(set(whole)) == 1:
+        return None
+    return float(np.corrcoef(summed, whole)[0, 1])
 
 
 def network_seconds(config: NetworkConfig, genotype: Genotype, height: int, width: int, seconds: float = 0.2) -> float:

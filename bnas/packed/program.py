@@ -151,7 +151,8 @@ class _Builder:
             _joined(self.thresholds, np.float32),
             _joined(self.weights, np.uint8),
             np.array(self.taps, np.int64).reshape(-1, 2),
-            _joined(self.fixes, np.int32),
+            # The last row is read a whole vector at a time, like every other.
+            _joined([*self.fixes, np.zeros(LANES, np.int32)], np.int32),
         )
         return Program(np.stack(self.rows), tables, self.room._replace(maps=self.maps), self.out)
 

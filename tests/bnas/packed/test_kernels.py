@@ -1,5 +1,8 @@
 """The compiled kernels equal the slow reference, bit for bit."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
@@ -88,6 +91,9 @@ def test_a_grouped_block_equals_the_reference(groups, per_group, size, kernel, d
         (8, 8, (1, 130), 3, 1, 1),
         (8, 8, (130, 1), 3, 2, 1),
         (2, 2, (33, 63), 5, 2, 2),
+        # Groups, and so many outputs in each that their taps are gathered.
+        (6, 70, (5, 4), 5, 2, 2),
+        (27, 99, (4, 6), 3, 1, 3),
     ],
     ids=str,
 )
@@ -214,3 +220,13 @@ def test_steps_that_read_any_earlier_maps_equal_the_reference(data, channels, si
     steps.append(Sum("last", len(steps), data.draw(st.integers(0, at)), shape, shape))
     values = [parameters(rng, step) for step in steps]
     assert equal(steps, values, images(rng, count, shape), block)
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_no_vector_reaches_past_the_end_of_an_array():
+    script = [sys.executable, "-m", "tests.bnas.packed.guard"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ok"), done.stderr

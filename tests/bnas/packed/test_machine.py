@@ -1,5 +1,7 @@
 """Whole networks, and how images are shared out: neither threads, nor blocks, nor neighbours change a byte."""
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -102,6 +104,19 @@ def test_calls_from_several_threads_at_once_do_not_disturb_each_other(ready, thr
         starts = [i % 20 for i in range(60)]
         found = list(pool.map(lambda start: running(x[start:]), starts))
     assert all(same_bits(logits, expected[start:]) for start, logits in zip(starts, found, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_of_a_process_that_predicted_predicts_too(ready):
+    steps, values, x, expected = ready
+    running = machine(steps, values, threads=3)
+    running(x)
+    if (child := os.fork()) == 0:
+        # A prediction that waits for a thread of the parent's is ended by the alarm.
+        signal.alarm(20)
+        os._exit(0 if same_bits(running(x), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert same_bits(running(x), expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
