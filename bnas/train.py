@@ -178,7 +178,11 @@ def predict(model: nn.Module, split: Split, normalise: Normalise, batch_size: in
 def count_wrong(model: Callable[[Tensor], Tensor], batches: MiniBatches, index: int) -> int:
     """Wrong answers of a model on mini-batch `index`; raises ValueError for outputs that are not finite."""
     x, y = batches[index]
-    logits = model(x)
+    return wrong_answers(model(x), y, index)
+
+
+def wrong_answers(logits: Tensor, y: Tensor, index: int) -> int:
+    """How many logits `[N, classes]` are not largest at the label; `index` and errors as in `count_wrong`."""
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"mini-batch {index}: expected finite outputs, found nan or infinity")
     return int((logits.argmax(1) != y).sum())

@@ -201,7 +201,7 @@ class _Builder:
         bits = (values.weight > 0) ^ by_output.reshape(step.out.channels, depth)[:, :, None, None]
         packed = np.packbits(bits, axis=1, bitorder="little")  # [O, bytes, k, k]
         row[k.THRESHOLDS] = self._keep("thresholds", [t])
-        row[k.WEIGHTS] = self._keep("weights", [_interleaved(packed, step.groups)])
+        row[k.WEIGHTS] = self._keep("weights", [interleaved(packed, step.groups)])
         row[k.FIX] = self._keep("fixes", [_fixes(bits, step)])
         row[k.FLOATS] = self._keep("floats", [values.scale_out, values.shift_out, values.slope])
         have, made = step.shape.channels, step.out.channels
@@ -213,7 +213,7 @@ class _Builder:
         self.room = self.room._replace(shortcuts=max(self.room.shortcuts, need * pixels))
 
 
-def _interleaved(packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
+def interleaved(packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
     """Weights `[O, bytes, k, k]` as `[groups, ⌈O / groups / 4⌉, taps, 4]`, missing outputs as zeros."""
     made = packed.shape[0] // groups
     rows = packed.reshape(groups, made, -1)

@@ -15,7 +15,7 @@ from tests.imports import ROOT
 _SERVER = """
 import json, os, resource, signal, sys, traceback
 import torch
-from bnas import checkpoint, evaluate
+from bnas import checkpoint, evaluate, population
 from bnas.train import count_wrong
 from pipeline import prepare, report, retrain, search, stage1, stage2
 from pipeline.stage import main
@@ -39,7 +39,8 @@ def run(order):
     if order["as_nobody"] and os.geteuid() == 0:  # root may write to whatever is read-only
         os.setuid(65534)
     steps, saved = [], []
-    step, save, score = torch.optim.Adam.step, checkpoint.Checkpoints.save, evaluate.count_wrong
+    step, save = torch.optim.Adam.step, checkpoint.Checkpoints.save
+    score, together = evaluate.count_wrong, population.wrong_answers
 
     def counted(*args, **more):
         steps.append(1)
@@ -55,7 +56,12 @@ def run(order):
         if len(saved) == order["kill_after"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def scored_together(*args):
+        steps.append(1)
+        return together(*args)
+
     torch.optim.Adam.step, evaluate.count_wrong, checkpoint.Checkpoints.save = counted, scored, killed
+    population.wrong_answers = scored_together
     code = main(order["stage"], MODULES[order["stage"]].run)
     print("steps", len(steps), flush=True)
     return code
