@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bnas.config import STEM_STRIDES
 from bnas.space import OPERATIONS, SearchSpace
 from pipeline.yaml12 import Loc, ParamsError, found_text, key_path, params_error, read_yaml
 
@@ -91,7 +92,7 @@ class Network(Section):
 
     supernet: Scale
     final: Scale
-    stem_stride: Annotated[int, Field(ge=1, le=2)]
+    stem_stride: Annotated[int, Field(ge=1, le=8)]
     sign: Literal["approx", "ste"]
 
 
@@ -140,6 +141,7 @@ class Training(Section):
     learning_rate: Positive
     final_learning_rate: NonNegative
     weight_decay: NonNegative
+    mixed_precision: bool
 
 
 class Coevolution(Training):
@@ -188,6 +190,7 @@ class Retrain(Training):
     epochs: Count
     drop_path: DropProbability
     label_smoothing: DropProbability
+    auxiliary_weight: NonNegative
     hand_designed_channels: tuple[Width, ...]
 
 
@@ -290,6 +293,8 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
     if data.test_fraction + data.validation_fraction >= 1:
         expected = f"a number below 1 - test_fraction (test_fraction is {data.test_fraction})"
         yield ("data", "validation_fraction"), expected, found_text(data.validation_fraction)
+    if params.network.stem_stride not in STEM_STRIDES:
+        yield ("network", "stem_stride"), _one_of(STEM_STRIDES), found_text(params.network.stem_stride)
     recipes: tuple[Training, ...] = (params.stage1, params.stage2, params.retrain)
     for name, recipe in zip(("stage1", "stage2", "retrain"), recipes, strict=True):
         if recipe.final_learning_rate > recipe.learning_rate:

@@ -39,9 +39,11 @@ SUPERNET = Path("data/stage2/supernet.safetensors")
 TRAINING_CODE = (
     "__init__",
     "arrays",
+    "auxiliary",
     "binarize",
     "checkpoint",
     "config",
+    "convolutions",
     "data",
     "family",
     "files",
@@ -74,6 +76,7 @@ def run(stage: Stage) -> None:
     problem = build.problem(params, description)
     device = build.device(params.runtime)
     section = params.retrain
+    build.require_bfloat16(section.mixed_precision, device, "retrain")
     chosen = candidates(stage, description, problem)
     recipe = family.Recipe(**section.model_dump(exclude={"count", "hand_designed_channels"}))
     data = family.FamilyData(PREPARED, description.mean, description.std, build.augmentation(params))
