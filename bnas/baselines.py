@@ -6,10 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from bnas.space import CELL_INPUTS, Gene, Genotype, Node, SearchSpace, distinct
-
-PLAIN_CONVOLUTION = {"bnas": "bin_conv_3x3", "darts": "sep_conv_3x3"}
-"""Name of a space → the operation of its hand-designed cell."""
+from bnas.space import CELL_INPUTS, PLAIN_CONVOLUTION, Gene, Genotype, Node, SearchSpace, distinct
 
 POOL_PER_MATCH = 200
 """Random candidates drawn for each architecture to be matched."""

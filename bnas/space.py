@@ -47,6 +47,9 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
 PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
 """Operations without a weight: what the small-model trap fills cells with."""
 
+PLAIN_CONVOLUTION = {"bnas": "bin_conv_3x3", "darts": "sep_conv_3x3"}
+"""Name of a space → the operation of its hand-designed cell."""
+
 
 class Gene(NamedTuple):
     """One edge of a cell: operation `op` applied to state `source`."""

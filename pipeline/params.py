@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bnas.config import STEM_STRIDES
-from bnas.space import OPERATIONS, SearchSpace
+from bnas.published import PUBLISHED
+from bnas.space import OPERATIONS, PLAIN_CONVOLUTION, SearchSpace
 from pipeline.yaml12 import Loc, ParamsError, found_text, key_path, params_error, read_yaml
 
 DatasetName = Literal["mnist5k"]
@@ -192,6 +193,7 @@ class Retrain(Training):
     label_smoothing: DropProbability
     auxiliary_weight: NonNegative
     hand_designed_channels: tuple[Width, ...]
+    published: tuple[str, ...]
 
 
 class Report(Section):
@@ -320,6 +322,10 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
             yield ("space", "operations", i), _one_of(known), found_text(operation)
         elif operation in space.operations[:i]:
             yield ("space", "operations", i), "each operation once", f"{operation} again"
+    if widths and PLAIN_CONVOLUTION[space.name] not in space.operations:
+        expected = f"[] where space.operations lacks {PLAIN_CONVOLUTION[space.name]}"
+        yield ("retrain", "hand_designed_channels"), expected, found_text(widths)
+    yield from _unfit_published(space, params.retrain.published)
     if set(space.operations) <= set(known):
         size = _architectures(space)
         populations = (params.stage1.population, params.stage2.population, search.population)
@@ -327,6 +333,21 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
             if population > size:
                 expected = f"an integer of at most {size}, the number of architectures in the space"
                 yield (name, "population"), expected, found_text(population)
+
+
+def _unfit_published(space: Space, names: tuple[str, ...]) -> Iterator[Problem]:
+    for i, name in enumerate(names):
+        loc = ("retrain", "published", i)
+        if name not in PUBLISHED:
+            yield loc, _one_of(PUBLISHED), found_text(name)
+            continue
+        if name in names[:i]:
+            yield loc, "each name once", f"{name} again"
+        genotype = PUBLISHED[name]
+        needed = sorted({gene.op for gene in genotype.genes})
+        if (space.name, space.nodes) != (genotype.space, genotype.nodes) or not set(needed) <= set(space.operations):
+            where = f"space.name {genotype.space}, space.nodes {genotype.nodes} and {', '.join(needed)}"
+            yield loc, f"none in this space ({name} needs {where})", found_text(name)
 
 
 def _architectures(space: Space) -> int:
