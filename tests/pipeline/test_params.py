@@ -162,8 +162,8 @@ def test_null_is_no_value(ws: Workspace, key: str) -> None:
 @pytest.mark.parametrize("key", MODELS_ONCE)
 @pytest.mark.parametrize(("value", "found"), [([], "a list"), ("text", "the text 'text'")])
 def test_value_of_another_kind_is_refused(ws: Workspace, key: str, value: Any, found: str) -> None:
-    if (key, value) == ("retrain.hand_designed_channels", []):
-        assert ws.load(changed({key: value})).retrain.hand_designed_channels == ()
+    if key in ("retrain.hand_designed_channels", "retrain.published") and value == []:
+        assert value_of(ws.load(changed({key: value})), key) == ()
     elif (key, value) in (("runtime.data_root", "text"), ("data.title", "text")):
         assert value_of(ws.load(changed({key: value})), key) == "text"
     else:
@@ -237,7 +237,7 @@ BEYOND = [
     ("data.on_bad_file", "ignore", "one of error, skip"),
     ("data.augmentation.cutout", 28, "an integer below the images' 28 pixels"),
     ("data.augmentation.cutout", -1, "an integer of at least 0 and of at most 512"),
-    ("space.name", "DARTS", "bnas"),
+    ("space.name", "DARTS", "one of bnas, darts"),
     ("space.operations", ["bin_conv_3x3", "conv_3x3"], "[1]: expected one of skip_connect, max_pool_3x3"),
     ("space.operations", ["bin_conv_3x3", "bin_conv_3x3"], "[1]: expected each operation once"),
     ("space.operations", ["bin_conv_3x3", 3], "[1]: expected a text"),
@@ -247,7 +247,8 @@ BEYOND = [
     ("space.sampling", "stratified", "one of size_stratified, uniform"),
     ("network.supernet.channels", 0, "an integer of at least 1 and of at most 4096"),
     ("network.final.cells", 2, "an integer of at least 3 and of at most 256"),
-    ("network.stem_stride", 3, "an integer of at least 1 and of at most 2"),
+    ("network.stem_stride", 3, "one of 1, 2, 4, 8"),
+    ("network.stem_stride", 16, "an integer of at least 1 and of at most 8"),
     ("network.sign", "tanh", "one of approx, ste"),
     ("objectives.margin", 0.99, "a number of at least 1"),
     ("stage1.selection", "two_stage", "one of nsga2, auxiliary, alternate, cars"),
@@ -269,6 +270,8 @@ BEYOND = [
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
     ("retrain.hand_designed_channels", [4, 8, 4], "[2]: expected each width once, found 4 again"),
+    ("retrain.published", ["bats"], "[0]: expected one of ebnas, bnas, found the text 'bats'"),
+    ("retrain.published", ["bnas"], "[0]: expected none in this space (bnas needs space.name bnas, space.nodes 4 and "),
     ("report.figure_format", "pdf", "one of svg, png"),
     ("report.size_bins", 0, "an integer of at least 1 and of at most 1024"),
     ("runtime.device", "gpu", "one of auto, cpu, cuda"),
@@ -715,3 +718,19 @@ def test_nan_never_gets_through(ws: Workspace) -> None:
     params = ws.load(DEFAULTS)
     assert all(math.isfinite(value_of(params, leaf)) for leaf in numbers)
     assert len(numbers) > 20
+
+
+def test_published_architectures_are_taken_once_each_where_the_space_holds_them(ws: Workspace) -> None:
+    four = {"space.nodes": 4, "retrain.published": ["ebnas", "bnas"]}
+    assert ws.load(changed(four)).retrain.published == ("ebnas", "bnas")
+    line = ws.refuse(changed({**four, "retrain.published": ["bnas", "bnas"]}))
+    assert line == "retrain.published[1]: expected each name once, found bnas again"
+    line = ws.refuse(changed({**four, "space.operations": ["skip_connect", "max_pool_3x3", "bin_conv_3x3"]}))
+    assert line.startswith("retrain.published[0]: expected none in this space (ebnas needs ")
+
+
+def test_a_hand_designed_baseline_needs_its_convolution(ws: Workspace) -> None:
+    few = {"space.operations": ["skip_connect", "max_pool_3x3", "bin_conv_5x5"], "space.nodes": 3}
+    line = ws.refuse(changed(few))
+    assert line == "retrain.hand_designed_channels: expected [] where space.operations lacks bin_conv_3x3, found a list"
+    assert ws.load(changed({**few, "retrain.hand_designed_channels": []})).retrain.hand_designed_channels == ()
