@@ -64,9 +64,12 @@ KERNELS = [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)]
     st.tuples(st.integers(1, 4), st.integers(3, 9), st.integers(1, 9)),
     st.sampled_from(list(SIGNS)),
     st.booleans(),
+    st.sampled_from([1, 1, 2, 3]),
 )
-def test_a_fused_block_equals_its_layers(seed, channels, kernel, stride, size, name, running_stats):
-    block = drawn(*channels, kernel[0], stride, kernel[1], sign=SIGNS[name], running_stats=running_stats, seed=seed)
+def test_a_fused_block_equals_its_layers(seed, channels, kernel, stride, size, name, running_stats, groups):
+    channels = channels if groups == 1 else tuple(groups * -(-count // 3) for count in channels)
+    options = {"sign": SIGNS[name], "running_stats": running_stats, "groups": groups}
+    block = drawn(*channels, kernel[0], stride, kernel[1], **options, seed=seed)
     x = channels_last(size[0], channels[0], *size[1:], seed=seed + 7)
     assert fused.applies(block, x)
     y, statistics, gradients = trained(BinaryBlock.forward, block, x)
