@@ -45,7 +45,7 @@ format: install-dev ## fix style and formatting in place
 
 # The dry run exits with 0 whether or not a stage is stale: only its output tells.
 lock: install ## fail if dvc.lock does not match the code and params.yaml
-	@output=$$($(IN_VENV) dvc repro --dry --allow-missing 2>&1) || { echo "$$output" >&2; exit 1; }; \
+	@output=$$($(IN_VENV) dvc repro --dry --allow-missing dvc.yaml pipeline/transfer/dvc.yaml 2>&1) || { echo "$$output" >&2; exit 1; }; \
 	if stale=$$(echo "$$output" | grep '^Running stage'); then \
 	  echo "dvc.lock is stale; run 'make run' and commit it. Stages that would run:" >&2; \
 	  echo "$$stale" >&2; exit 1; \

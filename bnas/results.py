@@ -274,6 +274,25 @@ class RetrainedNetworks(Record):
 
 
 @dataclass(frozen=True, config=STRICT)
+class LinearBaseline(Record):
+    """`data/retrain/linear.json`: a linear classifier on pixels, trained as the networks were and tested once."""
+
+    DERIVED: ClassVar[tuple[str, ...]] = ("test_error",)
+
+    wrong: Count
+    test_images: Natural
+    epochs: Natural
+
+    def __post_init__(self) -> None:
+        _at_most("LinearBaseline.wrong", self.wrong, self.test_images)
+
+    @property
+    def test_error(self) -> float:
+        """`wrong / test_images`, in [0, 1]."""
+        return self.wrong / self.test_images
+
+
+@dataclass(frozen=True, config=STRICT)
 class NetworkTime(Record):
     """Seconds that training one network took; a row of `reports/times/networks.json`."""
 
@@ -407,6 +426,16 @@ def read_summary(path: Path) -> SearchSummary:
 def read_networks(path: Path) -> tuple[RetrainedNetwork, ...]:
     """`networks.json`."""
     return _read(path, RetrainedNetworks).networks
+
+
+def read_space(path: Path) -> SpaceRange:
+    """`space.json` of a transfer."""
+    return _read(path, SpaceRange)
+
+
+def read_linear(path: Path) -> LinearBaseline:
+    """`linear.json`."""
+    return _read(path, LinearBaseline)
 
 
 def read_network_times(path: Path) -> tuple[NetworkTime, ...]:

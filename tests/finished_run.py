@@ -23,6 +23,7 @@ from bnas.results import (
     GenerationRecord,
     Generations,
     ImageShape,
+    LinearBaseline,
     Member,
     NetworkLatency,
     NetworkTime,
@@ -149,6 +150,7 @@ def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
     _write(root / "data/search/summary.json", {**summary, "something_else": 1})
     made = networks(found, rng)
     _write(root / "data/retrain/networks.json", RetrainedNetworks(tuple(made)).to_dict())
+    _write(root / "data/retrain/linear.json", LinearBaseline(120, IMAGES, 6).to_dict())
     generator = np.random.default_rng(seed)
     for network in made:
         folder = root / "data/retrain" / network.name

@@ -114,5 +114,6 @@ def tiny_params() -> str:
         "calibration_batches": 1,
     }
     params["retrain"] |= {"count": 2, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}
+    params["retrain"] |= {"linear_baseline": True}
     params["runtime"] |= {"device": "cpu", "threads": 1, "workers": 1}
     return yaml.safe_dump(params, sort_keys=False)
