@@ -5,7 +5,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint bench chaos fuzz format lock clean
+.PHONY: help install install-dev run test lint style bench chaos fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,9 +18,15 @@ run: install ## run what is stale of the pipeline on params.yaml and print the t
 	$(IN_VENV) dvc repro
 	@$(IN_VENV) python -m pipeline.table
 
-# Two test processes with one thread each use two cores; more threads only get in each other's way.
-test: lint ## lint, then all tests
-	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m pytest -n 2
+# Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
+# share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.
+test: style ## style and type checks, and all tests
+	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1; \
+	found=$$(mktemp); trap 'kill $$types 2>/dev/null; rm -f "$$found"' EXIT; \
+	mypy >"$$found" 2>&1 & types=$$!; \
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$types; types=$$?; echo "mypy:"; cat "$$found"; \
+	exit $$((tests + types))
 
 chaos: install-dev ## kill a tiny pipeline 60 times at random moments; its table goes to reports/chaos.md
 	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m tests.chaos
@@ -28,10 +34,12 @@ chaos: install-dev ## kill a tiny pipeline 60 times at random moments; its table
 fuzz: install-dev ## give the readers of files a minute of nonsense each
 	$(IN_VENV) python -m tests.fuzz
 
-lint: install-dev ## style and type checks
+lint: style ## style and type checks
+	$(IN_VENV) mypy
+
+style: install-dev
 	$(IN_VENV) ruff check .
 	$(IN_VENV) ruff format --check .
-	$(IN_VENV) mypy
 
 bench: install-dev ## measure speed against rivals (after make run) and write reports/benchmarks.md
 	$(IN_VENV) python -m tests.benchmarks
