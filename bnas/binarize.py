@@ -72,7 +72,8 @@ class BinaryConv2d(nn.Conv2d):
 
     Takes the arguments of `torch.nn.Conv2d`; x `[N, in_channels, H, W]` → `[N, out_channels, H', W']`. α is detached
     (no gradient flows through it) and the latent weights W get `1[|W| ≤ 1] · α · dL/d(α sign W)`; they are never
-    modified in place. Only the weights are binary: sign the input before, so that the product is one of bits.
+    modified in place. Only the weights are binary: sign the input before, so that the product is one of bits. α comes
+    after the sum, so that the sum of such products is a whole number and float32 holds it exactly (below 2^24).
 
     Padding is **zero padding in the ±1 domain**: a tap over the border contributes nothing, neither +1 nor −1.
     This is the one place that says so; packed inference must obey it. Raises ValueError for another padding mode.
@@ -83,16 +84,20 @@ class BinaryConv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             raise ValueError(f"BinaryConv2d.padding_mode: expected 'zeros', found {self.padding_mode!r}")
 
+    def scale(self) -> Tensor:
+        """α `[out_channels, 1, 1]`, detached."""
+        return self.weight.detach().abs().mean(dim=(1, 2, 3))[:, None, None]
+
     def binary_weight(self) -> Tensor:
-        """The weights as the convolution uses them, `[out_channels, in_channels / groups, kH, kW]`."""
-        scale = self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
-        return scale * ste_sign(self.weight)
+        """The weights that the convolution stands for, `[out_channels, in_channels / groups, kH, kW]`."""
+        return self.scale()[..., None] * ste_sign(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution of x with `binary_weight()`."""
-        if self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1):
+        """The convolution of x with `sign(W)`, times α: for an x of bits exact up to α, whatever the order of sums."""
+        stride, padding, bits = self.stride, self.padding, ste_sign(self.weight)
+        if self.kernel_size == (1, 1) and padding == (0, 0) and stride != (1, 1):
             # A strided 1×1 convolution sees only every s-th pixel. Taking those first is the same sum, and spares
             # oneDNN's backward pass, which writes past its buffer for few channels (uxlfoundation/oneDNN#6035).
-            x = x[:, :, :: self.stride[0], :: self.stride[1]]
-            return F.conv2d(x, self.binary_weight(), self.bias, groups=self.groups)
-        return F.conv2d(x, self.binary_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+            x, stride = x[..., :: stride[0], :: stride[1]], (1, 1)
+        y = F.conv2d(x, bits, None, stride, padding, self.dilation, self.groups) * self.scale()
+        return y if self.bias is None else y + self.bias[:, None, None]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from bnas.packed.latency import LEAST_CORRELATION
 from bnas.tables import markdown_table
 from pipeline.stage import atomic_write
 from tests.benchmarks import packed
@@ -18,18 +20,27 @@ from tests.benchmarks.measure import machine
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 
 
+MEASURED: Mapping[str, Callable[[], Any]] = {
+    "layers": packed.layers,
+    "networks": packed.networks,
+    "latency_table": packed.latency_table,
+    "compilation": packed.compilation,
+}
+
+
 def main() -> None:
-    """Run all benchmarks, a line of progress for each."""
-    found: dict[str, Any] = {"machine": machine()}
-    for name, measure in (
-        ("layers", packed.layers),
-        ("networks", packed.networks),
-        ("compilation", packed.compilation),
-    ):
+    """Run all benchmarks, or those that are named and keep the other figures; a line of progress for each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *MEASURED], help=", ".join(MEASURED))
+    names = parser.parse_args().names or list(MEASURED)
+    found: dict[str, Any] = json.loads(JSON.read_text()) if set(names) != set(MEASURED) else {}
+    found["machine"] = machine()
+    for name in names:
         print(f"bench: {name}", flush=True)
-        found[name] = measure()
+        found[name] = MEASURED[name]()
     atomic_write(JSON, json.dumps(found, indent=1) + "\n")
-    atomic_write(MARKDOWN, text(found))
+    if set(found) >= set(MEASURED):
+        atomic_write(MARKDOWN, text(found))
     print(f"written to {MARKDOWN} and {JSON}")
 
 
@@ -42,13 +53,18 @@ def text(found: Mapping[str, Any]) -> str:
         "Machine: " + ", ".join(f"{name} {value}" for name, value in found["machine"].items()) + ".",
         "## Packed layers",
         f"A whole packed block (signs, packing, convolution, BatchNorm, shortcut, PReLU) on {packed.IMAGES} images, "
-        "against PyTorch's bare float32 convolution in the better memory format; one thread each. The bounds are "
-        "exclusive or, popcount and addition alone: in 64-bit words, and in the widest vectors.",
+        "against PyTorch's bare float32 convolution in the better memory format, on the same number of threads. The "
+        "bounds are exclusive or, popcount and addition alone, by thread: in 64-bit words, and in the widest vectors.",
         table(found["layers"]),
-        worst(found["layers"], "ratio", "channels"),
+        worst(found["layers"]),
         "## Whole networks",
         "The networks of the default run, all cores, milliseconds per call.",
         table(found["networks"]),
+        slowest(found["networks"]),
+        "## Latency table",
+        "Sums of a table of the default space's edges, as `objectives.resource: latency` minimises them, correlate "
+        f"with {found['latency_table']['networks']} measured whole networks by {found['latency_table']['correlation']} "
+        f"(demanded: {LEAST_CORRELATION}).",
         "## Compilation",
         f"Loading a network and predicting once in a fresh process takes {found['compilation']['empty cache']} s with "
         f"an empty cache and {found['compilation']['cached']} s after that, whatever the network.",
@@ -69,15 +85,40 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def worst(rows: Sequence[Mapping[str, Any]], figure: str, by: str) -> str:
-    """The least and the median of a figure, by another."""
-    groups: dict[Any, list[float]] = {}
+def worst(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The least and the median ratio of each number of channels and threads, beside what is demanded."""
+    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(row[by], []).append(row[figure])
-    return "; ".join(
-        f"{key} {by}: least {figure} {min(values)}, median {statistics.median(values):.3g}"
-        for key, values in groups.items()
-    )
+        groups.setdefault((row["threads"], row["channels"]), []).append(row)
+    summary = [
+        {
+            "threads": str(threads),
+            "channels": str(channels),
+            "least ratio": f"{min(row['ratio'] for row in group):.2f}",
+            "median": f"{statistics.median(row['ratio'] for row in group):.2f}",
+            "demanded": f"{group[0]['demanded']}",
+            "met": "yes" if all(row["ratio"] >= row["demanded"] for row in group) else "NO",
+        }
+        for (threads, channels), group in groups.items()
+    ]
+    return markdown_table(pd.DataFrame(summary))
+
+
+def slowest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The least ratios over all networks, beside what is demanded."""
+    demanded = {"torch": 2, "onnxruntime": 1}
+    summary = [
+        {
+            "rival": rival,
+            "batch": str(count),
+            "least ratio": f"{(least := min(row[f'{rival} / packed, batch {count}'] for row in rows)):.2f}",
+            "demanded": str(demanded[rival]),
+            "met": "yes" if least >= demanded[rival] else "NO",
+        }
+        for rival in demanded
+        for count in (1, 64)
+    ]
+    return markdown_table(pd.DataFrame(summary), left=("rival",))
 
 
 if __name__ == "__main__":
