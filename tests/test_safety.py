@@ -7,6 +7,7 @@ import ast
 import pytest
 
 from tests.imports import ROOT
+from tests.lower_bounds import constraints, requirements
 
 FILES = sorted([*ROOT.glob("bnas/**/*.py"), *ROOT.glob("pipeline/**/*.py")])
 BUILT_IN = {"eval", "exec", "compile", "__import__"}
@@ -97,3 +98,7 @@ def test_each_of_them_would_be_found(line: str) -> None:
 @pytest.mark.parametrize("line", ["network.eval()", "torch.load(path, weights_only=True)", "re.compile('a')"])
 def test_what_looks_alike_is_allowed(line: str) -> None:
     assert forbidden(line) == []
+
+
+def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
+    assert 20 < len(constraints()) < len(requirements())
