@@ -1,84 +1,68 @@
-"""`make bench`: measure everything and write `reports/benchmarks.json` and `reports/benchmarks.md`."""
+"""`make bench`: measure everything and write `reports/benchmarks.json` and `reports/benchmarks.md`.
+
+`python -m tests.benchmarks NAME …` measures some sections again and keeps the others' figures; the studies, which
+take longer, run only when named.
+"""
 
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from bnas.tables import markdown_table
 from pipeline.stage import atomic_write
-from tests.benchmarks import packed
+from tests.benchmarks import packed, schedule, scoring
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 
+SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "packed": {"layers": packed.layers, "networks": packed.networks, "compilation": packed.compilation},
+    "scoring": scoring.MEASURES,
+}
+"""What `make bench` runs: section → name of the figures → what measures them."""
 
-def main() -> None:
-    """Run all benchmarks, a line of progress for each."""
-    found: dict[str, Any] = {"machine": machine()}
-    for name, measure in (
-        ("layers", packed.layers),
-        ("networks", packed.networks),
-        ("compilation", packed.compilation),
-    ):
-        print(f"bench: {name}", flush=True)
-        found[name] = measure()
+STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {"schedule": schedule.MEASURES}
+
+TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "packed": packed.text,
+    "scoring": scoring.text,
+    "schedule": schedule.text,
+}
+
+
+def main(names: Sequence[str]) -> None:
+    """Run sections (all but the studies, if none is named), a line of progress for each figure."""
+    known = {**SECTIONS, **STUDIES}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(f"expected some of {', '.join(known)}, found {unknown[0]!r}")
+    found: dict[str, Any] = json.loads(JSON.read_text()) if JSON.exists() else {}
+    found["machine"] = machine()
+    for section in names or SECTIONS:
+        for name, measure in known[section].items():
+            print(f"bench: {section}, {name}", flush=True)
+            found[name] = measure()
     atomic_write(JSON, json.dumps(found, indent=1) + "\n")
     atomic_write(MARKDOWN, text(found))
     print(f"written to {MARKDOWN} and {JSON}")
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The figures as Markdown: every section all of whose figures there are."""
     parts = [
         "# Benchmarks",
         "Medians of alternating rounds in one run, with quartiles; results were checked for equality first. "
         "Regenerate with `make bench` after `make run`.",
         "Machine: " + ", ".join(f"{name} {value}" for name, value in found["machine"].items()) + ".",
-        "## Packed layers",
-        f"A whole packed block (signs, packing, convolution, BatchNorm, shortcut, PReLU) on {packed.IMAGES} images, "
-        "against PyTorch's bare float32 convolution in the better memory format; one thread each. The bounds are "
-        "exclusive or, popcount and addition alone: in 64-bit words, and in the widest vectors.",
-        table(found["layers"]),
-        worst(found["layers"], "ratio", "channels"),
-        "## Whole networks",
-        "The networks of the default run, all cores, milliseconds per call.",
-        table(found["networks"]),
-        "## Compilation",
-        f"Loading a network and predicting once in a fresh process takes {found['compilation']['empty cache']} s with "
-        f"an empty cache and {found['compilation']['cached']} s after that, whatever the network.",
     ]
+    for section, measures in {**SECTIONS, **STUDIES}.items():
+        if all(name in found for name in measures):
+            parts += TEXTS[section](found)
     return "\n\n".join(parts) + "\n"
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as Markdown; a median with its quartiles in one cell."""
-    frame = pd.DataFrame([{name: cell(value) for name, value in row.items()} for row in rows])
-    return markdown_table(frame)
-
-
-def cell(value: Any) -> str:
-    """One figure."""
-    if isinstance(value, dict):
-        return f"{value['median']:.3g} ({value['low']:.3g}–{value['high']:.3g})"
-    return str(value)
-
-
-def worst(rows: Sequence[Mapping[str, Any]], figure: str, by: str) -> str:
-    """The least and the median of a figure, by another."""
-    groups: dict[Any, list[float]] = {}
-    for row in rows:
-        groups.setdefault(row[by], []).append(row[figure])
-    return "; ".join(
-        f"{key} {by}: least {figure} {min(values)}, median {statistics.median(values):.3g}"
-        for key, values in groups.items()
-    )
-
-
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

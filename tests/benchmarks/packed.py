@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from pipeline.config import dataset
 from pipeline.export import RETRAIN, card, trained
 from pipeline.params import load
 from tests.benchmarks.measure import compared
+from tests.benchmarks.text import table, worst
 
 SIDES = {16: 32, 32: 32, 64: 16, 128: 16, 256: 8}
 """Channels → side of the map, as in a network that halves the map when it doubles the channels."""
@@ -204,3 +205,21 @@ def compilation() -> dict[str, float]:
             done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
             seconds.append(round(float(done.stdout), 2))
     return {"empty cache": seconds[0], "cached": seconds[1]}
+
+
+def text(found: Mapping[str, Any]) -> list[str]:
+    """The figures as paragraphs of Markdown."""
+    return [
+        "## Packed layers",
+        f"A whole packed block (signs, packing, convolution, BatchNorm, shortcut, PReLU) on {IMAGES} images, "
+        "against PyTorch's bare float32 convolution in the better memory format; one thread each. The bounds are "
+        "exclusive or, popcount and addition alone: in 64-bit words, and in the widest vectors.",
+        table(found["layers"]),
+        worst(found["layers"], "ratio", "channels"),
+        "## Whole networks",
+        "The networks of the default run, all cores, milliseconds per call.",
+        table(found["networks"]),
+        "## Compilation",
+        f"Loading a network and predicting once in a fresh process takes {found['compilation']['empty cache']} s with "
+        f"an empty cache and {found['compilation']['cached']} s after that, whatever the network.",
+    ]

@@ -1,0 +1,35 @@
+"""Figures as Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bnas.tables import markdown_table
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as Markdown; a median with its quartiles in one cell."""
+    frame = pd.DataFrame([{name: cell(value) for name, value in row.items()} for row in rows])
+    return markdown_table(frame)
+
+
+def cell(value: Any) -> str:
+    """One figure."""
+    if isinstance(value, dict):
+        return f"{value['median']:.3g} ({value['low']:.3g}–{value['high']:.3g})"
+    return str(value)
+
+
+def worst(rows: Sequence[Mapping[str, Any]], figure: str, by: str) -> str:
+    """The least and the median of a figure, by another."""
+    groups: dict[Any, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row[by], []).append(row[figure])
+    return "; ".join(
+        f"{key} {by}: least {figure} {min(values)}, median {statistics.median(values):.3g}"
+        for key, values in groups.items()
+    )
