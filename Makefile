@@ -5,7 +5,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test lint bench chaos fuzz format lock clean
+.PHONY: help install install-dev run test test-runtime lint bench chaos fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ chaos: install-dev ## kill a tiny pipeline 60 times at random moments; its table
 
 fuzz: install-dev ## give the readers of files a minute of nonsense each
 	$(IN_VENV) python -m tests.fuzz
+
+test-runtime: install-dev ## install the base package into a venv of its own, without torch, and predict there
+	$(IN_VENV) python -m tests.runtime
 
 lint: install-dev ## style and type checks
 	$(IN_VENV) ruff check .

@@ -17,6 +17,7 @@ from scipy import stats
 from bnas import pareto
 from bnas.parts import Part
 from bnas.results import (
+    ROLES,
     DatasetDescription,
     EpochRecord,
     ExportedNetwork,
@@ -321,7 +322,7 @@ def pareto_rows(run: Run) -> list[dict[str, str | float]]:
             "size_kib": round(network.size_bytes / 1024, ROUNDING),
             "test_error": round(network.test_error, ROUNDING),
         }
-        for network in run.of_role("front", "random", "hand")
+        for network in run.of_role(*ROLES)
     ]
 
 
@@ -330,7 +331,7 @@ def loss_rows(run: Run) -> list[dict[str, str | float | int | None]]:
     curves: list[tuple[str, str, float | None, tuple[EpochRecord, ...]]] = [
         (STAGE_NAMES[stage], "supernet", None, curve) for stage, curve in run.training.items()
     ]
-    for network in run.of_role("front", "random", "hand"):
+    for network in run.of_role(*ROLES):
         size_kib = round(network.size_bytes / 1024, ROUNDING)
         curves.append((network.name, network.role, size_kib, run.curves.get(network.name, ())))
     return [

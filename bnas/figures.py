@@ -84,7 +84,7 @@ def _role_points(axes: Axes, networks: Sequence[RetrainedNetwork], role: Role) -
     sizes = [network.size_bytes / 1024 for network in networks]
     errors = np.array([100 * network.test_error for network in networks])
     limits = 100 * np.array([pareto.wilson_interval(n.wrong, n.test_images) for n in networks]).T  # [2, n]
-    if role != "hand":
+    if role in ("front", "random"):
         points = [(network.size_bytes, network.test_error) for network in networks]
         front_line(axes, points, color=colour, alpha=0.5, linestyle="-" if role == "front" else "--")
     axes.errorbar(

@@ -29,7 +29,7 @@ from bnas.analysis import (
     paired_test,
 )
 from bnas.cell_graph import cell_words
-from bnas.results import RetrainedNetwork
+from bnas.results import ROLES, RetrainedNetwork
 from bnas.tables import (
     OPTIMISTIC_MARK,
     duration,
@@ -159,14 +159,17 @@ def _networks(run: Run) -> list[str]:
 
 def _front(run: Run, picture: str) -> list[str]:
     front = run.of_role("front")
-    hand = []
-    for network in run.of_role("hand"):
+    others: dict[str, list[str]] = {"hand": [], "published": []}
+    for network in run.of_role("hand", "published"):
         better = [n for n in front if n.size_bytes <= network.size_bytes and n.test_error <= network.test_error]
         better = [n for n in better if (n.size_bytes, n.test_error) != (network.size_bytes, network.test_error)]
         names = ", ".join(n.name for n in better)
         found = f"dominated by {names}" if better else "dominated by no network of the front"
-        hand.append(f"{network.name} ({kib(network.size_bytes)} KiB, {percent(network.test_error)} %): {found}.")
-    return [picture, *(["Designed by hand: " + " ".join(hand)] if hand else [])]
+        others[network.role].append(
+            f"{network.name} ({kib(network.size_bytes)} KiB, {percent(network.test_error)} %): {found}."
+        )
+    titles = {"hand": "Designed by hand", "published": "Published elsewhere, trained here"}
+    return [picture, *(f"{titles[role]}: {' '.join(found)}" for role, found in others.items() if found)]
 
 
 def _files(run: Run, picture: Picture) -> list[str]:
@@ -180,7 +183,7 @@ def _files(run: Run, picture: Picture) -> list[str]:
         "where a value before a sign lies within rounding of its threshold. Times are of the packed runtime and of "
         "PyTorch eager on the machine of the run, all cores: another machine has others."
     )
-    networks = run.of_role("front", "random", "hand")
+    networks = run.of_role(*ROLES)
     blocks = [text, packed_table(networks, run.packed)]
     if any(packed.latency for packed in run.packed.values()):
         blocks.append(picture("latency", "Test error over the time of one image in the packed runtime, by role."))
@@ -209,7 +212,7 @@ def _against_random(run: Run, bins: int, difference: Interval | None) -> list[st
         "Equal counts on both sides. Hypervolume: error divided by that of guessing "
         f"({100 * space.chance_error:.0f} %), log size between the smallest and the largest network of the "
         "space, reference point (1, 1); larger is better. Size coverage: share of equal log-size bins that "
-        "hold a non-dominated network. The hand-designed networks are points in the picture only: fewer, "
+        "hold a non-dominated network. Hand-designed and published networks are points in the picture only: fewer, "
         "of other widths.",
         f"{sentence} Test images were resampled {RESAMPLES} times, the same for all networks (median "
         f"difference {difference.median:+.4f}). The interval holds the chance of these test images only, "

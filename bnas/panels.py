@@ -24,12 +24,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Okabe and Ito's palette: distinguishable for colour-blind readers; markers differ as well.
-ROLE_COLOURS: Mapping[Role, str] = {"front": "#0072B2", "random": "#D98200", "hand": "#00805F"}
-ROLE_MARKERS: Mapping[Role, str] = {"front": "o", "random": "s", "hand": "^"}
+ROLE_COLOURS: Mapping[Role, str] = {"front": "#0072B2", "random": "#D98200", "hand": "#00805F", "published": "#6B4C9A"}
+ROLE_MARKERS: Mapping[Role, str] = {"front": "o", "random": "s", "hand": "^", "published": "D"}
 ROLE_NAMES: Mapping[Role, str] = {
     "front": "front of the search",
     "random": "random, matched in size",
     "hand": "designed by hand",
+    "published": "published elsewhere",
 }
 STAGE_COLOURS: Mapping[str, str] = {"stage1": "#B8528B", "stage2": "#C75300", "search": "#3D3580"}
 GREY = "#8C8C8C"

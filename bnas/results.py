@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,9 @@ Count = Annotated[int, Field(ge=0)]
 Natural = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 StageName = Literal["stage1", "stage2", "search"]
-Role = Literal["front", "random", "hand"]
+Role = Literal["front", "random", "hand", "published"]
+ROLES: tuple[Role, ...] = get_args(Role)
+"""In the order in which networks are listed."""
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
 """A network's name is a folder's, too: it must not lead anywhere else."""
 

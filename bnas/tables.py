@@ -8,14 +8,12 @@ import pandas as pd
 
 from bnas.analysis import PackedFile, best_by_test
 from bnas.pareto import wilson_interval
-from bnas.results import RetrainedNetwork
+from bnas.results import ROLES, RetrainedNetwork
 from bnas.text import aligned, kib, percent
 
 NOT_RECORDED = "not recorded"
 OPTIMISTIC_MARK = "†"
 _PLAIN_MARK = "*"
-
-_ROLES = ("front", "random", "hand")
 
 
 def duration(seconds: float | None) -> str:
@@ -122,7 +120,7 @@ def markdown_table(frame: pd.DataFrame, left: Sequence[str] = ()) -> str:
 
 
 def _ordered(networks: Sequence[RetrainedNetwork]) -> list[RetrainedNetwork]:
-    return sorted(networks, key=lambda network: (_ROLES.index(network.role), network.size_bytes, network.name))
+    return sorted(networks, key=lambda network: (ROLES.index(network.role), network.size_bytes, network.name))
 
 
 def _marked(network: RetrainedNetwork, networks: Sequence[RetrainedNetwork], mark: str) -> str:

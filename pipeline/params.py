@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bnas.space import OPERATIONS, SearchSpace
+from bnas.config import STEM_STRIDES
+from bnas.published import PUBLISHED
+from bnas.space import OPERATIONS, PLAIN_CONVOLUTION, SearchSpace
 from pipeline.yaml12 import Loc, ParamsError, found_text, key_path, params_error, read_yaml
 
-DatasetName = Literal["mnist5k"]
+DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
+OWN_SIZES = {"mnist5k": 28, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
+"""Data sets whose images are of one size, which cannot be chosen: pixels of a side."""
 SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars"]
 
 Natural = Annotated[int, Field(ge=0)]
@@ -33,6 +37,7 @@ DropProbability = Annotated[float, Field(ge=0, lt=1)]
 # Nothing that is allocated may be absurd: these bounds are far above what is of use.
 Width = Annotated[int, Field(ge=1, le=4096)]
 Depth = Annotated[int, Field(ge=3, le=256)]
+Pixels = Annotated[int, Field(ge=0, le=512)]
 Few = Annotated[int, Field(ge=1, le=1024)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -55,16 +60,20 @@ class Section(BaseModel):
 class Augmentation(Section):
     """Random changes of training images."""
 
-    shift: Annotated[int, Field(ge=0, le=512)]
+    shift: Pixels
     flip: bool
+    cutout: Pixels
 
 
 class Data(Section):
     """The data set and its split."""
 
     name: DatasetName
+    title: Annotated[str, Field(max_length=80)]
     seed: Seed
     images_per_class: Natural
+    image_size: Annotated[int, Field(ge=0, le=1024)]
+    on_bad_file: Literal["error", "skip"]
     test_fraction: ProperShare
     validation_fraction: ProperShare
     augmentation: Augmentation
@@ -91,7 +100,7 @@ class Network(Section):
 
     supernet: Scale
     final: Scale
-    stem_stride: Annotated[int, Field(ge=1, le=2)]
+    stem_stride: Annotated[int, Field(ge=1, le=8)]
     sign: Literal["approx", "ste"]
 
 
@@ -140,6 +149,7 @@ class Training(Section):
     learning_rate: Positive
     final_learning_rate: NonNegative
     weight_decay: NonNegative
+    mixed_precision: bool
 
 
 class Coevolution(Training):
@@ -188,7 +198,9 @@ class Retrain(Training):
     epochs: Count
     drop_path: DropProbability
     label_smoothing: DropProbability
+    auxiliary_weight: NonNegative
     hand_designed_channels: tuple[Width, ...]
+    published: tuple[str, ...]
 
 
 class Report(Section):
@@ -290,6 +302,9 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
     if data.test_fraction + data.validation_fraction >= 1:
         expected = f"a number below 1 - test_fraction (test_fraction is {data.test_fraction})"
         yield ("data", "validation_fraction"), expected, found_text(data.validation_fraction)
+    yield from _broken_sizes(data)
+    if params.network.stem_stride not in STEM_STRIDES:
+        yield ("network", "stem_stride"), _one_of(STEM_STRIDES), found_text(params.network.stem_stride)
     recipes: tuple[Training, ...] = (params.stage1, params.stage2, params.retrain)
     for name, recipe in zip(("stage1", "stage2", "retrain"), recipes, strict=True):
         if recipe.final_learning_rate > recipe.learning_rate:
@@ -315,6 +330,10 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
             yield ("space", "operations", i), _one_of(known), found_text(operation)
         elif operation in space.operations[:i]:
             yield ("space", "operations", i), "each operation once", f"{operation} again"
+    if widths and PLAIN_CONVOLUTION[space.name] not in space.operations:
+        expected = f"[] where space.operations lacks {PLAIN_CONVOLUTION[space.name]}"
+        yield ("retrain", "hand_designed_channels"), expected, found_text(widths)
+    yield from _unfit_published(space, params.retrain.published)
     if set(space.operations) <= set(known):
         size = _architectures(space)
         populations = (params.stage1.population, params.stage2.population, search.population)
@@ -322,6 +341,32 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
             if population > size:
                 expected = f"an integer of at most {size}, the number of architectures in the space"
                 yield (name, "population"), expected, found_text(population)
+
+
+def _broken_sizes(data: Data) -> Iterator[Problem]:
+    own, wanted, cutout = OWN_SIZES.get(data.name), data.image_size, data.augmentation.cutout
+    if own and wanted:
+        yield ("data", "image_size"), f"0 for {data.name}, whose images are {own}x{own}", found_text(wanted)
+    if cutout >= (side := own or wanted) > 0:
+        expected = f"an integer below the images' {side} pixels"
+        yield ("data", "augmentation", "cutout"), expected, found_text(cutout)
+    if not data.title.isprintable():
+        yield ("data", "title"), "a text of printable characters", found_text(data.title)
+
+
+def _unfit_published(space: Space, names: tuple[str, ...]) -> Iterator[Problem]:
+    for i, name in enumerate(names):
+        loc = ("retrain", "published", i)
+        if name not in PUBLISHED:
+            yield loc, _one_of(PUBLISHED), found_text(name)
+            continue
+        if name in names[:i]:
+            yield loc, "each name once", f"{name} again"
+        genotype = PUBLISHED[name]
+        needed = sorted({gene.op for gene in genotype.genes})
+        if (space.name, space.nodes) != (genotype.space, genotype.nodes) or not set(needed) <= set(space.operations):
+            where = f"space.name {genotype.space}, space.nodes {genotype.nodes} and {', '.join(needed)}"
+            yield loc, f"none in this space ({name} needs {where})", found_text(name)
 
 
 def _architectures(space: Space) -> int:
@@ -399,7 +444,8 @@ def _expected(schema: dict[str, Any]) -> str:
         case "boolean":
             return "true or false"
         case "string":
-            return "a text" + (" that is not empty" if "minLength" in schema else "")
+            most = f" of at most {schema['maxLength']} characters" if "maxLength" in schema else ""
+            return "a text" + most + (" that is not empty" if "minLength" in schema else "")
     words = {
         "minimum": "of at least",
         "exclusiveMinimum": "above",

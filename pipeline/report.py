@@ -95,7 +95,7 @@ def read_images(path: Path) -> NDArray[np.uint8] | None:
 
 def pictures(found: analysis.Run, bins: int) -> dict[str, Figure]:
     """File name without suffix → picture; the names are those that the text refers to."""
-    networks = found.of_role("front", "random", "hand")
+    networks = found.of_role(*results.ROLES)
     drawn = {
         "front": figures.front_figure(found.front, networks),
         "population": figures.population_figure(found.generations, found.front),

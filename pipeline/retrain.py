@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bnas.cache import CHECKPOINTS, NETWORKS
 from bnas.cost import cost
 from bnas.evaluate import Problem
 from bnas.network import Network, NetworkConfig
+from bnas.published import PUBLISHED
 from bnas.results import (
     DatasetDescription,
     NetworkTime,
@@ -28,8 +30,9 @@ from bnas.results import (
     read_front,
     read_predictions,
 )
-from bnas.space import Genotype
+from bnas.space import Genotype, SearchSpace
 from pipeline import build, cache
+from pipeline import params as schema
 from pipeline.config import dataset, network_config
 from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, main, write_json
 
@@ -39,9 +42,11 @@ SUPERNET = Path("data/stage2/supernet.safetensors")
 TRAINING_CODE = (
     "__init__",
     "arrays",
+    "auxiliary",
     "binarize",
     "checkpoint",
     "config",
+    "convolutions",
     "data",
     "family",
     "files",
@@ -51,6 +56,7 @@ TRAINING_CODE = (
     "results",
     "space",
     "train",
+    "views",
     "weights",
 )
 """The modules that `bnas.family` imports, directly or not, and itself: what a finished network depends on."""
@@ -74,8 +80,9 @@ def run(stage: Stage) -> None:
     problem = build.problem(params, description)
     device = build.device(params.runtime)
     section = params.retrain
+    build.require_bfloat16(section.mixed_precision, device, "retrain")
     chosen = candidates(stage, description, problem)
-    recipe = family.Recipe(**section.model_dump(exclude={"count", "hand_designed_channels"}))
+    recipe = family.Recipe(**section.model_dump(exclude={"count", "hand_designed_channels", "published"}))
     data = family.FamilyData(PREPARED, description.mean, description.std, build.augmentation(params))
     jobs = {
         c.name: job(c, network_config(params, description, params.network.final), recipe, data, description, device)
@@ -111,9 +118,9 @@ def run(stage: Stage) -> None:
 
 
 def candidates(stage: Stage, description: DatasetDescription, problem: Problem) -> list[Candidate]:
-    """Members spread over the front, random architectures of their sizes, and the hand-designed cell at two widths.
+    """Members spread over the front, random architectures of their sizes, the hand-designed cell, published ones.
 
-    Every one but the second hand-designed width has its supernet error, from the whole validation split.
+    Every one but a hand-designed one of another width has its supernet error, from the whole validation split.
     """
     params = stage.params
     section, channels = params.retrain, params.network.final.channels
@@ -136,12 +143,22 @@ def candidates(stage: Stage, description: DatasetDescription, problem: Problem) 
         Candidate(f"random-{i}", "random", g, channels, scorer.error(g, full), f"front-{i}")
         for i, g in enumerate(matches, 1)
     ]
-    hand = baselines.hand_designed(problem.space)
-    chosen += [
-        Candidate(f"hand-{width}", "hand", hand, width, scorer.error(hand, full) if width == channels else None)
-        for width in section.hand_designed_channels
-    ]
-    return chosen
+    return chosen + fixed(section, problem.space, channels, lambda genotype: scorer.error(genotype, full))
+
+
+def fixed(
+    section: schema.Retrain, space: SearchSpace, channels: int, error: Callable[[Genotype], float]
+) -> list[Candidate]:
+    """What is the same for every search: the hand-designed cell at some widths, and published architectures."""
+    found = []
+    for width in section.hand_designed_channels:
+        hand = baselines.hand_designed(space)
+        found.append(Candidate(f"hand-{width}", "hand", hand, width, error(hand) if width == channels else None))
+    for name in section.published:
+        genotype = PUBLISHED[name]
+        space.validate(genotype)
+        found.append(Candidate(f"published-{name}", "published", genotype, channels, error(genotype)))
+    return found
 
 
 def job(

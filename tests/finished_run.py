@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bnas.analysis import Run
 from bnas.results import (
+    ROLES,
     DatasetDescription,
     EpochRecord,
     ExportedNetwork,
@@ -99,7 +100,11 @@ def networks(found: Front, rng: random.Random, count: int = 4) -> list[Retrained
     hand = SPACE.sample(rng)
     made.append(RetrainedNetwork("hand-4", "hand", hand, 4, 3, 3000.0, 700, 9e5, None, 40, IMAGES, 6, None))
     made.append(RetrainedNetwork("hand-8", "hand", hand, 8, 3, 9000.0, 2700, 3e6, 0.2, 14, IMAGES, 6, None))
-    return sorted(made, key=lambda network: ("front", "random", "hand").index(network.role))
+    published = SPACE.sample(rng)
+    made.append(
+        RetrainedNetwork("published-ebnas", "published", published, 8, 3, 8000.0, 2500, 3e6, 0.3, 18, IMAGES, 6, None)
+    )
+    return sorted(made, key=lambda network: ROLES.index(network.role))
 
 
 def predictions(wrong: int, rng: np.random.Generator) -> Predictions:

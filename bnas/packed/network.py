@@ -39,11 +39,17 @@ class Machine:
         self.program = build(steps, parameters)
         self.threads = threads
         self.block = max(1, min(MOST_TOGETHER, CACHE_BYTES // self.program.room.bytes))
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._rooms: SimpleQueue[tuple[NDArray[np.generic], ...]] = SimpleQueue()
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
     def __call__(self, images: Floats) -> Floats:
         """The last step's map of every image, flattened."""
+        if os.getpid() != self._process:  # a fork has none of its parent's threads, and would wait for them forever
+            self._start()
         count = len(images)
         last = np.empty((count, int(np.prod(self.program.out))), np.float32)
         share = -(-count // self.threads) or 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import bnas.packed.kernels as k
 from bnas.packed.lanes import LANES, POSITIONS, TOGETHER
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum, elements
+from bnas.packed.layout import Block, Classifier, Concat, Pool, Shuffle, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
 SHARING, WASTE = 32, 1.3
@@ -122,7 +122,7 @@ class _Builder:
         row[k.STRIDE], row[k.GROUPS] = 1, 1
         match step, values:
             case Stem(), StemParameters():
-                row[k.OP] = k.STEM
+                row[k.OP], row[k.RELU] = k.STEM, step.relu
                 self._planes(row, step.kernel, 1, step.stride, step.kernel // 2, step.shape.channels, binary=False)
                 row[k.FLOATS] = self._keep("floats", [values.weight, values.bias])
             case Block(), BlockParameters():
@@ -130,10 +130,14 @@ class _Builder:
                 self._block(row, step, values)
             case Pool(kind="skip"), None:
                 row[k.OP], row[k.STRIDE] = k.HALVE, step.stride
+            case Pool(kind="none"), None:
+                row[k.OP] = k.NONE
             case Pool(), None:
                 row[k.OP] = k.MAX if step.kind == "max" else k.AVG
                 self._planes(row, 3, 1, step.stride, 1, 1, binary=False)
                 row[k.FLOATS] = self._keep("floats", [_inside(step)])
+            case Shuffle(), None:
+                row[k.OP], row[k.GROUPS] = k.SHUFFLE, step.groups
             case Sum(), None:
                 row[k.OP], row[k.OTHER] = k.SUM, self.places.of[step.other]
             case Classifier(), ClassifierParameters():
@@ -151,7 +155,8 @@ class _Builder:
             _joined(self.thresholds, np.float32),
             _joined(self.weights, np.uint8),
             np.array(self.taps, np.int64).reshape(-1, 2),
-            _joined(self.fixes, np.int32),
+            # The last row is read a whole vector at a time, like every other.
+            _joined([*self.fixes, np.zeros(LANES, np.int32)], np.int32),
         )
         return Program(np.stack(self.rows), tables, self.room._replace(maps=self.maps), self.out)
 

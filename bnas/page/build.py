@@ -28,6 +28,7 @@ from bnas.page import charts
 from bnas.page.content import NetworkView, class_examples, network_view, picks
 from bnas.page.inline import STACK, inline_svg
 from bnas.panels import ROLE_NAMES, operations_seen
+from bnas.results import ROLES
 from bnas.space import PARAMETER_FREE
 from bnas.tables import duration, moment, optimistic_note, test_interval
 from bnas.text import kib, percent
@@ -61,7 +62,7 @@ def page_html(run: Run, images: NDArray[np.uint8] | None, bins: int, parameters:
     `images` `[N, H, W, C]` are those of the test split, in the order of the predictions (None: no pictures are shown),
     `bins` those of size coverage, `parameters` YAML.
     """
-    networks = run.of_role("front", "random", "hand")
+    networks = run.of_role(*ROLES)
     views = {network.name: network_view(run, network, images) for network in networks}
     best = best_by_test(run.networks)
     assert best is not None  # `Run` refuses to be without a front network

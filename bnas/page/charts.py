@@ -28,13 +28,13 @@ from bnas.panels import (
     styled,
     supernet_line,
 )
-from bnas.results import EpochRecord, GenerationRecord, RetrainedNetwork, Role
+from bnas.results import ROLES, EpochRecord, GenerationRecord, RetrainedNetwork, Role
 from bnas.space import Node
 
 PANEL = (5.4, 3.3)
 """Inches: at 330 pixels' width its letters are still legible."""
 WIDE, NARROW = (8.6, 4.9), (4.6, 4.4)
-RUN_COLOURS = (*ROLE_COLOURS.values(), *STAGE_COLOURS.values())
+RUN_COLOURS = (ROLE_COLOURS["front"], ROLE_COLOURS["random"], ROLE_COLOURS["hand"], *STAGE_COLOURS.values())
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P")
 """Of runs that stand side by side, in order."""
 MOST_FRAMES = 120
@@ -57,7 +57,7 @@ def front_chart(networks: Sequence[RetrainedNetwork], size: tuple[float, float])
         points = [(n.size_bytes, n.test_error) for n in networks if n.role == role]
         if points:
             front_line(axes, points, color=ROLE_COLOURS[role], alpha=0.55, linestyle=dashes)
-    for network in sorted(networks, key=lambda n: ("hand", "random", "front").index(n.role)):
+    for network in sorted(networks, key=lambda n: ROLES.index(n.role), reverse=True):
         colour, x = ROLE_COLOURS[network.role], network.size_bytes / 1024
         low, high = pareto.wilson_interval(network.wrong, network.test_images)
         axes.plot((x, x), (100 * low, 100 * high), color=to_rgba(colour, 0.3), linewidth=1.4, zorder=2)
@@ -177,7 +177,7 @@ def supernet_chart(run: Run) -> Figure:
 def retraining_chart(run: Run) -> Figure:
     """Training error of every retrained network over its epochs, coloured by role."""
     figure, axes = _panel()
-    for network in run.of_role("hand", "random", "front"):
+    for network in sorted(run.networks, key=lambda n: ROLES.index(n.role), reverse=True):
         curve = run.curves.get(network.name, ())
         style: dict[str, Any] = {"color": ROLE_COLOURS[network.role], "linewidth": 1.2, "alpha": 0.75}
         axes.plot([epoch.epoch for epoch in curve], [100 * epoch.error for epoch in curve], **style)

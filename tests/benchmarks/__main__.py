@@ -6,9 +6,9 @@ take longer, run only when named.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.benchmarks.measure import machine
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 
 SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
-    "packed": {"layers": packed.layers, "networks": packed.networks, "compilation": packed.compilation},
+    "packed": packed.MEASURES,
     "scoring": scoring.MEASURES,
 }
 """What `make bench` runs: section → name of the figures → what measures them."""
@@ -33,18 +33,18 @@ TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
 }
 
 
-def main(names: Sequence[str]) -> None:
-    """Run sections (all but the studies, if none is named), a line of progress for each figure."""
+def main() -> None:
+    """Run all benchmarks, or the named sections or figures and keep the others; a line of progress for each."""
     known = {**SECTIONS, **STUDIES}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise SystemExit(f"expected some of {', '.join(known)}, found {unknown[0]!r}")
+    figures = {name: measure for measures in known.values() for name, measure in measures.items()}
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *known, *figures], help=", ".join(known))
+    chosen = parser.parse_args().names or list(SECTIONS)
     found: dict[str, Any] = json.loads(JSON.read_text()) if JSON.exists() else {}
     found["machine"] = machine()
-    for section in names or SECTIONS:
-        for name, measure in known[section].items():
-            print(f"bench: {section}, {name}", flush=True)
-            found[name] = measure()
+    for name in [name for each in chosen for name in known.get(each, [each])]:
+        print(f"bench: {name}", flush=True)
+        found[name] = figures[name]()
     atomic_write(JSON, json.dumps(found, indent=1) + "\n")
     atomic_write(MARKDOWN, text(found))
     print(f"written to {MARKDOWN} and {JSON}")
@@ -65,4 +65,4 @@ def text(found: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,14 +21,3 @@ def cell(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['median']:.3g} ({value['low']:.3g}–{value['high']:.3g})"
     return str(value)
-
-
-def worst(rows: Sequence[Mapping[str, Any]], figure: str, by: str) -> str:
-    """The least and the median of a figure, by another."""
-    groups: dict[Any, list[float]] = {}
-    for row in rows:
-        groups.setdefault(row[by], []).append(row[figure])
-    return "; ".join(
-        f"{key} {by}: least {figure} {min(values)}, median {statistics.median(values):.3g}"
-        for key, values in groups.items()
-    )

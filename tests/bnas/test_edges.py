@@ -6,7 +6,8 @@ import pytest
 
 from bnas.edges import EdgeTable, everywhere, latency_table, used
 from bnas.evaluate import Problem
-from bnas.packed.latency import measure, network_seconds
+from bnas.packed import latency
+from bnas.packed.latency import check, measure, network_seconds
 from bnas.results import CellLatencies, EdgeLatency, LatencyTable
 from bnas.space import SearchSpace
 from tests.bnas import tiny
@@ -78,6 +79,28 @@ def test_a_measured_table_has_every_edge_and_identities_are_free(nodes):
     low, high = table.range()
     assert 0 <= low < high
     assert network_seconds(tiny.CONFIG, everywhere("bin_conv_3x3", space), height, width, 0.0) > 0
+
+
+def test_a_tables_correlation_is_that_of_its_sums_with_whole_networks(monkeypatch):
+    _, height, width = tiny.SHAPE
+    rng = random.Random(1)
+    cells = tuple(
+        CellLatencies(
+            i in tiny.CONFIG.reductions, tuple(EdgeLatency(s, op, rng.random()) for s in (1, 2) for op in SPACE.ops)
+        )
+        for i in range(tiny.CONFIG.cells)
+    )
+    table = LatencyTable(1.0, cells)
+    sums = latency_table(table, SPACE)
+
+    def correlation(seconds):
+        monkeypatch.setattr(latency, "network_seconds", lambda config, genotype, *_: seconds(genotype))
+        return check(table, tiny.CONFIG, SPACE, height, width, 8)
+
+    assert correlation(lambda genotype: 2 * sums(genotype) + 5) == pytest.approx(1)
+    assert correlation(lambda genotype: -sums(genotype)) == pytest.approx(-1)
+    assert abs(correlation(lambda genotype: rng.random())) < 0.999
+    assert correlation(lambda genotype: 1.0) is None
 
 
 @pytest.mark.parametrize("resource", ["size", "ops"])

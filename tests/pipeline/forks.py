@@ -13,7 +13,7 @@ from typing import Any
 from tests.imports import ROOT
 
 _SERVER = """
-import json, os, random, resource, signal, sys, traceback
+import importlib, json, os, random, resource, signal, sys, traceback
 import torch
 from bnas import checkpoint, evaluate, population
 from bnas.network import NetworkConfig, Supernet
@@ -69,7 +69,9 @@ def run(order):
 
     torch.optim.Adam.step, evaluate.count_wrong, checkpoint.Checkpoints.save = counted, scored, killed
     population.wrong_answers = scored_together
-    code = main(order["stage"], MODULES[order["stage"]].run)
+    # Stages with compiled kernels are imported by those that run them.
+    module = MODULES.get(order["stage"]) or importlib.import_module("pipeline." + order["stage"])
+    code = main(order["stage"], module.run)
     print("steps", len(steps), flush=True)
     return code
 

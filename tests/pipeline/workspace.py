@@ -36,6 +36,8 @@ class Workspace:
         for name in ("config", ".gitignore"):
             shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
         shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
+        (folder / "data/raw/mnist5k").mkdir(parents=True)
+        shutil.copy(ROOT / "data/raw/mnist5k/README.md", folder / "data/raw/mnist5k")
         (folder / "params.yaml").write_text(tiny_params())
         self.git("init", "-q", "-b", "main")
         self.git("config", "user.email", "test@example.org")

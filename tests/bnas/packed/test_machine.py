@@ -1,5 +1,7 @@
 """Whole networks, and how images are shared out: neither threads, nor blocks, nor neighbours change a byte."""
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ from bnas.config import NetworkConfig
 from bnas.images import normalise
 from bnas.packed import kernels, reference
 from bnas.packed.network import PackedNetwork
+from bnas.space import OPERATIONS
 from tests.bnas.packed.builders import (
     CLASSES,
     block_parameters,
@@ -35,7 +38,8 @@ CONFIG = NetworkConfig(in_channels=2, classes=5, channels=6, cells=4)
     cells=st.integers(3, 6),
     channels=st.integers(1, 7),
     in_channels=st.integers(1, 3),
-    stem_stride=st.sampled_from([1, 2]),
+    stem_stride=st.sampled_from([1, 2, 4, 8]),
+    space=st.sampled_from(sorted(OPERATIONS)),
     size=st.tuples(st.integers(1, 17), st.integers(1, 17)),
     kind=st.sampled_from(["normal", "grid"]),
     count=st.integers(1, 5),
@@ -43,10 +47,10 @@ CONFIG = NetworkConfig(in_channels=2, classes=5, channels=6, cells=4)
     seed=st.integers(0, 2**32 - 1),
 )
 def test_a_network_equals_the_reference(
-    nodes, cells, channels, in_channels, stem_stride, size, kind, count, block, seed
+    nodes, cells, channels, in_channels, stem_stride, space, size, kind, count, block, seed
 ):
     config = NetworkConfig(in_channels, 3, channels, cells, stem_stride)
-    rng, steps = np.random.default_rng(seed), steps_of(config, nodes, size, seed)
+    rng, steps = np.random.default_rng(seed), steps_of(config, nodes, size, seed, space)
     values = [parameters(rng, step, kind) for step in steps]
     x = images(rng, count, (in_channels, *size), kind)
     expected = reference.run(steps, values, x)
@@ -102,6 +106,19 @@ def test_calls_from_several_threads_at_once_do_not_disturb_each_other(ready, thr
         starts = [i % 20 for i in range(60)]
         found = list(pool.map(lambda start: running(x[start:]), starts))
     assert all(same_bits(logits, expected[start:]) for start, logits in zip(starts, found, strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_of_a_process_that_predicted_predicts_too(ready):
+    steps, values, x, expected = ready
+    running = machine(steps, values, threads=3)
+    running(x)
+    if (child := os.fork()) == 0:
+        # A prediction that waits for a thread of the parent's is ended by the alarm.
+        signal.alarm(20)
+        os._exit(0 if same_bits(running(x), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert same_bits(running(x), expected)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

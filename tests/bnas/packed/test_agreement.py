@@ -1,0 +1,146 @@
+"""What export demands of a packed network before it is shipped, on networks that are right, nearly right and wrong."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from bnas import packed
+from bnas.ops import BinaryBlock
+from bnas.packed.agreement import before_signs, deviating, map_before, torch_logits, undecided
+from bnas.packed.fold import affine, fold
+from bnas.packed.layout import Block
+from bnas.packed.network import PackedNetwork
+from bnas.packed.parameters import joined
+from bnas.packed.reference import signs
+from tests.bnas.packed import builders
+from tests.bnas.packed.builders import MEAN, STD, card, pixels
+
+SIZE = (8, 8)
+
+
+def images(count: int) -> np.ndarray:
+    return builders.normalise(pixels(count).transpose(0, 2, 3, 1), MEAN[:1], STD[:1])
+
+
+def to_network(model, change=lambda index, values: values) -> PackedNetwork:
+    """The packed network, with the parameters of its steps changed."""
+    found = card(model, SIZE)
+    values = [change(i, each) for i, each in enumerate(fold(model, found.steps()))]
+    return PackedNetwork(packed.PackedFile(found, *joined(values), "", 0), threads=1)
+
+
+class Altered(PackedNetwork):
+    """Its answers are changed on the way out."""
+
+    def __init__(self, content, alter):
+        super().__init__(content, 1)
+        self.alter = alter
+
+    def __call__(self, given):
+        return self.alter(super().__call__(given))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return builders.balanced(builders.network(seed=3), SIZE)
+
+
+def test_no_image_deviates_from_a_network_rightly_packed(model):
+    assert deviating(model, to_network(model), images(200)).tolist() == []
+
+
+def test_the_maps_before_signs_are_those_of_the_trained_network(model):
+    found, x = to_network(model), images(3)
+    seen = before_signs(model, x)
+    blocks = [(i, step) for i, step in enumerate(found.steps) if isinstance(step, Block)]
+    assert set(seen) == {step.name for _, step in blocks}
+    for i, step in blocks:
+        ours = map_before(found.steps[:i], found.parameters[:i], step, x)
+        values, plus = seen[step.name]
+        np.testing.assert_allclose(ours, values, rtol=1e-4, atol=1e-5)
+        assert np.array_equal(plus, signs(ours, found.parameters[i].scale_in, found.parameters[i].shift_in))
+
+
+@pytest.fixture(scope="module")
+def on_threshold(model):
+    """A network in which one value of image 5 lies on a threshold of its first block; that value's sign in PyTorch."""
+    made = copy.deepcopy(model)
+    name, block = next((n, b) for n, b in made.named_modules() if isinstance(b, BinaryBlock))
+    value, _ = before_signs(made, images(200))[name]
+    scale, shift = affine(block.norm_in)
+    block.norm_in.bias.data[0] -= (scale[0] * float(value[5, 0, 2, 3]) + shift[0]).float()
+    plus = bool(before_signs(made, images(200))[name][1][5, 0, 2, 3])
+    return made, name, plus
+
+
+def nudged(made, name, plus, by):
+    """Packed, with the shift before that sign moved away from what PyTorch decided."""
+
+    def change(index, values):
+        if card(made, SIZE).steps()[index].name != name:
+            return values
+        shift = values.shift_in.copy()
+        shift[0] += np.float32(-by if plus else by)
+        return values._replace(shift_in=shift)
+
+    return to_network(made, change)
+
+
+def test_an_image_on_which_rounding_decides_is_found_and_no_other(on_threshold):
+    loaded = nudged(*on_threshold, 5e-7)
+    assert undecided(on_threshold[0], loaded, images(200)).nonzero()[0].tolist() == [5]
+    assert deviating(on_threshold[0], loaded, images(200)).tolist() == [5]
+
+
+def test_a_sign_that_differs_by_more_than_rounding_is_no_excuse(on_threshold):
+    made, name, plus = on_threshold
+    loaded, x = nudged(made, name, plus, 1e-3), images(200)
+    others = np.abs(loaded(x) - torch_logits(made, x)).max(axis=1) <= 1e-4
+    kept = np.flatnonzero(others | (np.arange(200) == 5))
+    assert len(kept) > 110
+    with pytest.raises(ValueError, match="found 1 images that differ otherwise"):
+        deviating(made, loaded, x[kept])
+
+
+def test_rounding_that_decides_too_often_is_refused(on_threshold):
+    x = images(200)
+    with pytest.raises(ValueError, match="on at most 1% of 3 images, found 1"):
+        deviating(on_threshold[0], nudged(*on_threshold, 5e-7), x[4:7])
+
+
+@pytest.mark.parametrize("part", ["weight", "scale_out", "shift_out", "slope", "scale_in"])
+def test_a_wrong_parameter_is_refused(model, part):
+    last = max(i for i, step in enumerate(card(model, SIZE).steps()) if isinstance(step, Block))
+
+    def change(index, values):
+        return values._replace(**{part: -getattr(values, part)}) if index == last else values
+
+    with pytest.raises(ValueError, match="expected the packed network"):
+        deviating(model, to_network(model, change), images(200))
+
+
+def test_one_image_that_deviates_without_a_value_on_a_threshold_is_refused(model):
+    def alter(logits):
+        logits[3:4, 0] *= np.float32(1.01)
+        return logits
+
+    with pytest.raises(ValueError, match="found 1 images that differ otherwise, the first is number 3"):
+        deviating(model, Altered(to_network(model).content, alter), images(200))
+
+
+def test_another_class_is_refused_however_near_its_logits_are(model):
+    made = copy.deepcopy(model)
+    with torch.no_grad():
+        made.classifier.weight[1], made.classifier.bias[1] = made.classifier.weight[0], made.classifier.bias[0]
+    tied = np.flatnonzero(torch_logits(made, images(200)).argmax(axis=1) == 0)
+
+    def alter(logits):
+        logits[tied[0], 1] += np.float32(1e-6) * np.abs(logits[tied[0]]).max()
+        return logits
+
+    with pytest.raises(ValueError, match=f"found 1 images that differ otherwise, the first is number {tied[0]}$"):
+        deviating(made, Altered(to_network(made).content, alter), images(200))
