@@ -25,6 +25,7 @@ from bnas.results import (
     Member,
     NetworkLatency,
     Predictions,
+    Resource,
     RetrainedNetwork,
     Role,
     SearchSummary,
@@ -56,9 +57,11 @@ class Run:
 
     `training` maps a supernet stage to its curve; `curves`, `predictions` and `network_seconds` map a
     network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name
-    and may lack entries. Raises ValueError if there is no front network, or if a network's per-image answers
-    are missing, were given to other images than the first network's, or hold another number of mistakes than
-    its record.
+    and may lack entries. `resource` is what the search minimised beside the error, `latency_correlation` that of a
+    latency table's sums with whole networks (None: there is no table).
+
+    Raises ValueError if there is no front network, or if a network's per-image answers are missing, were given to
+    other images than the first network's, or hold another number of mistakes than its record.
     """
 
     dataset: DatasetDescription
@@ -73,6 +76,8 @@ class Run:
     network_seconds: Mapping[str, float]
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     packed: Mapping[str, PackedFile] = field(default_factory=dict)
+    resource: Resource = "size"
+    latency_correlation: float | None = None
 
     def __post_init__(self) -> None:
         if not self.of_role("front"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ SUPERNET_STAGES = ("stage1", "stage2")
 SEARCH, RETRAIN, EXPORT = Path("data/search"), NETWORKS.parent, Path("data/export")
 TEST_IMAGES = PREPARED / "test" / "images.npy"
 FIGURES = REPORTS / "figures"
+CORRELATION = REPORTS / "metrics" / "latency_table.json"
 
 
 def run(stage: Stage) -> None:
     """Read everything, draw everything, then write."""
-    section, found = stage.params.report, read_run()
+    section = stage.params.report
+    found = replace(read_run(), resource=stage.params.objectives.resource)
     drawn = pictures(found, section.size_bins)
     files = {name: figures.render(figure, section.figure_format) for name, figure in drawn.items()}
     used = {name: values for name, values in stage.params.as_dict().items() if name != "runtime"}
@@ -71,6 +74,7 @@ def read_run() -> analysis.Run:
         stage_seconds={name.removesuffix("_seconds"): value for name, value in seconds.items()},
         network_seconds=network_seconds(),
         packed=packed_files(),
+        latency_correlation=results.read_latency_correlation(CORRELATION) if CORRELATION.exists() else None,
         parts={path.parent.name: weight_parts(path) for path in sorted(RETRAIN.glob("*/weights.safetensors"))},
     )
 
