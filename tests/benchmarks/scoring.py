@@ -24,6 +24,7 @@ from bnas.data import MiniBatches
 from bnas.evaluate import Scorer
 from bnas.network import Supernet
 from bnas.ops import BinaryBlock
+from bnas.packed.layout import Shape
 from bnas.packed.network import available_cores
 from bnas.population import Paths, Plan
 from bnas.space import Genotype, SearchSpace, sample_stratified
@@ -294,7 +295,7 @@ def blocks() -> list[dict[str, Any]]:
             block = BinaryBlock(channels, channels, kernel, 1, dilation, sign=torch.sign, running_stats=False)
             block = block.to(memory_format=torch.channels_last)
             x = torch.randn(100, channels, side, side).contiguous(memory_format=torch.channels_last)
-            shape = frozen.Shape(channels, side, side)
+            shape = Shape(channels, side, side)
             bench, form = frozen.Workbench(), frozen.frozen(block, shape)
             source = frozen.from_tensor(x, bench)
             weight, padding = block.conv.weight.detach(), block.conv.padding
