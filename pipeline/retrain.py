@@ -51,6 +51,8 @@ TRAINING_CODE = (
     "data",
     "family",
     "files",
+    "fused",
+    "fused_kernels",
     "lock",
     "network",
     "ops",

@@ -102,9 +102,7 @@ def networks(found: Front, rng: random.Random, count: int = 4) -> list[Retrained
     made.append(RetrainedNetwork("hand-4", "hand", hand, 4, 3, 3000.0, 700, 9e5, None, 40, IMAGES, 6, None))
     made.append(RetrainedNetwork("hand-8", "hand", hand, 8, 3, 9000.0, 2700, 3e6, 0.2, 14, IMAGES, 6, None))
     published = SPACE.sample(rng)
-    made.append(
-        RetrainedNetwork("published-ebnas", "published", published, 8, 3, 8000.0, 2500, 3e6, 0.3, 18, IMAGES, 6, None)
-    )
+    made.append(RetrainedNetwork("ebnas", "published", published, 8, 3, 8000.0, 2500, 3e6, 0.3, 18, IMAGES, 6, None))
     return sorted(made, key=lambda network: ROLES.index(network.role))
 
 
