@@ -109,7 +109,7 @@ def test_members_of_the_front_are_trained_at_the_transfer_s_own_scale(transferre
 def test_no_supernet_is_trained_and_the_report_says_so(transferred: Workspace) -> None:
     networks = read_networks(transferred.folder / "transfer/data/retrain/networks.json")
     assert {network.supernet_error for network in networks} == {None}
-    assert not (transferred.folder / "data").exists(), "the main pipeline has not run"
+    assert {path.name for path in (transferred.folder / "data").iterdir()} == {"raw"}, "the main pipeline has not run"
     report = (transferred.folder / "transfer/reports/report.md").read_text()
     page = (transferred.folder / "transfer/reports/index.html").read_text()
     for text in (report, page):
@@ -149,7 +149,7 @@ def test_what_changed_runs_its_stages_and_no_others(transferred: Workspace) -> N
     for section, key, value, stages in (
         ("runtime", "workers", 2, []),
         ("report", "size_bins", 5, ["report"]),
-        ("retrain", "drop_path", 0.1, ["retrain", "export", "report"]),
+        ("retrain", "drop_path", 0.1, ["retrain", "report"]),  # a dry run cannot know of export's
     ):
         values = yaml.safe_load(before)
         values["transfer"][section][key] = value
