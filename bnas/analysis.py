@@ -27,6 +27,7 @@ from bnas.results import (
     Member,
     NetworkLatency,
     Predictions,
+    Resource,
     RetrainedNetwork,
     Role,
     SearchSummary,
@@ -58,9 +59,11 @@ class Retrained:
 
     `space` is the range of sizes at the networks' scale. `curves`, `predictions` and `network_seconds` map a
     network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name
-    and may lack entries; `linear` is None where no such baseline was trained. Raises ValueError if there is no
-    front network, or if a network's per-image answers are missing, were given to other images than the first
-    network's, or hold another number of mistakes than its record.
+    and may lack entries; `linear` is None where no such baseline was trained. `resource` is what the search minimised
+    beside the error, `latency_correlation` that of a latency table's sums with whole networks (None: no table).
+
+    Raises ValueError if there is no front network, or if a network's per-image answers are missing, were given to
+    other images than the first network's, or hold another number of mistakes than its record.
     """
 
     dataset: DatasetDescription
@@ -73,6 +76,8 @@ class Retrained:
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     packed: Mapping[str, PackedFile] = field(default_factory=dict)
     linear: LinearBaseline | None = None
+    resource: Resource = "size"
+    latency_correlation: float | None = None
 
     def __post_init__(self) -> None:
         if not self.of_role("front"):

@@ -50,6 +50,13 @@ Picture = Callable[[str, str], str]
 """File name without suffix and alternative text → a picture in Markdown."""
 
 
+_RESOURCES = {
+    "size": "the size of the finished network,",
+    "ops": "the operations of the finished network; sizes go",
+    "latency": "the time of one image in the packed network; sizes go",
+}
+
+
 def report_markdown(run: Run, bins: int, suffix: str, parameters: str) -> str:
     """The report. `bins` are those of size coverage, `suffix` the pictures' (svg, png), `parameters` YAML."""
 
@@ -102,7 +109,7 @@ def _searched(run: Run) -> str:
         f"Searched: architectures of space `{genotype.space}` with {genotype.nodes} nodes a cell, for "
         f"{len(data.classes)} classes of {shape} images ({data.title}: {counts.train} to train on, "
         f"{counts.validation} to score architectures, {counts.test} to test the finished networks once). Two "
-        "objectives: error, and the size of the finished network, from "
+        f"objectives: error, and {_RESOURCES[run.resource]} from "
         f"{kib(space.smallest_bytes)} to {kib(space.largest_bytes)} KiB (1 KiB = 1024 bytes) in this space. "
         "Method: two-stage multi-objective search for binary networks (Tan et al. 2026)."
     )
@@ -373,6 +380,17 @@ def times_section(run: Retrained, stages: Sequence[str]) -> list[str]:
     ]
 
 
+def latency_check(run: Run) -> list[str]:
+    """One sentence on the table that latencies were added up from, where the search minimised them."""
+    if run.latency_correlation is None:
+        return []
+    return [
+        f"Latencies were added up from a table of operations; sums correlate with measured whole networks by "
+        f"{run.latency_correlation:.3f}"
+        + ("." if run.latency_correlation >= 0.9 else ": **less than the 0.9 expected; measure the table again**.")
+    ]
+
+
 def _notes(run: Run, bins: int) -> str:
     summary, space = run.summary, run.space
     handed_over = coverage([m.size_bytes for m in run.front.members], space, bins)
@@ -381,8 +399,9 @@ def _notes(run: Run, bins: int) -> str:
         "report does not show.",
         "The supernet errors of the front are the lowest of many, so they are optimistic; test errors are "
         "not selected on, except where marked.",
-        f"Realised range of the second objective f2 (size over its fixed bound): {summary.f2_low:.3f} to "
+        f"Realised range of the second objective f2 ({run.resource} over its fixed bound): {summary.f2_low:.3f} to "
         f"{summary.f2_high:.3f}.",
+        *latency_check(run),
         f"The search handed over {len(run.front.members)} networks, in {bins * handed_over:.0f} of {bins} "
         f"equal parts of the space's log-size range; {len(run.of_role('front'))} of them were retrained.",
     ]

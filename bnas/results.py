@@ -38,6 +38,7 @@ StageName = Literal["stage1", "stage2", "search"]
 Role = Literal["front", "random", "hand", "published"]
 ROLES: tuple[Role, ...] = get_args(Role)
 """In the order in which networks are listed."""
+Resource = Literal["size", "ops", "latency"]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
 """A network's name is a folder's, too: it must not lead anywhere else."""
 
@@ -461,6 +462,11 @@ def read_measured_latencies(path: Path) -> MeasuredLatencies:
 def read_stage_times(path: Path) -> dict[str, float]:
     """One stage's times file: name → seconds."""
     return _read(path, dict[str, Annotated[float, Field(ge=0)]])
+
+
+def read_latency_correlation(path: Path) -> float | None:
+    """`reports/metrics/latency_table.json`: None where nothing was measured."""
+    return _read(path, dict[str, Annotated[float, Field(ge=-1, le=1)] | None]).get("latency_correlation")
 
 
 def read_predictions(path: Path) -> Predictions:

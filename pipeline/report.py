@@ -25,11 +25,13 @@ SEARCH, RETRAIN, EXPORT = Path("data/search"), NETWORKS.parent, Path("data/expor
 LINEAR = RETRAIN / "linear.json"
 TEST_IMAGES = PREPARED / "test" / "images.npy"
 FIGURES = REPORTS / "figures"
+CORRELATION = REPORTS / "metrics" / "latency_table.json"
 
 
 def run(stage: Stage) -> None:
     """Read everything, draw everything, then write."""
-    section, found, parameters = stage.params.report, read_run(), parameters_text(stage)
+    section, parameters = stage.params.report, parameters_text(stage)
+    found = dataclasses.replace(read_run(), resource=stage.params.objectives.resource)
     text = markdown.report_markdown(found, section.size_bins, section.figure_format, parameters)
     page = page_html(found, read_images(TEST_IMAGES), section.size_bins, parameters)
     write(stage, found, pictures(found, section.size_bins), text, page)
@@ -95,6 +97,7 @@ def read_retrained(space: results.SpaceRange, stages: Sequence[str]) -> analysis
         stage_seconds={name.removesuffix("_seconds"): value for name, value in seconds.items()},
         network_seconds=network_seconds(),
         packed=packed_files(),
+        latency_correlation=results.read_latency_correlation(CORRELATION) if CORRELATION.exists() else None,
         parts={path.parent.name: weight_parts(path) for path in sorted(RETRAIN.glob("*/weights.safetensors"))},
         linear=results.read_linear(LINEAR) if LINEAR.exists() else None,
     )

@@ -23,7 +23,7 @@ from bnas.analysis import (
     paired_test,
 )
 from bnas.cell_graph import operation_colour, operation_label
-from bnas.markdown import STAGES, course_sentences, pair_sentence, verdict
+from bnas.markdown import STAGES, course_sentences, latency_check, pair_sentence, verdict
 from bnas.page import charts
 from bnas.page.content import NetworkView, class_examples, network_view, picks
 from bnas.page.inline import STACK, inline_svg
@@ -85,6 +85,7 @@ def page_html(
             examples=class_examples(run, images),
             front_charts=_front_charts(views, run.linear),
             linear=linear_note(run.linear, run.networks) if run.linear else None,
+            latency_chart=_latency_chart(run),
             parameters=parameters.strip(),
             verdict=verdict(hypervolume_difference(run), run.dataset.counts.test),
             pairs=_pairs(run),
@@ -110,12 +111,20 @@ def _front_charts(views: Mapping[str, NetworkView], linear: LinearBaseline | Non
     }
 
 
+def _latency_chart(run: Run) -> Markup | None:
+    seconds = {name: packed.latency.packed_1 for name, packed in run.packed.items() if packed.latency}
+    if not seconds:
+        return None
+    drawn = charts.latency_chart(run.networks, seconds)
+    return inline_svg(drawn, "latency", "Test error over the time of one image in the packed runtime.")
+
+
 def _search(run: Run, bins: int) -> dict[str, object]:
     rows = generation_indicators(run, bins)
     population, frames = charts.population_chart(run)
     seen = operations_seen(run.generations)
     return {
-        "course": course_sentences(rows),
+        "course": [*course_sentences(rows), *latency_check(run)],
         "population": _with_members(
             inline_svg(
                 population, "population", "Error over size of a generation's members, and the front handed over."

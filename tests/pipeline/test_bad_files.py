@@ -247,6 +247,9 @@ REPORTED = [
     *cases("report", LINEAR, null=spoil.replaced("null"), truncated=spoil.truncated, all_wrong=put("wrong", 9**9)),
     *cases("report", "data/search/summary.json", tau_of_three=put("schedule_tau", 3.0), empty=spoil.empty),
     *cases("report", "data/stage1/training.json", infinity=put(0, "loss", float("inf")), truncated=spoil.truncated),
+    *cases(
+        "report", "reports/metrics/latency_table.json", above_one=put("latency_correlation", 1.5), empty=spoil.empty
+    ),
     *cases("report", "reports/times/stage1.json", negative=put("stage1_seconds", -1), text=put("stage1_seconds", "1")),
 ]
 
