@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from bnas.space import CELL_INPUTS, Gene, Genotype, Node, SearchSpace, distinct
+from bnas.space import CELL_INPUTS, PLAIN_CONVOLUTION, Gene, Genotype, Node, SearchSpace, distinct
 
 POOL_PER_MATCH = 200
 """Random candidates drawn for each architecture to be matched."""
@@ -15,9 +15,9 @@ POOL_PER_MATCH = 200
 def hand_designed(space: SearchSpace) -> Genotype:
     """The obvious cell: binary 3×3 convolutions from both cell inputs into every node, in both kinds of cell.
 
-    Raises ValueError if the space has no `bin_conv_3x3`.
+    In the darts space separable ones. Raises ValueError if the space's operations lack that convolution.
     """
-    op = "bin_conv_3x3"
+    op = PLAIN_CONVOLUTION[space.name]
     if op not in space.ops:
         raise ValueError(f"space.operations: expected {op} among them for the hand-designed baseline, found none")
     node: Node = (Gene(0, op), Gene(CELL_INPUTS - 1, op))

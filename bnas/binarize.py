@@ -6,7 +6,8 @@ A bit has two values: every sign here maps 0 to +1, never to 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +68,27 @@ SIGNS: dict[str, Callable[[Tensor], Tensor]] = {"approx": approx_sign, "ste": st
 """Name in params.yaml (`network.sign`) → sign function of the activations."""
 
 
+class Geometry(NamedTuple):
+    """A convolution of every `step`-th pixel of an image, by row and column.
+
+    Where the stride divides padding and dilation, a convolution sees only every stride-th pixel. Taking those first is
+    the same sum without a stride, with a dilation so many times smaller: far faster than oneDNN's own way, whose
+    backward pass also writes past its buffer for strided 1×1 kernels and few channels (uxlfoundation/oneDNN#6035).
+    """
+
+    step: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+
+
 class BinaryConv2d(nn.Conv2d):
     """Convolution with the weights `α · sign(W)`, where α is the mean of |W| over each output channel.
 
     Takes the arguments of `torch.nn.Conv2d`; x `[N, in_channels, H, W]` → `[N, out_channels, H', W']`. α is detached
     (no gradient flows through it) and the latent weights W get `1[|W| ≤ 1] · α · dL/d(α sign W)`; they are never
-    modified in place. Only the weights are binary: sign the input before, so that the product is one of bits.
+    modified in place. Only the weights are binary: sign the input before, so that the product is one of bits. α comes
+    after the sum, so that the sum of such products is a whole number and float32 holds it exactly (below 2^24).
 
     Padding is **zero padding in the ±1 domain**: a tap over the border contributes nothing, neither +1 nor −1.
     This is the one place that says so; packed inference must obey it. Raises ValueError for another padding mode.
@@ -83,16 +99,39 @@ class BinaryConv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             raise ValueError(f"BinaryConv2d.padding_mode: expected 'zeros', found {self.padding_mode!r}")
 
+    def scale(self) -> Tensor:
+        """α `[out_channels, 1, 1]`, detached."""
+        return self.weight.detach().abs().mean(dim=(1, 2, 3))[:, None, None]
+
     def binary_weight(self) -> Tensor:
-        """The weights as the convolution uses them, `[out_channels, in_channels / groups, kH, kW]`."""
-        scale = self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
-        return scale * ste_sign(self.weight)
+        """The weights that the convolution stands for, `[out_channels, in_channels / groups, kH, kW]`."""
+        return self.scale()[..., None] * ste_sign(self.weight)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The same sums with as little stride and dilation as can be."""
+        if isinstance(self.padding, str):
+            return Geometry((1, 1), self.stride, self.padding, self.dilation)
+        axes = []
+        for kernel, stride, padding, dilation in zip(
+            self.kernel_size, self.stride, self.padding, self.dilation, strict=True
+        ):
+            if padding % stride == 0 and (kernel == 1 or dilation % stride == 0):
+                axes.append((stride, 1, padding // stride, 1 if kernel == 1 else dilation // stride))
+            else:
+                axes.append((1, stride, padding, dilation))
+        (row, column) = axes
+        step, stride_, padding_, dilation_ = zip(row, column, strict=True)
+        return Geometry(step, stride_, padding_, dilation_)
+
+    def convolve(self, seen: Tensor, bits: Tensor) -> Tensor:
+        """The sums of products with `bits` for an x of which only every `geometry.step`-th pixel is given."""
+        at = self.geometry
+        return F.conv2d(seen, bits, None, at.stride, at.padding, at.dilation, self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution of x with `binary_weight()`."""
-        if self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1):
-            # A strided 1×1 convolution sees only every s-th pixel. Taking those first is the same sum, and spares
-            # oneDNN's backward pass, which writes past its buffer for few channels (uxlfoundation/oneDNN#6035).
-            x = x[:, :, :: self.stride[0], :: self.stride[1]]
-            return F.conv2d(x, self.binary_weight(), self.bias, groups=self.groups)
-        return F.conv2d(x, self.binary_weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+        """The convolution of x with `sign(W)`, times α: for an x of bits exact up to α, whatever the order of sums."""
+        step = self.geometry.step
+        seen = x if step == (1, 1) else x[..., :: step[0], :: step[1]]
+        y = self.convolve(seen, ste_sign(self.weight)) * self.scale()
+        return y if self.bias is None else y + self.bias[:, None, None]

@@ -33,6 +33,7 @@ _COLOURS = {
     "dil_conv_3x3": "#C75300",
     "dil_conv_5x5": "#7A3300",
     # Parameter-free ones: pale.
+    "none": "#F9DDE3",
     "skip_connect": "#EAEAEA",
     "max_pool_3x3": "#F7E7B4",
     "avg_pool_3x3": "#CBE6F5",

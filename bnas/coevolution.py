@@ -85,6 +85,7 @@ class Plan:
     scoring: Scoring
     dropout_mode: str = "none"
     dropout_maximum: float = 0.0
+    mixed_precision: bool = False
 
     @property
     def all_epochs(self) -> int:
@@ -206,7 +207,16 @@ def _trainer(
 
         todo = range(len(training.curve), epochs)
         try:
-            fit(forward, training.optimizer, feed, rate, todo, generator=training.generator, on_epoch=finish)
+            fit(
+                forward,
+                training.optimizer,
+                feed,
+                rate,
+                todo,
+                generator=training.generator,
+                mixed_precision=plan.mixed_precision,
+                on_epoch=finish,
+            )
         except TrainingError as error:
             raise TrainingError(f"{error}, genotype {last.key if last else 'none'}") from None
 

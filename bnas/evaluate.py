@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bnas import pareto
+from bnas import pareto, population
 from bnas.checkpoint import Save, State
 from bnas.cost import CostTable
 from bnas.data import MiniBatches
 from bnas.edges import EdgeTable
 from bnas.network import Supernet
+from bnas.population import EvaluationError
 from bnas.results import SpaceRange, parse
 from bnas.space import Genotype, Sampler, SearchSpace, sample_stratified, sample_uniform
 from bnas.train import calibrate, count_wrong
@@ -78,10 +79,6 @@ class Problem:
         return list(members)
 
 
-class EvaluationError(ValueError):
-    """A genotype that cannot be scored; the message starts with its key."""
-
-
 SAVE_SECONDS = 60.0
 """The longest that answers wait to be saved while scoring goes on."""
 
@@ -96,10 +93,10 @@ class Scorer:
     Everyone is scored on the same first mini-batches (common random numbers: differences lose the sampling noise that
     individuals share), and an answer once computed is kept, so that whoever is scored on more of the sequence later
     pays only for what is new. `calibration` mini-batches (inputs only are used) switch from the mini-batch's own
-    BatchNorm statistics to statistics recalibrated for each path on them. `workers` individuals are scored side by
-    side, each on a thread of its own without further threads: small networks do not feed more, and the answers do not
-    depend on how many there are. `image_evaluations` counts images passed through a path, calibration included,
-    whether by this scorer or by the one whose answers it started from (`keep`).
+    BatchNorm statistics to statistics recalibrated for each path on them. `workers` threads score side by side, each
+    without further threads: small networks do not feed more. Answers depend neither on how many there are nor on who
+    else is scored. `image_evaluations` counts images passed through a path, calibration included, whether by this
+    scorer or by the one whose answers it started from (`keep`); what paths share counts for each.
     """
 
     def __init__(
@@ -109,6 +106,9 @@ class Scorer:
         self.image_evaluations = 0
         self._wrong: dict[Genotype, list[int]] = {}
         self._remembered: dict[Genotype, list[int]] = {}
+        self._paths: population.Paths | None = None
+        if isinstance(supernet, Supernet) and not calibration and batches.normalise.device.type == "cpu":
+            self._paths = population.Paths(supernet)
         self._save: Save | None = None
         self._saved = time.monotonic()
 
@@ -137,33 +137,58 @@ class Scorer:
     def score(self, genotypes: Sequence[Genotype], count: int, on_images: Callable[[int], None] = _ignore) -> None:
         """Score everyone on the first `count` mini-batches where that is missing; `on_images` is told of images."""
         missing = [genotype for genotype in dict.fromkeys(genotypes) if self.known(genotype) < count]
-        computed = 0
-        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for genotype, answers in zip(missing, pool.map(partial(self._answers, count=count), missing), strict=True):
-                known, remembered = self.known(genotype), len(self._remembered.get(genotype, ()))
-                calibration = sum(len(x) for x in self.calibration)
-                self._wrong.setdefault(genotype, []).extend(answers)
-                self.image_evaluations += self.batches.images(count) - self.batches.images(known) + calibration
-                if remembered < count:
-                    computed += 1
-                    on_images(self.batches.images(count) - self.batches.images(max(known, remembered)) + calibration)
-                    self._save_answers(SAVE_SECONDS)
-        if computed:
+        calibration = sum(len(x) for x in self.calibration)
+        todo: dict[Genotype, range] = {}
+        for genotype in missing:
+            self.image_evaluations += calibration
+            for wrong in self._remembered.get(genotype, [])[self.known(genotype) : count]:
+                self._keep_answer(genotype, wrong)
+            if self.known(genotype) < count:
+                todo[genotype] = range(self.known(genotype), count)
+        early: dict[tuple[Genotype, int], int] = {}
+        for genotype, index, wrong in self.answers(todo):
+            early[genotype, index] = wrong
+            while (genotype, self.known(genotype)) in early:
+                self._keep_answer(genotype, early.pop((genotype, self.known(genotype))))
+            first = index == todo[genotype].start
+            on_images(self._images(index) + (calibration if first else 0))
+            self._save_answers(SAVE_SECONDS)
+        if todo:
             self._save_answers(0)
 
-    def _answers(self, genotype: Genotype, count: int) -> list[int]:
-        """Wrong answers on each mini-batch from the first that is not known up to `count`."""
-        known = self.known(genotype)
-        answers = self._remembered.get(genotype, [])[known:count]
-        if known + len(answers) == count:
-            return answers
+    def _keep_answer(self, genotype: Genotype, wrong: int) -> None:
+        """The number of wrong answers on the next mini-batch."""
+        self.image_evaluations += self._images(self.known(genotype))
+        self._wrong.setdefault(genotype, []).append(wrong)
+
+    def _images(self, index: int) -> int:
+        return self.batches.images(index + 1) - self.batches.images(index)
+
+    def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
+        """(genotype, mini-batch, wrong answers on it) for all that is asked for, in any order, as soon as it is known.
+
+        Here is the one choice between paths computed together and each by itself: together on the CPU in a supernet,
+        each by itself where statistics are recalibrated, on other devices, and for whatever else is called like a
+        supernet. Raises EvaluationError.
+        """
+        if self._paths is not None:
+            return population.answers(self._paths, self.batches, todo, self.workers)
+        return self._one_by_one(todo)
+
+    def _one_by_one(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
+        """Individuals side by side, each on a thread of its own."""
+        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            found = pool.map(self._alone, todo.keys(), todo.values())
+            for (genotype, indices), wrong in zip(todo.items(), found, strict=True):
+                yield from ((genotype, index, value) for index, value in zip(indices, wrong, strict=True))
+
+    def _alone(self, genotype: Genotype, indices: range) -> list[int]:
+        """Wrong answers of one individual on some mini-batches: what every faster way has to be equal to."""
         try:
             with torch.no_grad(), self._model(genotype) as model:
-                return answers + [count_wrong(model, self.batches, i) for i in range(known + len(answers), count)]
+                return [count_wrong(model, self.batches, index) for index in indices]
         except Exception as error:
-            raise EvaluationError(
-                f"genotype {genotype.key}: scoring failed: {type(error).__name__}: {error}"
-            ) from error
+            raise EvaluationError(genotype, error) from error
 
     def _save_answers(self, after_seconds: float) -> None:
         if self._save is None or time.monotonic() - self._saved < after_seconds:
@@ -200,15 +225,20 @@ class Scorer:
 def confirm_front(genotypes: Sequence[Genotype], sizes: NDArray[np.float64], scorer: Scorer) -> list[Genotype]:
     """The non-dominated ones of everything evaluated, all of them scored on every mini-batch, smallest first.
 
-    Each pass scores the members of the current non-dominated set in full; a score that moves may let others in, so
-    it is repeated until the set holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all
+    Each pass scores the members of the current non-dominated set that lack mini-batches on twice as many as they were
+    scored on: a lucky one falls behind long before it has seen everything [ours]. A score that moves may let others in,
+    so it is repeated until the set holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all
     are kept.
     """
     full = len(scorer.batches)
     while True:
         errors = [scorer.best_known(genotype) for genotype in genotypes]
         front = np.flatnonzero(pareto.nondominated(np.column_stack([errors, sizes]))).tolist()
-        unsure = [genotypes[i] for i in front if scorer.known(genotypes[i]) < full]
+        unsure: dict[int, list[Genotype]] = {}
+        for i in front:
+            if scorer.known(genotypes[i]) < full:
+                unsure.setdefault(scorer.known(genotypes[i]), []).append(genotypes[i])
         if not unsure:
             return [genotypes[i] for i in sorted(front, key=lambda i: (sizes[i], genotypes[i].key))]
-        scorer.score(unsure, full)
+        for known, members in unsure.items():
+            scorer.score(members, min(full, 2 * known))

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bnas.auxiliary import WithAuxiliary
 from bnas.checkpoint import Checkpoints, Save, State, forget
 from bnas.data import Augmentation, Normalise, Split, TrainingFeed
 from bnas.files import atomic_write, read_json
@@ -30,7 +31,7 @@ from bnas.lock import lock
 from bnas.network import Network, NetworkConfig, PathDropout
 from bnas.results import EpochRecord, Predictions, parse, read_epochs, read_predictions
 from bnas.space import Genotype
-from bnas.train import CosineRate, Training, TrainingError, adam, calibrate, fit, predict
+from bnas.train import CosineRate, Outputs, Training, TrainingError, adam, calibrate, fit, predict
 from bnas.weights import read_weights, save_weights
 
 TEST_BATCH = 256
@@ -46,7 +47,8 @@ class Recipe:
     """How a stand-alone network is trained; the same for all of a family.
 
     Cosine schedule from `learning_rate` to `final_learning_rate` over `epochs`; `drop_path` is the probability, at
-    the end, of dropping an edge for a sample, rising linearly from 0 (DARTS). `seed` draws weights, order and
+    the end, of dropping an edge for a sample, rising linearly from 0 (DARTS). With an `auxiliary_weight` above 0 a head
+    at two thirds of the depth is trained, too, and left behind. `seed` draws weights, order and
     augmentation, the same for every network.
     """
 
@@ -58,6 +60,8 @@ class Recipe:
     weight_decay: float
     drop_path: float
     label_smoothing: float
+    auxiliary_weight: float
+    mixed_precision: bool
 
 
 @dataclass(frozen=True)
@@ -128,29 +132,30 @@ def train_network(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         network = Network(config, genotype)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = WithAuxiliary(network) if recipe.auxiliary_weight else network
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalise = Normalise(data.mean, data.std, device)
     learnt = Split.open(data.prepared / "train").joined(Split.open(data.prepared / "validation"))
     feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation, "retrain.batch_size")
     generator = torch.Generator().manual_seed(recipe.seed)
-    training = Training(network, adam(network, recipe.weight_decay), generator)
+    training = Training(model, adam(model, recipe.weight_decay), generator)
     if state is not None:
         training.restore(state)
     rate = CosineRate(recipe.learning_rate, recipe.final_learning_rate, recipe.epochs * feed.steps)
 
-    def forward(x: Tensor, step: int) -> Tensor:
+    def forward(x: Tensor, step: int) -> Outputs:
         dropout = None
         if recipe.drop_path:
             dropout = PathDropout("sample", recipe.drop_path * step / rate.steps, generator)
-        logits: Tensor = network(x, dropout)
-        return logits
+        outputs: Outputs = model(x, dropout)
+        return outputs
 
     def finish(record: EpochRecord) -> None:
         training.curve.append(record)
         save(training.state())
         on_epoch(record)
 
-    network.train()
+    model.train()
     try:
         fit(
             forward,
@@ -160,6 +165,8 @@ def train_network(
             range(len(training.curve), recipe.epochs),
             generator=generator,
             label_smoothing=recipe.label_smoothing,
+            auxiliary_weight=recipe.auxiliary_weight,
+            mixed_precision=recipe.mixed_precision,
             on_epoch=finish,
         )
     except TrainingError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -124,10 +125,7 @@ class _Backbone(nn.Module):
         super().__init__()
         self.config = config
         width = config.channels
-        self.stem = nn.Sequential(
-            nn.Conv2d(config.in_channels, width, 3, config.stem_stride, padding=1, bias=False),
-            nn.BatchNorm2d(width, track_running_stats=running_stats),
-        )
+        self.stem = nn.Sequential(*_stem(config, running_stats))
         self.cells = nn.ModuleList()
         before, last, halved = width, width, False
         for index in range(config.cells):
@@ -147,14 +145,48 @@ class _Backbone(nn.Module):
         self.norm = FoldedNorm(last, running_stats=running_stats)
         self.classifier = nn.Linear(last, config.classes)
 
-    def run(self, x: Tensor, genotype: Genotype, dropout: PathDropout | None) -> Tensor:
+    def states(self, x: Tensor, genotype: Genotype, dropout: PathDropout | None) -> Iterator[Tensor]:
+        """The output `[N, ·, H, W]` of every cell, in order.
+
+        Under autocast only what is not binary is computed in low precision: every cell gets and gives float32.
+        """
         s0 = s1 = self.stem(x)
+        if s0.dtype == torch.bfloat16:
+            s0 = s1 = s0.float()
         for cell in self.cells:
             assert isinstance(cell, Cell)
             nodes = genotype.reduction if cell.reduction else genotype.normal
-            s0, s1 = s1, cell(s0, s1, nodes, dropout)
-        logits: Tensor = self.classifier(self.norm(s1.mean(dim=(2, 3))))
+            with without_autocast(x):
+                s0, s1 = s1, cell(s0, s1, nodes, dropout)
+            yield s1
+
+    def classify(self, state: Tensor) -> Tensor:
+        """The last cell's output `[N, ·, H, W]` → logits `[N, classes]`."""
+        logits: Tensor = self.classifier(self.norm(state.mean(dim=(2, 3))))
         return logits
+
+    def run(self, x: Tensor, genotype: Genotype, dropout: PathDropout | None) -> Tensor:
+        for state in self.states(x, genotype, dropout):
+            last = state
+        return self.classify(last)
+
+
+def _stem(config: NetworkConfig, running_stats: bool) -> Iterator[nn.Module]:
+    have = config.in_channels
+    for i, (made, stride) in enumerate(config.stem):
+        if i:
+            yield nn.ReLU()
+        yield nn.Conv2d(have, made, 3, stride, padding=1, bias=False)
+        yield nn.BatchNorm2d(made, track_running_stats=running_stats)
+        have = made
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context in which computations with x keep their precision."""
+    kind = x.device.type
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 class Network(_Backbone):

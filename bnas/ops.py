@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnas import fused
 from bnas.binarize import BinaryConv2d
+from bnas.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, parts
 
 Sign = Callable[[Tensor], Tensor]
 
@@ -55,19 +57,26 @@ class BinaryBlock(nn.Module):
         *,
         sign: Sign,
         running_stats: bool = True,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         self.stride, self.out_channels, self.sign = stride, out_channels, sign
         self.norm_in = nn.BatchNorm2d(in_channels, track_running_stats=running_stats)
         padding = dilation * (kernel - 1) // 2
-        self.conv = BinaryConv2d(in_channels, out_channels, kernel, stride, padding, dilation=dilation, bias=False)
+        self.conv = BinaryConv2d(
+            in_channels, out_channels, kernel, stride, padding, dilation=dilation, groups=groups, bias=False
+        )
         self.norm_out = nn.BatchNorm2d(out_channels, track_running_stats=running_stats)
         self.activation = nn.PReLU(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] → [N, out_channels, ⌈H/stride⌉, ⌈W/stride⌉]."""
-        y: Tensor = self.norm_out(self.conv(self.sign(self.norm_in(x))))
-        activated: Tensor = self.activation(y + match_channels(pooled(x, self.stride), self.out_channels))
+        shortcut = match_channels(pooled(x, self.stride), self.out_channels)
+        return fused.forward(self, x, shortcut) if fused.applies(self, x) else self.plain(x, shortcut)
+
+    def plain(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """The block in terms of its layers, on any device: what `bnas.fused` computes in fewer passes."""
+        activated: Tensor = self.activation(self.norm_out(self.conv(self.sign(self.norm_in(x)))) + shortcut)
         return activated
 
 
@@ -104,20 +113,60 @@ def avg_pool(stride: int) -> nn.Module:
     return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
 
 
-def _conv(kernel: int, dilation: int) -> Callable[[int, int, Sign, bool], nn.Module]:
+class Zero(nn.Module):
+    """`none`: zeros, whatever the input; no gradient goes back."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] → zeros [N, C, ⌈H/stride⌉, ⌈W/stride⌉]."""
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride], requires_grad=False)
+
+
+class Shuffle(nn.Module):
+    """Deals the channels of every group out in turn, as `bnas.convolutions.ChannelShuffle` says; same shape."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] → the same channels in another order, in the same memory format."""
+        n, channels, height, width = x.shape
+        if x.is_contiguous(memory_format=torch.channels_last):
+            dealt = x.permute(0, 2, 3, 1).view(n, height, width, self.groups, -1).transpose(3, 4)
+            return dealt.reshape(n, height, width, channels).permute(0, 3, 1, 2)
+        return x.view(n, self.groups, -1, height, width).transpose(1, 2).reshape(x.shape)
+
+
+def _convolutions(op: str) -> Callable[[int, int, Sign, bool], nn.Module]:
     def build(channels: int, stride: int, sign: Sign, running_stats: bool) -> nn.Module:
-        return BinaryBlock(channels, channels, kernel, stride, dilation, sign=sign, running_stats=running_stats)
+        layers: list[nn.Module] = []
+        for part in parts(op, channels, stride):
+            match part:
+                case ChannelShuffle(groups):
+                    layers.append(Shuffle(groups))
+                case Convolution(kernel, step, dilation, groups):
+                    layers.append(
+                        BinaryBlock(
+                            *(channels, channels, kernel, step, dilation),
+                            sign=sign,
+                            running_stats=running_stats,
+                            groups=groups,
+                        )
+                    )
+        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
 
     return build
 
 
 OPERATIONS: Mapping[str, Callable[[int, int, Sign, bool], nn.Module]] = {
+    "none": lambda channels, stride, sign, running_stats: Zero(stride),
     "skip_connect": lambda channels, stride, sign, running_stats: SkipConnect(stride),
     "max_pool_3x3": lambda channels, stride, sign, running_stats: max_pool(stride),
     "avg_pool_3x3": lambda channels, stride, sign, running_stats: avg_pool(stride),
-    "bin_conv_3x3": _conv(3, 1),
-    "bin_conv_5x5": _conv(5, 1),
-    "bin_dil_conv_3x3": _conv(3, 2),
-    "bin_dil_conv_5x5": _conv(5, 2),
+    **{op: _convolutions(op) for op in CONVOLUTIONS},
 }
 """Operation name → constructor from (channels, stride, sign function, whether BN keeps running statistics)."""

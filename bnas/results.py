@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,9 @@ Count = Annotated[int, Field(ge=0)]
 Natural = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 StageName = Literal["stage1", "stage2", "search"]
-Role = Literal["front", "random", "hand"]
+Role = Literal["front", "random", "hand", "published"]
+ROLES: tuple[Role, ...] = get_args(Role)
+"""In the order in which networks are listed."""
 Resource = Literal["size", "ops", "latency"]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
 """A network's name is a folder's, too: it must not lead anywhere else."""
@@ -273,6 +275,25 @@ class RetrainedNetworks(Record):
 
 
 @dataclass(frozen=True, config=STRICT)
+class LinearBaseline(Record):
+    """`data/retrain/linear.json`: a linear classifier on pixels, trained as the networks were and tested once."""
+
+    DERIVED: ClassVar[tuple[str, ...]] = ("test_error",)
+
+    wrong: Count
+    test_images: Natural
+    epochs: Natural
+
+    def __post_init__(self) -> None:
+        _at_most("LinearBaseline.wrong", self.wrong, self.test_images)
+
+    @property
+    def test_error(self) -> float:
+        """`wrong / test_images`, in [0, 1]."""
+        return self.wrong / self.test_images
+
+
+@dataclass(frozen=True, config=STRICT)
 class NetworkTime(Record):
     """Seconds that training one network took; a row of `reports/times/networks.json`."""
 
@@ -406,6 +427,16 @@ def read_summary(path: Path) -> SearchSummary:
 def read_networks(path: Path) -> tuple[RetrainedNetwork, ...]:
     """`networks.json`."""
     return _read(path, RetrainedNetworks).networks
+
+
+def read_space(path: Path) -> SpaceRange:
+    """`space.json` of a transfer."""
+    return _read(path, SpaceRange)
+
+
+def read_linear(path: Path) -> LinearBaseline:
+    """`linear.json`."""
+    return _read(path, LinearBaseline)
 
 
 def read_network_times(path: Path) -> tuple[NetworkTime, ...]:

@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 CELL_INPUTS = 2
@@ -30,11 +30,25 @@ OPERATIONS: Mapping[str, tuple[str, ...]] = {
         "bin_dil_conv_3x3",
         "bin_dil_conv_5x5",
     ),
+    # The eight of DARTS, every convolution binary; `none` gives zeros.
+    "darts": (
+        "none",
+        "max_pool_3x3",
+        "avg_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+    ),
 }
 """Name of a space → the operations it may use."""
 
-PARAMETER_FREE = frozenset({"skip_connect", "max_pool_3x3", "avg_pool_3x3"})
+PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
 """Operations without a weight: what the small-model trap fills cells with."""
+
+PLAIN_CONVOLUTION = {"bnas": "bin_conv_3x3", "darts": "sep_conv_3x3"}
+"""Name of a space → the operation of its hand-designed cell."""
 
 
 class Gene(NamedTuple):
@@ -52,7 +66,9 @@ class Genotype:
     """Two cells as data: per node two genes, kept in sorted order so that equal networks are equal values.
 
     Hashable and ordered nowhere; `key` is a short stable name. Raises ValueError if a node does not hold two genes
-    with distinct, earlier sources.
+    with distinct, earlier sources, or an operation is not one of its space. With `none` among the operations a node may
+    be zeros [ours]: such an architecture is a valid one, and a bad one. DARTS leaves `none` out of the architectures it
+    derives; leave it out of the space's operations for that.
     """
 
     normal: tuple[Node, ...]
@@ -61,7 +77,7 @@ class Genotype:
 
     def __post_init__(self) -> None:
         for cell in ("normal", "reduction"):
-            nodes = tuple(_node(genes, f"{cell} node {i}", i) for i, genes in enumerate(getattr(self, cell)))
+            nodes = tuple(_node(genes, cell, i, self.space) for i, genes in enumerate(getattr(self, cell)))
             if not nodes:
                 raise ValueError(f"Genotype.{cell}: expected at least one node, found none")
             object.__setattr__(self, cell, nodes)
@@ -132,7 +148,20 @@ class Genotype:
         return cls(cells[0], cells[1], value["space"])  # type: ignore[arg-type]  # checked by the constructor
 
 
-def _node(genes: Sequence[Gene], where: str, index: int) -> Node:
+def _node(genes: Sequence[Gene], cell: str, index: int, space: str) -> Node:
+    # Searches build thousands of genotypes of a few hundred nodes. Equal values of other types go the slow way.
+    if type(genes) is tuple and all(type(gene) is Gene and type(gene.source) is int for gene in genes):
+        return _remembered_node(genes, cell, index, space)
+    return _checked_node(genes, cell, index, space)
+
+
+@lru_cache(maxsize=10_000)
+def _remembered_node(genes: Node, cell: str, index: int, space: str) -> Node:
+    return _checked_node(genes, cell, index, space)
+
+
+def _checked_node(genes: Sequence[Gene], cell: str, index: int, space: str) -> Node:
+    where, known = f"{cell} node {index}", OPERATIONS.get(space)
     if len(genes) != 2:
         raise ValueError(f"Genotype: expected two genes in {where}, found {len(genes)}")
     for gene in genes:
@@ -146,6 +175,9 @@ def _node(genes: Sequence[Gene], where: str, index: int) -> Node:
     first, second = sorted(Gene(*gene) for gene in genes)
     if first.source == second.source:
         raise ValueError(f"Genotype: expected two distinct sources in {where}, found {first.source} twice")
+    for gene in (first, second):
+        if known is not None and gene.op not in known:
+            raise ValueError(f"Genotype: expected an operation out of {', '.join(known)} in {where}, found {gene.op!r}")
     return first, second
 
 
@@ -296,13 +328,14 @@ def sample_stratified(
     pool = distinct(lambda: space.sample_mixed(rng), POOL_PER_SAMPLE * count)
     if len(pool) <= count:
         return pool
-    logs = {genotype: math.log(size(genotype)) for genotype in pool}
-    low, high = min(logs.values()), max(logs.values())
+    logs = [math.log(size(genotype)) for genotype in pool]
+    low, high = min(logs), max(logs)
     taken: list[Genotype] = []
     for k in range(count):
         target = low + (high - low) * (k + rng.random()) / count
-        nearest = min(logs, key=lambda genotype: abs(logs[genotype] - target))
-        taken.append(nearest)
-        del logs[nearest]
+        distances = [abs(log - target) for log in logs]
+        nearest = distances.index(min(distances))
+        taken.append(pool[nearest])
+        logs[nearest] = math.inf  # taken
     rng.shuffle(taken)
     return taken

@@ -96,8 +96,12 @@ def adam(model: nn.Module, weight_decay: float) -> torch.optim.Adam:
     return torch.optim.Adam(groups, fused=True)
 
 
+Outputs = Tensor | tuple[Tensor, Tensor]
+"""Logits `[B, classes]`; in a pair with those of an auxiliary head."""
+
+
 def fit(
-    forward: Callable[[Tensor, int], Tensor],
+    forward: Callable[[Tensor, int], Outputs],
     optimizer: torch.optim.Optimizer,
     feed: TrainingFeed,
     rate: CosineRate,
@@ -105,12 +109,16 @@ def fit(
     *,
     generator: torch.Generator,
     label_smoothing: float = 0.0,
+    auxiliary_weight: float = 0.0,
+    mixed_precision: bool = False,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> list[EpochRecord]:
     """Train for the given epochs (numbered from 0 over the whole schedule) and return a record of each.
 
     `forward(x, step)` maps inputs `[B, C, H, W]` to logits `[B, classes]`; the step counts from the schedule's start,
-    so a caller picks the path of a supernet, or the strength of a dropout, by it. Loss is the cross-entropy. A record's
+    so a caller picks the path of a supernet, or the strength of a dropout, by it. Loss is the cross-entropy; where
+    `forward` returns an auxiliary head's logits, too, `auxiliary_weight` times theirs is added. `mixed_precision` lets
+    what is not binary compute in bfloat16 [ours: its range is float32's, so no gradient has to be scaled]. A record's
     loss and error are means over the epoch's mini-batches as they were trained on. Raises TrainingError, with step and
     learning rate, as soon as a loss is not finite or an epoch ends with a weight that is not: `on_epoch` never sees it.
     """
@@ -121,8 +129,13 @@ def fit(
             step = epoch * feed.steps + i
             for group in optimizer.param_groups:
                 group["lr"] = rate.at(step)
-            logits = forward(x, step)
-            loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed_precision):
+                outputs = forward(x, step)
+                logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
+                loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+                if auxiliary is not None:
+                    more = F.cross_entropy(auxiliary, y, label_smoothing=label_smoothing)
+                    loss = loss + auxiliary_weight * more
             if not math.isfinite(loss.item()):
                 raise TrainingError(
                     f"training: loss is {loss.item()} at step {step} (learning rate {rate.at(step):.3g})"
@@ -178,7 +191,11 @@ def predict(model: nn.Module, split: Split, normalise: Normalise, batch_size: in
 def count_wrong(model: Callable[[Tensor], Tensor], batches: MiniBatches, index: int) -> int:
     """Wrong answers of a model on mini-batch `index`; raises ValueError for outputs that are not finite."""
     x, y = batches[index]
-    logits = model(x)
+    return wrong_answers(model(x), y, index)
+
+
+def wrong_answers(logits: Tensor, y: Tensor, index: int) -> int:
+    """How many logits `[N, classes]` are not largest at the label; `index` and errors as in `count_wrong`."""
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"mini-batch {index}: expected finite outputs, found nan or infinity")
     return int((logits.argmax(1) != y).sum())

@@ -51,6 +51,17 @@ def device(runtime: schema.Runtime) -> torch.device:
     return torch.device("cuda" if available and runtime.device != "cpu" else "cpu")
 
 
+def require_bfloat16(wanted: bool, on: torch.device, section: str) -> None:
+    """Raises ValueError if mixed precision is wanted of a device that does not compute in bfloat16 by itself."""
+    if not wanted:
+        return
+    key = f"{section}.mixed_precision"
+    if on.type != "cuda":
+        raise ValueError(f"{key}: expected false where training runs on the CPU (it needs a GPU), found true")
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f"{key}: expected false on a GPU without bfloat16, found true")
+
+
 def normalise(description: DatasetDescription, on: torch.device) -> data.Normalise:
     """The normalisation by the train split's statistics."""
     return data.Normalise(description.mean, description.std, on)
@@ -58,7 +69,7 @@ def normalise(description: DatasetDescription, on: torch.device) -> data.Normali
 
 def augmentation(params: Params) -> data.Augmentation:
     """The augmentation of training images."""
-    return data.Augmentation(params.data.augmentation.shift, params.data.augmentation.flip)
+    return data.Augmentation(**params.data.augmentation.model_dump())
 
 
 def problem(params: Params, description: DatasetDescription) -> Problem:

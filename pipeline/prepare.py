@@ -3,40 +3,58 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bnas import data
+from bnas.datasets import LOADERS, Request
+from bnas.indexed import Problem
+from bnas.labelled import Cut, ProblemsError
+from bnas.prepare import prepare
 from bnas.results import DatasetDescription, ImageShape, SplitCounts
-from pipeline.stage import Stage, main, write_json
+from bnas.views import DataError
+from pipeline.stage import Stage, atomic_write, cache_root, main, write_json
+
+PROBLEMS = "bad-files.txt"
 
 
 def run(stage: Stage) -> None:
     """Load, split, and write each split's arrays and `dataset.json`."""
     params = stage.params.data
-    loaded = data.LOADERS[params.name](Path(stage.params.runtime.data_root))
-    fractions = {"validation": params.validation_fraction, "test": params.test_fraction}
-    rows = data.stratified_split(loaded.labels, fractions, params.seed, params.images_per_class)
-    arrays: list[NDArray[np.uint8] | NDArray[np.int64]] = []
-    for name in data.SPLITS:
-        split = data.Split(loaded.images[rows[name]], loaded.labels[rows[name]])
-        split.save(stage.out / name)
-        arrays += [split.images, split.labels]
-    mean, std = data.channel_statistics(loaded.images[rows["train"]])
-    height, width, channels = loaded.images.shape[1:]
+    root = Path(stage.params.runtime.data_root) / params.name
+    cut = Cut(params.seed, params.test_fraction, params.validation_fraction, params.images_per_class)
+    request = Request(root, params.image_size, params.images_per_class, params.seed, stage.params.runtime.workers)
+    try:
+        loaded = LOADERS[params.name](request)
+        side = min(loaded.images.shape[1:3])
+        if params.augmentation.cutout >= side:
+            expected = f"data.augmentation.cutout: expected less than the images' {side} pixels"
+            raise DataError(f"{expected}, found {params.augmentation.cutout}")
+        written = prepare(loaded, cut, stage.out, skip=params.on_bad_file == "skip")
+    except ProblemsError as error:
+        raise DataError(f"{error} (listed in {_listed(error.problems)})") from None
+    if written.skipped:
+        warnings.warn(
+            f"{root}: {len(written.skipped)} files left out, listed in {_listed(written.skipped)}", stacklevel=1
+        )
+    _, height, width, channels = loaded.images.shape
     description = DatasetDescription(
         name=params.name,
-        title=loaded.title,
+        title=params.title or loaded.title,
         classes=loaded.classes,
         image=ImageShape(height=height, width=width, channels=channels),
-        counts=SplitCounts(**{name: len(rows[name]) for name in data.SPLITS}),
-        mean=tuple(mean),
-        std=tuple(std),
-        hash=data.content_hash(arrays),
+        counts=SplitCounts(**written.counts),
+        mean=written.mean,
+        std=written.std,
+        hash=written.hash,
     )
     write_json(stage.out / "dataset.json", description.to_dict())
+
+
+def _listed(problems: Sequence[Problem]) -> Path:
+    path = cache_root() / PROBLEMS
+    atomic_write(path, "".join(f"{problem}\n" for problem in problems))
+    return path
 
 
 if __name__ == "__main__":

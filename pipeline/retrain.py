@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import torch
 import bnas
 from bnas import baselines, family, pareto
 from bnas.cache import CHECKPOINTS, NETWORKS
-from bnas.cost import cost
+from bnas.cost import CostTable, cost
 from bnas.evaluate import Problem
+from bnas.linear import train_linear
 from bnas.network import Network, NetworkConfig
+from bnas.published import PUBLISHED
 from bnas.results import (
     DatasetDescription,
     NetworkTime,
@@ -28,8 +31,9 @@ from bnas.results import (
     read_front,
     read_predictions,
 )
-from bnas.space import Genotype
+from bnas.space import Genotype, SearchSpace
 from pipeline import build, cache
+from pipeline import params as schema
 from pipeline.config import dataset, network_config
 from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, main, write_json
 
@@ -39,21 +43,30 @@ SUPERNET = Path("data/stage2/supernet.safetensors")
 TRAINING_CODE = (
     "__init__",
     "arrays",
+    "auxiliary",
     "binarize",
     "checkpoint",
     "config",
+    "convolutions",
     "data",
     "family",
     "files",
+    "fused",
+    "fused_kernels",
     "lock",
     "network",
     "ops",
     "results",
     "space",
     "train",
+    "views",
     "weights",
 )
 """The modules that `bnas.family` imports, directly or not, and itself: what a finished network depends on."""
+
+
+NOT_OF_THE_RECIPE = {"count", "hand_designed_channels", "linear_baseline", "published"}
+"""Keys of `retrain` that say what is trained, not how."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +82,18 @@ class Candidate:
 
 
 def run(stage: Stage) -> None:
-    """Choose, train side by side (networks finished earlier are taken from the cache), and collect."""
-    params, description = stage.params, dataset()
-    problem = build.problem(params, description)
+    """Choose networks and train them."""
+    description = dataset()
+    problem = build.problem(stage.params, description)
+    train(stage, candidates(stage, description, problem), description, problem.costs)
+
+
+def train(stage: Stage, chosen: Sequence[Candidate], description: DatasetDescription, costs: CostTable) -> None:
+    """Train candidates side by side (networks finished earlier are taken from the cache), and collect their results."""
+    params, section = stage.params, stage.params.retrain
     device = build.device(params.runtime)
-    section = params.retrain
-    chosen = candidates(stage, description, problem)
-    recipe = family.Recipe(**section.model_dump(exclude={"count", "hand_designed_channels"}))
+    build.require_bfloat16(section.mixed_precision, device, "retrain")
+    recipe = family.Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
     data = family.FamilyData(PREPARED, description.mean, description.std, build.augmentation(params))
     jobs = {
         c.name: job(c, network_config(params, description, params.network.final), recipe, data, description, device)
@@ -87,9 +105,9 @@ def run(stage: Stage) -> None:
             each.unfinished().remove()
     waiting = [each for each in jobs.values() if not each.is_finished(section.epochs)]
     done = sum(each.unfinished().count for each in waiting)
-    advance = stage.progress(len(waiting) * section.epochs, done)
+    advance = stage.progress((len(waiting) + section.linear_baseline) * section.epochs, done)
     # Heaviest first, so that no long training is left to the end with one process idle.
-    weights = {c.name: problem.costs(c.genotype).ops * c.channels**2 for c in chosen}
+    weights = {c.name: costs(c.genotype).ops * c.channels**2 for c in chosen}
     family.train_family(
         sorted(jobs.values(), key=lambda each: -weights[each.name]),
         recipe,
@@ -106,14 +124,23 @@ def run(stage: Stage) -> None:
         (target / "seconds.json").unlink()
         times.append(NetworkTime(candidate.name, seconds).to_dict())
         networks.append(result(candidate, finished, target, description, section.epochs))
+    if section.linear_baseline:
+        baseline = train_linear(
+            recipe,
+            data,
+            len(description.classes),
+            device,
+            lambda record: advance(1, f"linear baseline, epoch {record.epoch}/{section.epochs}"),
+        )
+        write_json(stage.out / "linear.json", baseline.to_dict())
     write_json(stage.out / "networks.json", RetrainedNetworks(tuple(networks)).to_dict())
     write_json(REPORTS / "times" / "networks.json", times)
 
 
 def candidates(stage: Stage, description: DatasetDescription, problem: Problem) -> list[Candidate]:
-    """Members spread over the front, random architectures of their sizes, and the hand-designed cell at two widths.
+    """Members spread over the front, random architectures of their sizes, the hand-designed cell, published ones.
 
-    Every one but the second hand-designed width has its supernet error, from the whole validation split.
+    Every one but a hand-designed one of another width has its supernet error, from the whole validation split.
     """
     params = stage.params
     section, channels = params.retrain, params.network.final.channels
@@ -136,12 +163,22 @@ def candidates(stage: Stage, description: DatasetDescription, problem: Problem) 
         Candidate(f"random-{i}", "random", g, channels, scorer.error(g, full), f"front-{i}")
         for i, g in enumerate(matches, 1)
     ]
-    hand = baselines.hand_designed(problem.space)
-    chosen += [
-        Candidate(f"hand-{width}", "hand", hand, width, scorer.error(hand, full) if width == channels else None)
-        for width in section.hand_designed_channels
-    ]
-    return chosen
+    return chosen + fixed(section, problem.space, channels, lambda genotype: scorer.error(genotype, full))
+
+
+def fixed(
+    section: schema.Retrain, space: SearchSpace, channels: int, error: Callable[[Genotype], float | None]
+) -> list[Candidate]:
+    """What is the same for every search: the hand-designed cell at some widths, and published architectures."""
+    found = []
+    for width in section.hand_designed_channels:
+        hand = baselines.hand_designed(space)
+        found.append(Candidate(f"hand-{width}", "hand", hand, width, error(hand) if width == channels else None))
+    for name in section.published:
+        genotype = PUBLISHED[name]
+        space.validate(genotype)
+        found.append(Candidate(f"published-{name}", "published", genotype, channels, error(genotype)))
+    return found
 
 
 def job(

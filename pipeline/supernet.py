@@ -32,6 +32,7 @@ def run(
     """Co-evolve by the parameters of a stage and write weights, population, generations and loss curve."""
     params, description = stage.params, dataset()
     device = build.device(params.runtime)
+    build.require_bfloat16(section.mixed_precision, device, stage.name)
     normalise = build.normalise(description, device)
     feed = TrainingFeed(
         build.split("train", description),
@@ -55,6 +56,7 @@ def run(
         scoring=build.scoring(section.evaluation, params.runtime.workers, f"{stage.name}.evaluation"),
         dropout_mode=dropout.mode if dropout else "none",
         dropout_maximum=dropout.maximum if dropout else 0.0,
+        mixed_precision=section.mixed_precision,
     )
     supernet.to(device)
     checkpoints = cache.checkpoints(stage, device)

@@ -14,6 +14,7 @@ from bnas.packed.layout import Step, elements, layout
 from bnas.results import STRICT, ImageShape, Positive, Record, RetrainedNetwork, one_line
 
 MOST_STEPS = 30_000
+MOST_STEPS_AN_EDGE = 6
 MOST_VALUES = 2**28
 """Values in all maps of one image; no file makes its reader allocate more than a gigabyte."""
 
@@ -51,7 +52,7 @@ class ModelCard(Record):
             raise ValueError("classes: expected different names, found one twice")
         if not all(1e-6 <= value <= 1e6 for value in self.std):
             raise ValueError(f"std: expected values from 1e-06 to 1e+06, found {list(self.std)}")
-        steps = self.config.cells * (3 + 3 * self.network.genotype.nodes)
+        steps = self.config.cells * (3 + self.network.genotype.nodes * (1 + 2 * MOST_STEPS_AN_EDGE))
         if steps > MOST_STEPS:
             raise ValueError(f"config.cells: expected cells and nodes of at most {MOST_STEPS} steps, found {steps}")
         values = sum(elements(step.out) for step in self.steps())

@@ -32,7 +32,8 @@ def fold(network: Network, steps: Sequence[Step]) -> list[Parameters]:
 def _of_step(network: Network, step: Step) -> Parameters:
     match step:
         case Stem():
-            conv, norm = network.stem
+            first = int(step.name.removeprefix("stem."))
+            conv, norm = network.stem[first : first + 2]
             assert isinstance(conv, nn.Conv2d)
             assert isinstance(norm, _BatchNorm)
             scale, shift = affine(norm)

@@ -31,7 +31,7 @@ from bnas.packed.lanes import (
     thin_row,
 )
 
-LANES_VERSION = "90484be918496b42"
+LANES_VERSION = "08177b95abcc950d"
 """The beginning of `lanes.py`'s SHA-256. numba's cache on disk watches this file only, so a change there has to be one
 here, too: a test compares."""
 
@@ -39,9 +39,10 @@ here, too: a test compares."""
 OP, SOURCE, OUT, OTHER, C_IN, H_IN, W_IN, C_OUT, H_OUT, W_OUT, STRIDE, PADDING, GROUPS = range(13)
 # Where the step's parameters lie, and the geometry of its planes.
 FLOATS, THRESHOLDS, WEIGHTS, TAPS, TAP_COUNT, FIX, PLANES, ROWS, LINE, DENSE = range(13, 23)
-COLUMNS = 23
+RELU = 23
+COLUMNS = 24
 
-STEM, BLOCK, HALVE, MAX, AVG, SUM, CLASSIFY = range(7)
+STEM, BLOCK, HALVE, MAX, AVG, SUM, CLASSIFY, SHUFFLE, NONE = range(9)
 """Values of the column OP."""
 
 
@@ -234,6 +235,9 @@ def _stem(x, out, tables, planes, sums, block, p):
             w, seen = floats[weight + o * p[TAP_COUNT] + tap], planes[distances[tap] :]
             for i in range(size):
                 sums[i] += w * seen[i]
+        if p[RELU]:
+            for i in range(size):
+                sums[i] = sums[i] if sums[i] > np.float32(0) else np.float32(0)
         _collect(sums, out[o * block * p[H_OUT] * p[W_OUT] :], block, p)
 
 
@@ -271,6 +275,15 @@ def _pool(x, out, tables, planes, sums, block, p):
             for image in range(c * block, (c + 1) * block):
                 for i in range(made):
                     out[image * made + i] /= floats[p[FLOATS] + i]
+
+
+@compiled
+def _shuffle(x, out, block, p):
+    """`bnas.packed.layout.Shuffle` on a block of images."""
+    groups, pixels = p[GROUPS], block * p[H_IN] * p[W_IN]
+    width = p[C_IN] // groups
+    for channel in range(p[C_IN]):
+        _copy(out, channel * pixels, x, (channel % groups * width + channel // groups) * pixels, pixels)
 
 
 @compiled
@@ -321,6 +334,10 @@ def run(program, tables, room, images, last, most):
                 _pool(x, out, tables, planes, sums, block, p)
             elif op == HALVE:
                 _halve(x, out, block, p)
+            elif op == SHUFFLE:
+                _shuffle(x, out, block, p)
+            elif op == NONE:
+                _fill(out, 0, block * p[C_OUT] * p[H_OUT] * p[W_OUT], np.float32(0))
             elif op == STEM:
                 _stem(x, out, tables, planes, sums, block, p)
             else:

@@ -7,7 +7,7 @@ written again, and every array has room behind its end. Arithmetic is one rounde
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -89,6 +89,8 @@ def _instruction(arrays: int, tuples: int) -> Callable[[Callable[[_Emitter], Non
             return intrinsic(lambda typing, a, b, s, t: (types.void(a, b, s, t), build))
         if (arrays, tuples) == (2, 1):
             return intrinsic(lambda typing, a, b, s: (types.void(a, b, s), build))
+        if (arrays, tuples) == (3, 1):
+            return intrinsic(lambda typing, a, b, c, s: (types.void(a, b, c, s), build))
         if (arrays, tuples) == (4, 1):
             return intrinsic(lambda typing, a, b, c, d, s: (types.void(a, b, c, d, s), build))
         return intrinsic(lambda typing, a, b, c, d, s, t: (types.void(a, b, c, d, s, t), build))
@@ -160,6 +162,79 @@ def finish_row(e: _Emitter) -> None:
         value = b.fadd(value, e.load(3, b.add(source, done)))
         positive = b.fcmp_ordered(">", value, ir.Constant(singles, None))
         e.store(b.select(positive, value, b.fmul(e.splat(slope), value)), 0, b.add(to, done))
+
+
+def _around(e: _Emitter, start: Any, fill: Any, add: Callable[[Any, Any], Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """For every vector of a row: its index, what is made of the 3×3 around each value, and how many those are.
+
+    `fill` stands for what is not there; `start` None begins at the value itself.
+    """
+    _, at, above, below, width = e.values
+    b = e.builder
+    one, ones = ir.Constant(_WORD, 1), e.splat(ir.Constant(ir.FloatType(), 1.0))
+    zeros = ir.Constant(ones.type, None)
+    numbers = ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES)))
+    with e.steps(width) as loop:
+        done = e.scaled(loop.index, LANES)
+        left = b.icmp_signed(">", numbers, e.splat(b.trunc(b.neg(done), _INT)))
+        right = e.below(b.sub(b.sub(width, done), one))
+        columns = b.fadd(b.fadd(b.select(left, ones, zeros), ones), b.select(right, ones, zeros))
+        made, rows = start if start is not None else e.load(1, b.add(at, done)), zeros
+        for place in (above, at, below):
+            there = b.icmp_signed(">=", place, ir.Constant(_WORD, 0))
+            first = b.add(b.select(there, place, at), done)
+            rows = b.fadd(rows, b.select(e.splat(there), ones, zeros))
+            for position, inside in ((b.sub(first, one), left), (first, None), (b.add(first, one), right)):
+                wanted = e.splat(there) if inside is None else b.and_(inside, e.splat(there))
+                made = add(made, b.select(wanted, e.load(1, position), fill))
+        yield loop.index, made, b.fmul(rows, columns)
+
+
+@_instruction(2, 1)
+def max_row(e: _Emitter) -> None:
+    """`max_row(out, x, (to, at, above, below, width))`: the largest of the 3×3 around each value of the row at `at`.
+
+    The rows beside it are at `above` and `below` (−1: there is none). Reads one value before a row, too.
+    """
+    b = e.builder
+
+    def larger(a: Any, value: Any) -> Any:
+        return b.select(b.fcmp_ordered(">", value, a), value, a)
+
+    # Begun at the value itself, so that one that is not a number stays.
+    for index, made, _ in _around(e, None, e.splat(ir.Constant(ir.FloatType(), float("-inf"))), larger):
+        e.store(made, 0, b.add(e.values[0], e.scaled(index, LANES)))
+
+
+@_instruction(2, 1)
+def mean_row(e: _Emitter) -> None:
+    """The mean of what there is of the 3×3 around each value, added up row by row; otherwise as `max_row`."""
+    zeros = ir.Constant(ir.VectorType(ir.FloatType(), LANES), None)
+    for index, made, count in _around(e, zeros, zeros, e.builder.fadd):
+        e.store(e.builder.fdiv(made, count), 0, e.builder.add(e.values[0], e.scaled(index, LANES)))
+
+
+@_instruction(3, 1)
+def sum_row(e: _Emitter) -> None:
+    """`sum_row(totals, counts, fixes, (at, fix, width))`: adds up `fix − 2 · count` and its square over a row.
+
+    `totals` int64 `[2 · LANES]`: a part of the sum in each of the first lanes, one of the squares' in each of the rest.
+    """
+    at, fix, width = e.values
+    b = e.builder
+    integers, words = ir.VectorType(_INT, LANES), ir.VectorType(_WORD, LANES)
+    half = ir.Constant(_WORD, LANES)
+    places = [b.bitcast(b.gep(e.pointers[0], [at]), words.as_pointer()) for at in (ir.Constant(_WORD, 0), half)]
+    totals = [cgutils.alloca_once_value(b, b.load(place, align=8)) for place in places]
+    with e.steps(width) as loop:
+        done = e.scaled(loop.index, LANES)
+        count = b.zext(e.load(1, b.add(at, done)), integers)
+        whole = b.sub(e.load(2, b.add(fix, done)), b.shl(count, ir.Constant(integers, [1] * LANES)))
+        whole = b.select(e.below(b.sub(width, done)), whole, ir.Constant(integers, None))
+        for total, value in zip(totals, (whole, b.mul(whole, whole)), strict=True):
+            b.store(b.add(b.load(total), b.sext(value, words)), total)
+    for place, total in zip(places, totals, strict=True):
+        b.store(b.load(total), place, align=8)
 
 
 @_instruction(4, 1)

@@ -10,12 +10,15 @@ import numpy as np
 
 from bnas.config import NetworkConfig
 from bnas.edges import everywhere, latency_table
-from bnas.packed.layout import Block, Pool, Step, layout, payload
+from bnas.packed.layout import Block, Pool, Shuffle, Step, layout, payload
 from bnas.packed.network import Machine
 from bnas.packed.parameters import split
 from bnas.packed.timing import timed
 from bnas.results import CellLatencies, EdgeLatency, LatencyTable
 from bnas.space import Genotype, SearchSpace, distinct
+
+EdgeStep = Block | Pool | Shuffle
+"""What an edge consists of."""
 
 REPEATS = 16
 """Equal steps in one program, so that a step's time stands out from the call's."""
@@ -34,9 +37,9 @@ def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, 
     A step is timed `REPEATS` times in a row within one call, each place and operation for `seconds`. What is left of a
     whole network when its edges are taken away is `fixed_seconds`.
     """
-    known: dict[Block | Pool, float] = {}
+    known: dict[EdgeStep, float] = {}
 
-    def step_seconds(step: Block | Pool) -> float:
+    def step_seconds(step: EdgeStep) -> float:
         if isinstance(step, Pool) and step.kind == "skip" and step.stride == 1:
             return 0.0  # an identity is not even a copy
         plain = replace(step, name="", source=0)
@@ -50,7 +53,9 @@ def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, 
         reduction = index in config.reductions
         strides = (1, 2) if reduction and space.nodes > 1 else (2,) if reduction else (1,)
         edges = [
-            EdgeLatency(stride, op, step_seconds(by_op[op][index, stride])) for op in space.ops for stride in strides
+            EdgeLatency(stride, op, sum(step_seconds(step) for step in by_op[op][index, stride]))
+            for op in space.ops
+            for stride in strides
         ]
         cells.append(CellLatencies(reduction, tuple(edges)))
     probe = everywhere(space.ops[-1], space)
@@ -92,10 +97,12 @@ def timed_steps(steps: Sequence[Step], seconds: float) -> float:
     return timed(lambda: machine(image), seconds=seconds).median
 
 
-def _edges(config: NetworkConfig, genotype: Genotype, height: int, width: int) -> dict[tuple[int, int], Block | Pool]:
-    """(cell, stride) → the step of an edge there."""
-    return {
-        (int(step.name.split(".")[1]), step.stride): step
-        for step in layout(config, genotype, height, width)
-        if isinstance(step, Block | Pool) and ".edges." in step.name
-    }
+def _edges(config: NetworkConfig, genotype: Genotype, height: int, width: int) -> dict[tuple[int, int], list[EdgeStep]]:
+    """(cell, stride) → the steps of an edge there."""
+    by_edge: dict[tuple[int, str], list[EdgeStep]] = {}
+    for step in layout(config, genotype, height, width):
+        if isinstance(step, EdgeStep) and ".edges." in step.name:
+            _, cell, _, edge, *_ = step.name.split(".")
+            by_edge.setdefault((int(cell), edge), []).append(step)
+    # The stride is the first step's; a shuffle never comes first.
+    return {(cell, steps[0].stride): steps for (cell, _), steps in by_edge.items()}  # type: ignore[union-attr]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bnas.config import NetworkConfig
+from bnas.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, Part, parts
 from bnas.space import CELL_INPUTS, Gene, Genotype
 
 MOST_PRODUCTS = 2**16 - 1
@@ -33,13 +34,14 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Stem:
-    """The full-precision 3×3 convolution, BatchNorm folded into weights and bias."""
+    """A full-precision 3×3 convolution, BatchNorm folded into weights and bias; with `relu`, negative results are 0."""
 
     name: str
     source: int
     shape: Shape
     out: Shape
     stride: int
+    relu: bool = False
     kernel: int = 3
     bits: int = 0
 
@@ -85,7 +87,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Pool:
-    """`skip` (the identity, or at stride 2 the 2×2 average), `max` or `avg` (3×3, the border not counted)."""
+    """`skip` (the identity, or at stride 2 the 2×2 average), `max`, `avg` (3×3, the border not counted), `none` (0)."""
 
     name: str
     source: int
@@ -93,6 +95,19 @@ class Pool:
     out: Shape
     kind: str
     stride: int
+    bits: int = 0
+    floats: int = 0
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Channel `a · groups + b` is channel `b · (channels / groups) + a` of the source."""
+
+    name: str
+    source: int
+    shape: Shape
+    out: Shape
+    groups: int
     bits: int = 0
     floats: int = 0
 
@@ -137,17 +152,9 @@ class Classifier:
         return self.out.channels * (self.shape.channels + 1)
 
 
-Step = Stem | Block | Pool | Sum | Concat | Classifier
+Step = Stem | Block | Pool | Shuffle | Sum | Concat | Classifier
 
-CONVOLUTIONS = {
-    "bin_conv_3x3": (3, 1),
-    "bin_conv_5x5": (5, 1),
-    "bin_dil_conv_3x3": (3, 2),
-    "bin_dil_conv_5x5": (5, 2),
-}
-"""Operation → kernel and dilation of its one binary block."""
-
-POOLS = {"skip_connect": "skip", "max_pool_3x3": "max", "avg_pool_3x3": "avg"}
+POOLS = {"none": "none", "skip_connect": "skip", "max_pool_3x3": "max", "avg_pool_3x3": "avg"}
 """Operation without weights → kind of `Pool`."""
 
 
@@ -164,29 +171,38 @@ def layout(config: NetworkConfig, genotype: Genotype, height: int, width: int) -
         shapes.append(step.out)
         return len(shapes) - 1
 
-    def block(name: str, source: int, channels: int, kernel: int, stride: int, dilation: int) -> int:
+    def block(name: str, source: int, channels: int, conv: Convolution) -> int:
         shape = shapes[source]
-        return add(Block(name, source, shape, shape.halved(channels, stride), kernel, stride, dilation))
+        return add(Block(name, source, shape, shape.halved(channels, conv.stride), *conv))
+
+    def part(name: str, source: int, part: Part) -> int:
+        shape = shapes[source]
+        if isinstance(part, ChannelShuffle):
+            return add(Shuffle(name, source, shape, shape, part.groups))
+        return block(name, source, shape.channels, part)
 
     def edge(name: str, source: int, gene: Gene, stride: int) -> int:
         shape = shapes[source]
         if gene.op in CONVOLUTIONS:
-            kernel, dilation = CONVOLUTIONS[gene.op]
-            return block(name, source, shape.channels, kernel, stride, dilation)
+            several = parts(gene.op, shape.channels, stride)
+            for i, each in enumerate(several):
+                source = part(name if len(several) == 1 else f"{name}.{i}", source, each)
+            return source
         if gene.op not in POOLS:
             raise ValueError(f"genotype {genotype.key}: expected an operation that can be packed, found {gene.op!r}")
         return add(Pool(name, source, shape, shape.halved(shape.channels, stride), POOLS[gene.op], stride))
 
     width_now, halved = config.channels, False
-    first = shapes[0]
-    stem = add(Stem("stem", 0, first, first.halved(width_now, config.stem_stride), config.stem_stride))
+    for i, (channels, stride) in enumerate(config.stem):
+        shape, relu = shapes[-1], i + 1 < len(config.stem)
+        stem = add(Stem(f"stem.{3 * i}", i, shape, shape.halved(channels, stride), stride, relu))
     inputs = (stem, stem)
     for index in range(config.cells):
         reduces = index in config.reductions
         width_now *= 2 if reduces else 1
         cell = f"cells.{index}"
         states = [
-            block(f"{cell}.preprocess.{i}", source, width_now, 1, stride, 1)
+            block(f"{cell}.preprocess.{i}", source, width_now, Convolution(1, stride))
             for i, (source, stride) in enumerate(zip(inputs, (2 if halved else 1, 1), strict=True))
         ]
         nodes = genotype.reduction if reduces else genotype.normal
@@ -202,9 +218,9 @@ def layout(config: NetworkConfig, genotype: Genotype, height: int, width: int) -
             ]
             shape = shapes[ends[0]]
             states.append(add(Sum(f"{cell}.nodes.{i}", ends[0], ends[1], shape, shape)))
-        parts = tuple(states[CELL_INPUTS:])
-        shape = shapes[parts[0]]
-        joined = add(Concat(cell, parts, shape._replace(channels=shape.channels * len(parts))))
+        made = tuple(states[CELL_INPUTS:])
+        shape = shapes[made[0]]
+        joined = add(Concat(cell, made, shape._replace(channels=shape.channels * len(made))))
         inputs, halved = (inputs[1], joined), reduces
     shape = shapes[inputs[1]]
     add(Classifier("classifier", inputs[1], shape, Shape(config.classes, 1, 1)))

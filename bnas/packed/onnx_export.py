@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Stem, Sum
+from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Sum
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, StemParameters
 from bnas.packed.reference import group
@@ -71,11 +71,14 @@ class _Graph:
         match step, values:
             case Stem(), StemParameters():
                 inputs = [maps[step.source], self.constant(values.weight), self.constant(values.bias)]
-                return self.add("Conv", inputs, strides=[step.stride] * 2, pads=[step.kernel // 2] * 4)
+                made = self.add("Conv", inputs, strides=[step.stride] * 2, pads=[step.kernel // 2] * 4)
+                return self.add("Relu", [made]) if step.relu else made
             case Block(), BlockParameters():
                 return self.block(step, values, maps[step.source])
             case Pool(), None:
                 return self.pool(maps[step.source], step.kind, step.stride)
+            case Shuffle(), None:
+                return self.shuffle(maps[step.source], step.shape, step.groups)
             case Sum(), None:
                 return self.add("Add", [maps[step.source], maps[step.other]])
             case Concat(), None:
@@ -114,7 +117,15 @@ class _Graph:
             matrix[j, first:end] = 1 / (end - first)
         return self.add("Conv", [x, self.constant(matrix)])
 
+    def shuffle(self, x: str, shape: Shape, groups: int) -> str:
+        channels, height, width = shape
+        split = self.constant(np.array([0, groups, channels // groups, height, width], np.int64))
+        dealt = self.add("Transpose", [self.add("Reshape", [x, split])], perm=[0, 2, 1, 3, 4])
+        return self.add("Reshape", [dealt, self.constant(np.array([0, channels, height, width], np.int64))])
+
     def pool(self, x: str, kind: str, stride: int) -> str:
+        if kind == "none":
+            return self.add("Mul", [self.pool(x, "skip", stride), self.constant(np.zeros((), np.float32))])
         if kind == "skip":
             return self.average(x, 2, 0, ceil_mode=1) if stride == 2 else x
         if kind == "max":

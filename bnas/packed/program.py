@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import bnas.packed.kernels as k
 from bnas.packed.lanes import LANES, POSITIONS, TOGETHER
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum, elements
+from bnas.packed.layout import Block, Classifier, Concat, Pool, Shuffle, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
 SHARING, WASTE = 32, 1.3
@@ -122,7 +122,7 @@ class _Builder:
         row[k.STRIDE], row[k.GROUPS] = 1, 1
         match step, values:
             case Stem(), StemParameters():
-                row[k.OP] = k.STEM
+                row[k.OP], row[k.RELU] = k.STEM, step.relu
                 self._planes(row, step.kernel, 1, step.stride, step.kernel // 2, step.shape.channels, binary=False)
                 row[k.FLOATS] = self._keep("floats", [values.weight, values.bias])
             case Block(), BlockParameters():
@@ -130,10 +130,14 @@ class _Builder:
                 self._block(row, step, values)
             case Pool(kind="skip"), None:
                 row[k.OP], row[k.STRIDE] = k.HALVE, step.stride
+            case Pool(kind="none"), None:
+                row[k.OP] = k.NONE
             case Pool(), None:
                 row[k.OP] = k.MAX if step.kind == "max" else k.AVG
                 self._planes(row, 3, 1, step.stride, 1, 1, binary=False)
                 row[k.FLOATS] = self._keep("floats", [_inside(step)])
+            case Shuffle(), None:
+                row[k.OP], row[k.GROUPS] = k.SHUFFLE, step.groups
             case Sum(), None:
                 row[k.OP], row[k.OTHER] = k.SUM, self.places.of[step.other]
             case Classifier(), ClassifierParameters():
@@ -201,7 +205,7 @@ class _Builder:
         bits = (values.weight > 0) ^ by_output.reshape(step.out.channels, depth)[:, :, None, None]
         packed = np.packbits(bits, axis=1, bitorder="little")  # [O, bytes, k, k]
         row[k.THRESHOLDS] = self._keep("thresholds", [t])
-        row[k.WEIGHTS] = self._keep("weights", [_interleaved(packed, step.groups)])
+        row[k.WEIGHTS] = self._keep("weights", [interleaved(packed, step.groups)])
         row[k.FIX] = self._keep("fixes", [_fixes(bits, step)])
         row[k.FLOATS] = self._keep("floats", [values.scale_out, values.shift_out, values.slope])
         have, made = step.shape.channels, step.out.channels
@@ -213,7 +217,7 @@ class _Builder:
         self.room = self.room._replace(shortcuts=max(self.room.shortcuts, need * pixels))
 
 
-def _interleaved(packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
+def interleaved(packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
     """Weights `[O, bytes, k, k]` as `[groups, ⌈O / groups / 4⌉, taps, 4]`, missing outputs as zeros."""
     made = packed.shape[0] // groups
     rows = packed.reshape(groups, made, -1)

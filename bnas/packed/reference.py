@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Stem, Step, Sum
+from bnas.packed.layout import Block, Classifier, Concat, Pool, Shuffle, Stem, Step, Sum
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
 ONE = np.float32(1)
@@ -32,11 +32,14 @@ def maps(steps: Sequence[Step], parameters: Sequence[Parameters], images: Floats
     for step, values in zip(steps, parameters, strict=True):
         match step, values:
             case Stem(), StemParameters():
-                made.append(stem(made[step.source], values, step.stride))
+                sums = stem(made[step.source], values, step.stride)
+                made.append(np.where(sums > 0, sums, np.float32(0)) if step.relu else sums)
             case Block(), BlockParameters():
                 made.append(block(made[step.source], values, step))
             case Pool(), None:
                 made.append(pool(made[step.source], step.kind, step.stride))
+            case Shuffle(), None:
+                made.append(shuffle(made[step.source], step.groups))
             case Sum(), None:
                 made.append(made[step.source] + made[step.other])
             case Concat(), None:
@@ -129,8 +132,10 @@ def group(index: int, have: int, channels: int) -> tuple[int, int]:
 def pool(x: Floats, kind: str, stride: int) -> Floats:
     """Averages add row by row what lies inside the map and then divide by its number; at the border −∞ for a maximum.
 
-    `skip` is x itself at stride 1, the average of 2×2 at stride 2.
+    `skip` is x itself at stride 1, the average of 2×2 at stride 2; `none` is +0 everywhere.
     """
+    if kind == "none":
+        return np.zeros_like(x[:, :, ::stride, ::stride])
     if kind == "skip" and stride == 1:
         return x
     kernel = 2 if kind == "skip" else 3
@@ -147,6 +152,12 @@ def pool(x: Floats, kind: str, stride: int) -> Floats:
         total = np.where(seen > total, seen, total) if kind == "max" else total + seen
         count += window(inside, tap, stride, x.shape)
     return total if kind == "max" else total / count
+
+
+def shuffle(x: Floats, groups: int) -> Floats:
+    """The first channel of every group, then the second of every group, and so on."""
+    width = x.shape[1] // groups
+    return x[:, [group * width + i for i in range(width) for group in range(groups)]]
 
 
 def classify(x: Floats, parameters: ClassifierParameters) -> Floats:

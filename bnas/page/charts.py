@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bnas import pareto
-from bnas.analysis import GenerationIndicators, Run
+from bnas.analysis import GenerationIndicators, Retrained, Run
 from bnas.cell_graph import Layout, draw_cell
 from bnas.page.inline import POINT
 from bnas.panels import (
@@ -23,18 +23,19 @@ from bnas.panels import (
     STAGE_COLOURS,
     front_line,
     indicator_lines,
+    linear_line,
     operation_bars,
     size_axis,
     styled,
     supernet_line,
 )
-from bnas.results import EpochRecord, GenerationRecord, RetrainedNetwork, Role
+from bnas.results import ROLES, EpochRecord, GenerationRecord, LinearBaseline, RetrainedNetwork, Role
 from bnas.space import Node
 
 PANEL = (5.4, 3.3)
 """Inches: at 330 pixels' width its letters are still legible."""
 WIDE, NARROW = (8.6, 4.9), (4.6, 4.4)
-RUN_COLOURS = (*ROLE_COLOURS.values(), *STAGE_COLOURS.values())
+RUN_COLOURS = (ROLE_COLOURS["front"], ROLE_COLOURS["random"], ROLE_COLOURS["hand"], *STAGE_COLOURS.values())
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P")
 """Of runs that stand side by side, in order."""
 MOST_FRAMES = 120
@@ -49,7 +50,9 @@ def _panel(size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
 
 
 @styled
-def front_chart(networks: Sequence[RetrainedNetwork], size: tuple[float, float]) -> Figure:
+def front_chart(
+    networks: Sequence[RetrainedNetwork], size: tuple[float, float], linear: LinearBaseline | None = None
+) -> Figure:
     """Test error with its interval over size; every network is an artist of its own."""
     figure, axes = _panel(size)
     lines: tuple[tuple[Role, str], ...] = (("random", "--"), ("front", "-"))
@@ -57,12 +60,14 @@ def front_chart(networks: Sequence[RetrainedNetwork], size: tuple[float, float])
         points = [(n.size_bytes, n.test_error) for n in networks if n.role == role]
         if points:
             front_line(axes, points, color=ROLE_COLOURS[role], alpha=0.55, linestyle=dashes)
-    for network in sorted(networks, key=lambda n: ("hand", "random", "front").index(n.role)):
+    for network in sorted(networks, key=lambda n: ROLES.index(n.role), reverse=True):
         colour, x = ROLE_COLOURS[network.role], network.size_bytes / 1024
         low, high = pareto.wilson_interval(network.wrong, network.test_images)
         axes.plot((x, x), (100 * low, 100 * high), color=to_rgba(colour, 0.3), linewidth=1.4, zorder=2)
         style: dict[str, Any] = {"color": colour, "markersize": 7.5, "markeredgewidth": 0, "zorder": 3}
         axes.plot(x, 100 * network.test_error, ROLE_MARKERS[network.role], gid=POINT + network.name, **style)
+    if linear is not None:
+        linear_line(axes, linear)
     size_axis(axes)
     axes.set_ylabel("test error, %")
     if all(network.wrong for network in networks):
@@ -174,10 +179,10 @@ def supernet_chart(run: Run) -> Figure:
 
 
 @styled
-def retraining_chart(run: Run) -> Figure:
+def retraining_chart(run: Retrained) -> Figure:
     """Training error of every retrained network over its epochs, coloured by role."""
     figure, axes = _panel()
-    for network in run.of_role("hand", "random", "front"):
+    for network in sorted(run.networks, key=lambda n: ROLES.index(n.role), reverse=True):
         curve = run.curves.get(network.name, ())
         style: dict[str, Any] = {"color": ROLE_COLOURS[network.role], "linewidth": 1.2, "alpha": 0.75}
         axes.plot([epoch.epoch for epoch in curve], [100 * epoch.error for epoch in curve], **style)
@@ -209,7 +214,7 @@ def latency_chart(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
     """Test error over the time of one image in the packed runtime; networks that were not timed are left out."""
     figure, axes = _panel()
     timed = [n for n in networks if n.name in seconds]
-    for network in sorted(timed, key=lambda n: ("hand", "random", "front").index(n.role)):
+    for network in sorted(timed, key=lambda n: ROLES.index(n.role), reverse=True):
         style: dict[str, Any] = {"color": ROLE_COLOURS[network.role], "markersize": 7, "markeredgewidth": 0}
         axes.plot(1e6 * seconds[network.name], 100 * network.test_error, ROLE_MARKERS[network.role], **style)
     axes.set_xlabel("one image, packed, µs")

@@ -1,4 +1,5 @@
-import errno
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bnas.arrays import open_array, save_array
+from bnas.arrays import open_array, save_array, saved_array
 
 
 @settings(max_examples=50, deadline=None)
@@ -41,10 +42,22 @@ def test_a_header_that_does_not_close_its_brackets_is_refused(tmp_path):
         open_array(tmp_path / "a.npy")
 
 
-def test_a_failing_write_names_the_file(tmp_path, monkeypatch):
-    def fail(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_failing_write_names_the_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(OSError, match=r"a\.npy: cannot be written: File too large"):
+            save_array(tmp_path / "a.npy", np.zeros(1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
 
-    monkeypatch.setattr(np, "save", fail)
-    with pytest.raises(OSError, match=r"a\.npy: cannot be written: No space left"):
-        save_array(tmp_path / "a.npy", np.zeros(3))
+
+def test_an_array_may_be_written_a_few_rows_at_a_time(tmp_path):
+    array = np.arange(60).reshape(10, 3, 2)
+    with saved_array(tmp_path / "a.npy", array.dtype, array.shape) as write:
+        for start in (0, 4, 8):
+            write(array[start : start + 4])
+    np.testing.assert_array_equal(open_array(tmp_path / "a.npy"), array)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), array)

@@ -8,6 +8,7 @@ from bnas import baselines
 from bnas.baselines import hand_designed, size_matched
 from bnas.cost import CostTable
 from bnas.network import NetworkConfig
+from bnas.published import PUBLISHED
 from bnas.space import SearchSpace, sample_stratified
 from tests.bnas import tiny
 
@@ -124,3 +125,12 @@ def test_a_space_without_enough_others_is_refused(monkeypatch):
         message = f"expected {count} architectures beside the front, found {9 - count} in the space"
         with pytest.raises(ValueError, match=message):
             size_matched(everyone[:count], space, weighted, random.Random(0))
+
+
+def test_published_architectures_lie_in_the_space_of_four_nodes_and_have_the_convolutions_counted_by_hand():
+    convolutions = {"ebnas": (4, 7), "bnas": (8, 3)}
+    for name, genotype in PUBLISHED.items():
+        SearchSpace(nodes=4).validate(genotype)
+        cells = (genotype.normal, genotype.reduction)
+        found = tuple(sum("conv" in gene.op for node in cell for gene in node) for cell in cells)
+        assert found == convolutions[name]

@@ -8,19 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnas.data import (
-    LOADERS,
-    Augmentation,
-    DataError,
-    Images,
-    MiniBatches,
-    Normalise,
-    Split,
-    TrainingFeed,
-    channel_statistics,
-    content_hash,
-    stratified_split,
-)
+from bnas.arrays import content_hash
+from bnas.data import Augmentation, DataError, MiniBatches, Normalise, Split, TrainingFeed
+from bnas.datasets import LOADERS, Request
+from bnas.labelled import Images, stratified_split
+from bnas.prepare import ChannelStatistics
 
 CPU = torch.device("cpu")
 # With mean 0 and standard deviation 1/255 the network sees the grey values themselves.
@@ -29,13 +21,20 @@ UNCHANGED = Augmentation(0, False)
 FRACTIONS = {"validation": 0.16, "test": 0.2}
 
 
+def channel_statistics(images):
+    found = ChannelStatistics(images.shape[-1])
+    for start in range(0, len(images), 1024):
+        found.add(images[start : start + 1024])
+    return found.result()
+
+
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
 def mnist5k():
-    return LOADERS["mnist5k"](Path("no/such/folder"))
+    return LOADERS["mnist5k"](Request(Path("no/such/folder"), 0, 0, 0, 1))
 
 
 # ---------------------------------------------------------------- loading
@@ -159,7 +158,7 @@ def test_channel_statistics_equal_those_of_all_images_at_once(count, channels):
     mean, deviation = channel_statistics(images)
     np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(deviation, (images / 255).std(axis=(0, 1, 2)), atol=1e-6)
-    assert all(isinstance(value, float) for value in mean + deviation)
+    assert all(isinstance(value, float) for value in (*mean, *deviation))
 
 
 def test_a_channel_of_one_colour_is_refused_whatever_the_colour():
@@ -274,7 +273,9 @@ def test_a_broken_prepared_split_is_refused_in_one_line_that_names_the_folder(fa
 def test_joined_splits_hold_both_with_their_labels():
     a, b = numbered(3), numbered(2, first=100)
     joined = a.joined(b)
-    assert joined.images.ravel().tolist() == [0, 1, 2, 100, 101]
+    assert joined.images[:].ravel().tolist() == [0, 1, 2, 100, 101]
+    assert joined.images[np.array([4, 0, 3])].ravel().tolist() == [101, 0, 100]
+    assert joined.images[3].ravel().tolist() == [100]
     assert joined.labels.tolist() == [*a.labels, *b.labels]
     assert len(joined) == 5
 
@@ -368,6 +369,46 @@ def test_no_augmentation_changes_nothing():
     assert torch.equal(UNCHANGED(images, rng()), images)
 
 
+@pytest.mark.parametrize("side", [1, 3, 4, 6])
+def test_cutout_hides_a_square_around_any_pixel_cut_off_at_the_border(side):
+    n, height, width = 4000, 6, 8
+    inputs = torch.ones(n, 2, height, width).contiguous(memory_format=torch.channels_last)
+    result = Augmentation(0, False, side).cut_out(inputs, rng())
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    squares = []
+    for y, x in itertools.product(range(height), range(width)):
+        square = np.ones((2, height, width), np.float32)
+        top, left = y - side // 2, x - side // 2
+        square[:, max(0, top) : top + side, max(0, left) : left + side] = 0
+        squares.append(square.tobytes())
+    counts = dict.fromkeys(squares, 0)
+    for image in result:
+        counts[image.contiguous().numpy().tobytes()] += 1  # KeyError: no square of that size and place
+    for square, found in counts.items():
+        expected = n * squares.count(square) / len(squares)
+        assert abs(found - expected) < 5 * expected**0.5
+
+
+def test_no_cutout_draws_nothing_and_changes_nothing():
+    inputs, generator = torch.rand(3, 1, 4, 4), rng()
+    assert UNCHANGED.cut_out(inputs, generator) is inputs
+    assert torch.equal(generator.get_state(), rng().get_state())
+
+
+def test_what_is_cut_out_of_training_images_has_their_mean_colour():
+    images = torch.randint(0, 256, (64, 8, 8, 3), generator=rng()).to(torch.uint8)
+    normalise = Normalise((0.201, 0.5, 0.7), (0.2, 0.25, 0.3), CPU)
+    training = TrainingFeed(
+        Split(images.numpy(), np.zeros(64, np.int64)), 64, normalise, Augmentation(0, False, 4), "a"
+    )
+    ((x, _),) = training.epoch(rng())
+    hidden = x == 0
+    assert torch.equal(hidden.all(1), hidden.any(1)), "all channels of a pixel together"
+    assert (hidden.all(1).sum((1, 2)) >= 4).all()
+    order = torch.randperm(64, generator=rng())
+    torch.testing.assert_close(x[~hidden], normalise(images[order.sort().values])[~hidden])
+
+
 def test_augmentation_follows_its_generator_and_nothing_else():
     images = torch.randint(0, 256, (50, 6, 6, 1), generator=rng()).to(torch.uint8)
     given_images, state = images.clone(), torch.get_rng_state()
@@ -412,6 +453,12 @@ def test_an_epoch_uses_each_image_at_most_once_and_drops_the_remainder(count, da
     assert all(len(batch) == batch_size for batch in batches)
     seen = list(itertools.chain(*batches))
     assert len(set(seen)) == len(seen)
+
+
+def test_rows_are_chosen_apart_from_loading_them():
+    training, generator, same = feed(50, 16), rng(), rng()
+    batches = [numbers(training.load(rows, generator)) for rows in training.rows(generator)]
+    assert batches == [numbers(batch) for batch in training.epoch(same)]
 
 
 def test_epochs_differ_and_follow_their_generator():

@@ -32,6 +32,8 @@ RECIPE = Recipe(
     weight_decay=0.0,
     drop_path=0.2,
     label_smoothing=0.1,
+    auxiliary_weight=0.0,
+    mixed_precision=False,
 )
 GENOTYPES = {
     "a": tiny.everywhere("bin_conv_3x3"),
@@ -97,7 +99,7 @@ def trained(data, tmp_path_factory):
         *(job(name, folder) for name in "abc"),
         replace(job("c", folder), name="again"),
         job("long", folder, GENOTYPES["a"], cells=45, channels=48),
-        job("bad", folder, Genotype(unknown, unknown)),
+        job("bad", folder, Genotype(unknown, unknown, "elsewhere")),
     ]
     try:
         with pytest.raises(KeyError, match="no such operation"):
@@ -282,7 +284,7 @@ def test_predictions_are_the_networks_answers_in_the_order_of_the_test_split(tra
 def test_statistics_are_those_of_the_training_images_as_they_are(data, once):
     network = copy.deepcopy(once[0])
     learnt = Split.open(data.prepared / "train").joined(Split.open(data.prepared / "validation"))
-    calibrate(network, tiny.NORMALISE(torch.from_numpy(learnt.images)))
+    calibrate(network, tiny.NORMALISE(torch.from_numpy(learnt.images[:])))
     # Behind a sign, the order of a sum could decide; the stem has none before it.
     for name in ("stem.1.running_mean", "stem.1.running_var"):
         torch.testing.assert_close(once[0].get_buffer(name), network.get_buffer(name))
@@ -328,12 +330,26 @@ def test_test_images_do_not_influence_the_network_but_train_and_validation_do(da
         {"seed": 4},
         {"drop_path": 0.0},
         {"label_smoothing": 0.0},
+        {"auxiliary_weight": 0.4},
+        {"mixed_precision": True},
         {"weight_decay": 0.1},
         {"final_learning_rate": 0.01},
     ],
 )
 def test_every_part_of_the_recipe_counts(data, once, change):
     assert not tiny.same_weights(once[0], here(data, recipe=replace(RECIPE, **change))[0])
+
+
+def test_an_auxiliary_head_is_trained_kept_in_checkpoints_and_left_behind(data, once):
+    recipe, states = replace(RECIPE, auxiliary_weight=0.4), []
+    network, curve, _ = here(data, recipe=recipe, save=lambda state: states.append(copy.deepcopy(state)))
+    assert network.state_dict().keys() == once[0].state_dict().keys()
+    assert curve[0].loss > once[1][0].loss  # the head's is added
+    first, second = (s.tensors["model.head.classifier.weight"] for s in states)
+    assert not torch.equal(first, second)
+    again, same, _ = here(data, recipe=recipe, state=states[0])
+    assert tiny.same_weights(network, again)
+    assert same == curve
 
 
 def test_training_neither_uses_nor_changes_the_global_generator(data, once):

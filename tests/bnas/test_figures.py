@@ -13,6 +13,7 @@ from bnas import figures, panels
 from bnas.analysis import STAGE_NAMES, generation_indicators
 from bnas.cell_graph import STACKED, STAIRCASE, cells_figure, operation_colour, operation_label
 from bnas.page.charts import cell_chart
+from bnas.results import ROLES
 from bnas.space import OPERATIONS, PARAMETER_FREE, SearchSpace
 from tests import finished_run
 
@@ -162,7 +163,7 @@ def test_the_front_picture_is_in_per_cent_over_kib(found, networks):
 
 
 def test_roles_keep_their_colour_and_marker_and_differ_in_both(found, networks):
-    assert len(set(panels.ROLE_COLOURS.values())) == len(set(panels.ROLE_MARKERS.values())) == 3
+    assert len(set(panels.ROLE_COLOURS.values())) == len(set(panels.ROLE_MARKERS.values())) == len(ROLES)
     for figure, axes in ((figures.front_figure(found, networks), 1), (figures.fidelity_figure(networks), 0)):
         for container in figure.axes[axes].containers:
             (role,) = [role for role, name in panels.ROLE_NAMES.items() if name == container.get_label()]

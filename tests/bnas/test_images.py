@@ -16,10 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from bnas.data import Normalise
-from bnas.images import ImageError, fitted, normalise, read_image
+from bnas.images import ImageError, converted, cropped, normalise, read_image
 
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 30)
+
+
+def fitted(picture, height, width, channels):
+    return cropped(converted(picture, channels), height, width)
 
 
 def noise(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bnas.binarize import sign
 from bnas.network import Cell, Network, NetworkConfig, PathDropout, Supernet
-from bnas.space import Gene, Genotype, SearchSpace
+from bnas.space import OPERATIONS, Gene, Genotype, SearchSpace
 
 SPACE = SearchSpace(nodes=2)
 CONFIG = NetworkConfig(in_channels=1, classes=3, channels=4, cells=3)
@@ -73,16 +73,17 @@ def same(a, b):
     nodes=st.integers(1, 3),
     cells=st.integers(3, 6),
     channels=st.integers(1, 5),
-    stem_stride=st.sampled_from([1, 2]),
+    stem_stride=st.sampled_from([1, 2, 4, 8]),
+    space_name=st.sampled_from(sorted(OPERATIONS)),
     sign_name=st.sampled_from(["approx", "ste"]),
     size=st.tuples(st.integers(5, 15), st.integers(5, 15)),
     channels_last=st.booleans(),
 )
 def test_extracted_network_equals_supernet_path(
-    seed, nodes, cells, channels, stem_stride, sign_name, size, channels_last
+    seed, nodes, cells, channels, stem_stride, space_name, sign_name, size, channels_last
 ):
     config = NetworkConfig(2, 3, channels, cells, stem_stride, sign_name)
-    space = SearchSpace(nodes=nodes)
+    space = SearchSpace(OPERATIONS[space_name], nodes, space_name)
     supernet = supernet_of(config, space, seed)
     x = images(*size, channels=2, seed=seed)
     if channels_last:
@@ -167,7 +168,7 @@ def one_node(a=CONV, b=SKIP, name="bnas"):
 @pytest.mark.parametrize(
     ("genotype", "message"),
     [
-        (one_node(name="darts"), "expected space 'bnas', found 'darts'"),
+        (one_node(SKIP, SKIP, "darts"), "expected space 'bnas', found 'darts'"),
         (genotypes(SPACE, 1)[0], "expected 1 nodes, found 2"),
         (one_node(POOL), f"expected operations out of {CONV}, {SKIP}, found '{POOL}'"),
     ],
@@ -228,7 +229,9 @@ def test_reductions_lie_at_one_and_two_thirds_of_the_depth(cells, reductions):
     assert NetworkConfig(1, 2, 4, cells).reductions == reductions
 
 
-@pytest.mark.parametrize(("stem_stride", "resolutions"), [(1, (11, 6, 3)), (2, (6, 3, 2))])
+@pytest.mark.parametrize(
+    ("stem_stride", "resolutions"), [(1, (11, 6, 3)), (2, (6, 3, 2)), (4, (3, 2, 1)), (8, (2, 1, 1))]
+)
 @pytest.mark.parametrize("nodes", [1, 3])
 @pytest.mark.parametrize(("cells", "first", "second"), [(3, 1, 2), (6, 2, 4)])
 def test_channels_double_and_resolution_halves_at_the_reductions_only(
@@ -288,8 +291,8 @@ def test_the_classifier_sees_the_normalised_mean_over_the_image():
         ("classes", 1, "at least 2, found 1"),
         ("channels", 0, "at least 1, found 0"),
         ("cells", 2, "at least 3, found 2"),
-        ("stem_stride", 3, "1 or 2, found 3"),
-        ("stem_stride", 0, "1 or 2, found 0"),
+        ("stem_stride", 3, "1, 2, 4 or 8, found 3"),
+        ("stem_stride", 0, "1, 2, 4 or 8, found 0"),
         ("sign", "relu", "one of approx, ste, found 'relu'"),
     ],
 )

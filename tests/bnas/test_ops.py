@@ -100,8 +100,9 @@ def test_a_pool_sees_only_pixels_of_the_image(pool, stride, size):
 @strides
 @pytest.mark.parametrize("name", sorted(space.PARAMETER_FREE))
 def test_a_constant_image_stays_constant_without_weights(name, stride, size):
+    value = 0.0 if name == "none" else -3.0
     x = torch.full((1, 2, *size), -3.0)
-    assert torch.equal(build(name, 2, stride)(x), torch.full((1, 2, *halved(size, stride)), -3.0))
+    assert torch.equal(build(name, 2, stride)(x), torch.full((1, 2, *halved(size, stride)), value))
 
 
 @sizes
@@ -217,7 +218,9 @@ def test_running_statistics_are_kept_only_on_request(name, stride):
     assert not list(build(name, 3, stride, running_stats=False).buffers())
     kept = build(name, 3, stride, running_stats=True)
     norms = [layer for layer in kept.modules() if isinstance(layer, nn.BatchNorm2d)]
-    assert len(norms) == (0 if name in space.PARAMETER_FREE else 2)
+    blocks = sum(isinstance(layer, BinaryBlock) for layer in kept.modules())
+    assert len(norms) == 2 * blocks
+    assert (blocks == 0) == (name in space.PARAMETER_FREE)
     assert all(layer.running_mean is not None for layer in norms)
 
 

@@ -173,14 +173,20 @@ def test_a_weight_lost_in_the_last_step_of_an_epoch_is_noticed_before_it_is_save
     assert states == []
 
 
-def test_a_genotype_that_cannot_be_scored_is_reported_with_its_key():
-    net, genotypes = tiny.supernet(), tiny.genotypes(3)
-    forward = net.forward
-    for bad in (lambda logits: logits * float("nan"), lambda logits: logits[:, :, None] @ logits):
-        net.forward = lambda x, g, bad=bad: bad(forward(x, g)) if g == genotypes[1] else forward(x, g)
-        scorer = Scorer(net, tiny.batches(tiny.split(32)), workers=2)
-        with pytest.raises(EvaluationError, match=f"^genotype {genotypes[1].key}: scoring failed: "):
-            scorer.score(genotypes, 2)
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("fault", ["nan", "shape"])
+def test_a_genotype_that_cannot_be_scored_is_reported_with_its_key(together, fault):
+    net, genotypes = tiny.supernet(), [tiny.everywhere(op) for op in ("max_pool_3x3", "bin_conv_3x3", "skip_connect")]
+    edge = net.get_submodule("cells.0.edges.0_0_bin_conv_3x3")
+    if fault == "nan":
+        torch.nn.init.constant_(edge.norm_out.weight, float("nan"))
+    else:
+        net.cells[0].edges["0_0_bin_conv_3x3"] = torch.nn.Conv2d(3, 3, 1)
+    scorer = Scorer(net if together else lambda x, genotype: net(x, genotype), tiny.batches(tiny.split(32)), workers=2)
+    with pytest.raises(EvaluationError, match=f"^genotype {genotypes[1].key}: scoring failed: "):
+        scorer.score(genotypes, 2)
+    assert scorer.known(genotypes[1]) == 0
+    assert scorer.image_evaluations == sum(scorer.batches.images(scorer.known(genotype)) for genotype in genotypes)
 
 
 # ---- The frozen search ----
@@ -192,19 +198,20 @@ def find(state=None, save=None, calibration=()):
     scorer = Scorer(net, tiny.batches(tiny.split(40, seed=1)), calibration)
     if save is not None:
         scorer.keep(save, state)
-    passes, told, answers = [], [], scorer._answers
+    passes, told, answers = [], [], scorer.answers
 
-    def counted(genotype, count):
-        passes.append(count - max(scorer.known(genotype), len(scorer._remembered.get(genotype, ()))))
-        return answers(genotype, count)
+    def counted(todo):
+        for answer in answers(todo):
+            passes.append(answer)
+            yield answer
 
-    scorer._answers = counted
+    scorer.answers = counted
     found = search(
         scorer, tiny.problem(), tiny.search_plan(), tiny.genotypes(3), seed=4, first_generation=1,
         advance=lambda work, note: told.append(work),
     )  # fmt: skip
     front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer)
-    return (found, front, scorer.image_evaluations), sum(max(0, each) for each in passes)
+    return (found, front, scorer.image_evaluations), len(passes)
 
 
 @pytest.mark.parametrize("recalibrated", [False, True])

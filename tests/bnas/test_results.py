@@ -100,7 +100,7 @@ MALFORMED = {
     "unknown role": (
         results.read_networks,
         json.dumps(_network(role="other")),
-        "'front', 'random' or 'hand'",
+        "'hand' or 'published'",
     ),
     "another key": (
         results.read_networks,

@@ -191,6 +191,48 @@ def test_loss_is_the_cross_entropy_with_smoothed_labels_and_error_the_share_of_w
     assert seen == records
 
 
+def test_the_loss_of_an_auxiliary_head_is_added_by_its_weight():
+    net, part = Constant((2.0, 1.0, 0.0, -1.0)), tiny.split(10)
+
+    def loss(forward, weight):
+        feed, rate = tiny.feed(part, 5), CosineRate(0.0, 0.0, 2)
+        more = {"generator": tiny.generator(0), "auxiliary_weight": weight}
+        return fit(forward, adam(net, 0.0), feed, rate, range(1), **more)[0].loss
+
+    main, head = loss(lambda x, step: net(x), 0.4), loss(lambda x, step: -net(x), 0.4)
+    assert main != pytest.approx(head)
+    both = loss(lambda x, step: (net(x), -net(x)), 0.4)
+    assert both == pytest.approx(main + 0.4 * head)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_mixed_precision_leaves_all_that_is_binary_exact(wanted):
+    net, seen = tiny.supernet(), {}
+    path = tiny.everywhere("bin_conv_3x3")
+    for name, layer in net.named_modules():
+        if isinstance(layer, BinaryConv2d | nn.Linear | nn.Conv2d):
+            layer.register_forward_hook(lambda layer, args, out, name=name: seen.update({name: (args[0], out)}))
+    feed, rate = tiny.feed(tiny.split(16)), CosineRate(0.01, 0.0, 2)
+    fit(
+        lambda x, _: net(x, path),
+        adam(net, 0.0),
+        feed,
+        rate,
+        range(1),
+        generator=tiny.generator(0),
+        mixed_precision=wanted,
+    )
+    low = torch.bfloat16 if wanted else torch.float32
+    for name, (x, out) in seen.items():
+        if name.startswith("cells."):
+            assert set(x.unique().tolist()) <= {-1.0, 1.0}
+            assert (x.dtype, out.dtype) == (torch.float32, torch.float32), name
+        else:
+            assert out.dtype == low, name
+    assert {name.split(".")[0] for name in seen} == {"stem", "cells", "classifier"}
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(bad):
     net = Constant((0.1, 0.2, 0.3, 0.4))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from bnas.data import content_hash
+from bnas.arrays import content_hash
 
 Spoil = Callable[[Path], None]
 

@@ -62,6 +62,32 @@ def test_what_the_search_looks_for_runs_all_but_prepare(finished: Workspace, key
     assert finished.repro("--dry") == []
 
 
+def test_another_file_in_the_data_sets_folder_runs_prepare_and_no_further(finished: Workspace) -> None:
+    file = finished.folder / "data/raw/mnist5k/found.png"
+    file.write_bytes(b"not read for this data set")
+    try:
+        assert finished.repro() == ["prepare"], "equal outputs must stop the chain"
+    finally:
+        file.unlink()
+    assert finished.repro() == []
+    assert finished.git("status", "--porcelain") == ""
+
+
+def test_a_data_set_that_is_not_in_its_folder_ends_in_one_line_of_ours(finished: Workspace) -> None:
+    (finished.folder / "data/raw/image_folder").mkdir()
+    before = finished.set("data.name", "image_folder")
+    try:
+        done = finished.run("dvc", "repro", check=False)
+    finally:
+        finished.set("data.name", before)
+        (finished.folder / "data/raw/image_folder").rmdir()
+    assert done.returncode
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("prepare: ")]
+    assert line.startswith("prepare: data/raw/image_folder: expected folders train/<class>/ and test/<class>/")
+    assert finished.repro() == []
+    assert finished.git("status", "--porcelain") == ""
+
+
 def test_a_comment_in_params_runs_nothing(finished: Workspace) -> None:
     path = finished.folder / "params.yaml"
     text = path.read_text()

@@ -162,10 +162,10 @@ def test_null_is_no_value(ws: Workspace, key: str) -> None:
 @pytest.mark.parametrize("key", MODELS_ONCE)
 @pytest.mark.parametrize(("value", "found"), [([], "a list"), ("text", "the text 'text'")])
 def test_value_of_another_kind_is_refused(ws: Workspace, key: str, value: Any, found: str) -> None:
-    if (key, value) == ("retrain.hand_designed_channels", []):
-        assert ws.load(changed({key: value})).retrain.hand_designed_channels == ()
-    elif (key, value) == ("runtime.data_root", "text"):
-        assert ws.load(changed({key: value})).runtime.data_root == "text"
+    if key in ("retrain.hand_designed_channels", "retrain.published") and value == []:
+        assert value_of(ws.load(changed({key: value})), key) == ()
+    elif (key, value) in (("runtime.data_root", "text"), ("data.title", "text")):
+        assert value_of(ws.load(changed({key: value})), key) == "text"
     else:
         line = ws.refuse(changed({key: value}))
         assert line.startswith(f"{key}: expected ")
@@ -230,8 +230,14 @@ BEYOND = [
     ("data.test_fraction", 0, "a number above 0 and below 1"),
     ("data.test_fraction", 1.0, "a number above 0 and below 1"),
     ("data.test_fraction", 0.84, "validation_fraction: expected a number below 1 - test_fraction"),
-    ("data.name", "mnist", "mnist5k"),
-    ("space.name", "DARTS", "bnas"),
+    ("data.name", "mnist", "one of mnist5k, cifar10, cifar100, fashion_mnist, image_folder"),
+    ("data.title", "two\nlines", "a text of printable characters"),
+    ("data.image_size", 28, "0 for mnist5k, whose images are 28x28"),
+    ("data.image_size", 1025, "an integer of at least 0 and of at most 1024"),
+    ("data.on_bad_file", "ignore", "one of error, skip"),
+    ("data.augmentation.cutout", 28, "an integer below the images' 28 pixels"),
+    ("data.augmentation.cutout", -1, "an integer of at least 0 and of at most 512"),
+    ("space.name", "DARTS", "one of bnas, darts"),
     ("space.operations", ["bin_conv_3x3", "conv_3x3"], "[1]: expected one of skip_connect, max_pool_3x3"),
     ("space.operations", ["bin_conv_3x3", "bin_conv_3x3"], "[1]: expected each operation once"),
     ("space.operations", ["bin_conv_3x3", 3], "[1]: expected a text"),
@@ -241,7 +247,8 @@ BEYOND = [
     ("space.sampling", "stratified", "one of size_stratified, uniform"),
     ("network.supernet.channels", 0, "an integer of at least 1 and of at most 4096"),
     ("network.final.cells", 2, "an integer of at least 3 and of at most 256"),
-    ("network.stem_stride", 3, "an integer of at least 1 and of at most 2"),
+    ("network.stem_stride", 3, "one of 1, 2, 4, 8"),
+    ("network.stem_stride", 16, "an integer of at least 1 and of at most 8"),
     ("network.sign", "tanh", "one of approx, ste"),
     ("objectives.margin", 0.99, "a number of at least 1"),
     ("stage1.selection", "two_stage", "one of nsga2, auxiliary, alternate, cars"),
@@ -263,6 +270,8 @@ BEYOND = [
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
     ("retrain.hand_designed_channels", [4, 8, 4], "[2]: expected each width once, found 4 again"),
+    ("retrain.published", ["bats"], "[0]: expected one of ebnas, bnas, found the text 'bats'"),
+    ("retrain.published", ["bnas"], "[0]: expected none in this space (bnas needs space.name bnas, space.nodes 4 and "),
     ("report.figure_format", "pdf", "one of svg, png"),
     ("report.size_bins", 0, "an integer of at least 1 and of at most 1024"),
     ("runtime.device", "gpu", "one of auto, cpu, cuda"),
@@ -270,6 +279,35 @@ BEYOND = [
     ("runtime.workers", 10**9, "an integer of at least 1 and of at most 1024"),
     ("runtime.data_root", "", "a text that is not empty"),
 ]
+
+
+def test_a_title_that_fills_the_page_is_refused(ws: Workspace) -> None:
+    ws.load(changed({"data.title": "x" * 80}))
+    line = ws.refuse(changed({"data.title": "x" * 81}))
+    assert line.startswith("data.title: expected a text of at most 80 characters, found the text 'xxx")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"data.name": "cifar10", "data.image_size": 32},
+            "data.image_size: expected 0 for cifar10, whose images are 32x32",
+        ),
+        (
+            {"data.name": "cifar10", "data.augmentation.cutout": 32},
+            "data.augmentation.cutout: expected an integer below",
+        ),
+        (
+            {"data.name": "image_folder", "data.image_size": 16, "data.augmentation.cutout": 16},
+            "data.augmentation.cutout: expected an integer below the images' 16 pixels, found 16",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_images_is_refused(ws: Workspace, changes: dict[str, Any], line: str) -> None:
+    assert ws.refuse(changed(changes)).startswith(line)
+    (key,) = [key for key in changes if line.startswith(key)]
+    ws.load(changed(changes | {key: 0}))
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), BEYOND)
@@ -680,3 +718,19 @@ def test_nan_never_gets_through(ws: Workspace) -> None:
     params = ws.load(DEFAULTS)
     assert all(math.isfinite(value_of(params, leaf)) for leaf in numbers)
     assert len(numbers) > 20
+
+
+def test_published_architectures_are_taken_once_each_where_the_space_holds_them(ws: Workspace) -> None:
+    four = {"space.nodes": 4, "retrain.published": ["ebnas", "bnas"]}
+    assert ws.load(changed(four)).retrain.published == ("ebnas", "bnas")
+    line = ws.refuse(changed({**four, "retrain.published": ["bnas", "bnas"]}))
+    assert line == "retrain.published[1]: expected each name once, found bnas again"
+    line = ws.refuse(changed({**four, "space.operations": ["skip_connect", "max_pool_3x3", "bin_conv_3x3"]}))
+    assert line.startswith("retrain.published[0]: expected none in this space (ebnas needs ")
+
+
+def test_a_hand_designed_baseline_needs_its_convolution(ws: Workspace) -> None:
+    few = {"space.operations": ["skip_connect", "max_pool_3x3", "bin_conv_5x5"], "space.nodes": 3}
+    line = ws.refuse(changed(few))
+    assert line == "retrain.hand_designed_channels: expected [] where space.operations lacks bin_conv_3x3, found a list"
+    assert ws.load(changed({**few, "retrain.hand_designed_channels": []})).retrain.hand_designed_channels == ()

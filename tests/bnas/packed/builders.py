@@ -21,7 +21,7 @@ from bnas.packed.layout import Block, Classifier, Shape, Stem, Step, layout
 from bnas.packed.network import Machine
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 from bnas.results import ImageShape, RetrainedNetwork
-from bnas.space import Genotype, SearchSpace
+from bnas.space import OPERATIONS, Genotype, SearchSpace
 
 CLASSES = ("cat", "dog", "newt")
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
@@ -103,20 +103,22 @@ def machine(steps: Sequence[Step], values: Sequence[Parameters], block: int | No
 # ---------------------------------------------------------------- networks
 
 
-def genotype(seed: int, nodes: int = 2) -> Genotype:
-    return SearchSpace(nodes=nodes).sample_mixed(random.Random(seed))
+def genotype(seed: int, nodes: int = 2, space: str = "bnas") -> Genotype:
+    return SearchSpace(OPERATIONS[space], nodes, space).sample_mixed(random.Random(seed))
 
 
-def steps_of(config: NetworkConfig, nodes: int, size: tuple[int, int], seed: int) -> tuple[Step, ...]:
-    return layout(config, genotype(seed, nodes), *size)
+def steps_of(
+    config: NetworkConfig, nodes: int, size: tuple[int, int], seed: int, space: str = "bnas"
+) -> tuple[Step, ...]:
+    return layout(config, genotype(seed, nodes, space), *size)
 
 
-def network(config: NetworkConfig = CONFIG, nodes: int = 2, seed: int = 0) -> Network:
+def network(config: NetworkConfig = CONFIG, nodes: int = 2, seed: int = 0, space: str = "bnas") -> Network:
     """A network in evaluation mode whose weights, statistics and slopes are all random, negative factors among them."""
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = Network(config, genotype(seed, nodes))
+        made = Network(config, genotype(seed, nodes, space))
     for module in made.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.running_mean.copy_(0.3 * torch.randn(module.num_features, generator=rng))  # type: ignore[union-attr]
@@ -172,10 +174,15 @@ def card(model: Network, size: tuple[int, int] = (8, 8), **changes: Any) -> pack
 
 @functools.cache
 def content(
-    config: NetworkConfig = CONFIG, nodes: int = 2, size: tuple[int, int] = (8, 8), seed: int = 0, name: str = "front-1"
+    config: NetworkConfig = CONFIG,
+    nodes: int = 2,
+    size: tuple[int, int] = (8, 8),
+    seed: int = 0,
+    name: str = "front-1",
+    space: str = "bnas",
 ) -> bytes:
     """A packed file."""
-    model = balanced(network(config, nodes, seed), size)
+    model = balanced(network(config, nodes, seed, space), size)
     return packed.packed(model, card(model, size, name=name, wrong=seed % 40))
 
 

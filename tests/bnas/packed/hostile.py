@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from bnas.space import Genotype
+from bnas.space import OPERATIONS, Genotype
 
 Plain = dict[str, Any]
 
@@ -113,7 +113,8 @@ def with_operation(content: bytes, name: str) -> bytes:
     """The file with another operation in its genotype."""
     genotype = parts(content).card["network"]["genotype"]
     genotype["normal"][0][0][0] = name
-    key = Genotype.from_dict(genotype).key
+    known = name in OPERATIONS[genotype["space"]]
+    key = Genotype.from_dict(genotype).key if known else "0" * 12
     return both(content, {"network.genotype": genotype, "network.key": key})
 
 

@@ -21,6 +21,7 @@ from bnas.packed.fold import affine, fold
 from bnas.packed.layout import Block, payload
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, joined
+from bnas.space import OPERATIONS
 from tests.bnas import tiny
 from tests.bnas.packed import builders
 
@@ -136,17 +137,18 @@ def test_an_image_on_a_threshold_is_found(model):
     cells=st.integers(3, 5),
     channels=st.integers(1, 6),
     in_channels=st.integers(1, 3),
-    stem_stride=st.sampled_from([1, 2]),
+    stem_stride=st.sampled_from([1, 2, 4, 8]),
+    space=st.sampled_from(sorted(OPERATIONS)),
     sign=st.sampled_from(["approx", "ste"]),
     size=st.tuples(st.integers(3, 13), st.integers(3, 13)),
     seed=st.integers(0, 2**31),
 )
 def test_any_network_is_packed_to_one_that_answers_alike(
-    nodes, cells, channels, in_channels, stem_stride, sign, size, seed
+    nodes, cells, channels, in_channels, stem_stride, space, sign, size, seed
 ):
     config = NetworkConfig(in_channels, 3, channels, cells, stem_stride, sign)
     x = torch.randn(8, in_channels, *size, generator=tiny.generator(seed))
-    other, near = compare(builders.network(config, nodes, seed), size, x)
+    other, near = compare(builders.network(config, nodes, seed, space), size, x)
     assert not (other & ~near).any()
 
 
@@ -209,17 +211,22 @@ def test_a_network_that_diverged_is_not_packed(value):
         (NetworkConfig(3, 100, 16, 8), 3, (32, 32)),
         (NetworkConfig(3, 2, 5, 3, 2), 1, (17, 9)),
         (NetworkConfig(2, 3, 1, 3), 1, (1, 1)),
+        (NetworkConfig(3, 5, 7, 3, 4), 2, (33, 17)),
+        (NetworkConfig(3, 5, 12, 3, 8), 2, (64, 48)),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_file_holds_what_the_counter_counts_but_for_the_stems_batch_norm(config, nodes, size, seed):
-    model = Network(config, builders.genotype(seed, nodes))
+@pytest.mark.parametrize(("space", "seed"), [("bnas", 0), ("bnas", 1), ("bnas", 2), ("darts", 0), ("darts", 1)])
+def test_a_file_holds_what_the_counter_counts_but_for_the_stems_batch_norm(config, nodes, size, space, seed):
+    model = Network(config, builders.genotype(seed, nodes, space))
     counted = cost(model, (config.in_channels, *size))
     card = builders.card(model, size)
     bits, floats = payload(card.steps())
     # Its scale goes into the weights, so one value a channel is left of two.
-    assert (bits, floats) == (counted.binary_params, counted.float_params - config.channels)
+    assert (bits, floats) == (
+        counted.binary_params,
+        counted.float_params - sum(channels for channels, _ in config.stem),
+    )
     stored = fold(model, card.steps())
     content = to_bytes(card, *joined(stored))
     header = 8 + int.from_bytes(content[:8], "little")

@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from bnas.packed import reference
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Stem, Sum
+from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Sum
 from tests.bnas.packed.builders import (
     block_parameters,
     block_step,
@@ -122,7 +122,7 @@ def test_a_sum_of_the_most_products_is_whole():
 
 @many(30)
 @given(channels=st.integers(1, 20), size=sides, stride=strides, kind=kinds, count=counts, block=blocks, seed=seeds)
-@pytest.mark.parametrize("pool", ["max", "avg", "skip"])
+@pytest.mark.parametrize("pool", ["max", "avg", "skip", "none"])
 def test_a_pool_equals_the_reference(pool, channels, size, stride, kind, count, block, seed):
     shape = Shape(channels, *size)
     # At stride 1 a skip makes no map of its own, so it cannot be the last step.
@@ -134,12 +134,27 @@ def test_a_pool_equals_the_reference(pool, channels, size, stride, kind, count, 
 
 @many(30)
 @given(
-    have=st.integers(1, 4), made=st.integers(1, 20), size=sides, stride=strides, count=counts, block=blocks, seed=seeds
+    have=st.integers(1, 4),
+    made=st.integers(1, 20),
+    size=sides,
+    stride=strides,
+    relu=st.booleans(),
+    count=counts,
+    block=blocks,
+    seed=seeds,
 )
-def test_a_stem_equals_the_reference(have, made, size, stride, count, block, seed):
+def test_a_stem_equals_the_reference(have, made, size, stride, relu, count, block, seed):
     rng, shape = np.random.default_rng(seed), Shape(have, *size)
-    step = Stem("stem", 0, shape, shape.halved(made, stride), stride)
+    step = Stem("stem", 0, shape, shape.halved(made, stride), stride, relu)
     assert equal([step], [parameters(rng, step)], images(rng, count, shape), block)
+
+
+@many(30)
+@given(width=st.integers(1, 6), groups=st.integers(1, 6), size=sides, count=counts, block=blocks, seed=seeds)
+def test_a_shuffle_equals_the_reference(width, groups, size, count, block, seed):
+    shape = Shape(width * groups, *size)
+    step = Shuffle("shuffle", 0, shape, shape, groups)
+    assert equal([step], [None], images(np.random.default_rng(seed), count, shape), block)
 
 
 @many(30)

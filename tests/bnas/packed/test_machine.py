@@ -15,6 +15,7 @@ from bnas.config import NetworkConfig
 from bnas.images import normalise
 from bnas.packed import kernels, reference
 from bnas.packed.network import PackedNetwork
+from bnas.space import OPERATIONS
 from tests.bnas.packed.builders import (
     CLASSES,
     block_parameters,
@@ -37,7 +38,8 @@ CONFIG = NetworkConfig(in_channels=2, classes=5, channels=6, cells=4)
     cells=st.integers(3, 6),
     channels=st.integers(1, 7),
     in_channels=st.integers(1, 3),
-    stem_stride=st.sampled_from([1, 2]),
+    stem_stride=st.sampled_from([1, 2, 4, 8]),
+    space=st.sampled_from(sorted(OPERATIONS)),
     size=st.tuples(st.integers(1, 17), st.integers(1, 17)),
     kind=st.sampled_from(["normal", "grid"]),
     count=st.integers(1, 5),
@@ -45,10 +47,10 @@ CONFIG = NetworkConfig(in_channels=2, classes=5, channels=6, cells=4)
     seed=st.integers(0, 2**32 - 1),
 )
 def test_a_network_equals_the_reference(
-    nodes, cells, channels, in_channels, stem_stride, size, kind, count, block, seed
+    nodes, cells, channels, in_channels, stem_stride, space, size, kind, count, block, seed
 ):
     config = NetworkConfig(in_channels, 3, channels, cells, stem_stride)
-    rng, steps = np.random.default_rng(seed), steps_of(config, nodes, size, seed)
+    rng, steps = np.random.default_rng(seed), steps_of(config, nodes, size, seed, space)
     values = [parameters(rng, step, kind) for step in steps]
     x = images(rng, count, (in_channels, *size), kind)
     expected = reference.run(steps, values, x)

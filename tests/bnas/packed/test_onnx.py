@@ -15,7 +15,7 @@ from bnas.images import normalise
 from bnas.packed import reference
 from bnas.packed.layout import Block, Pool
 from bnas.packed.network import PackedNetwork
-from bnas.space import Gene, Genotype
+from bnas.space import OPERATIONS, Gene, Genotype
 from tests.bnas.packed import builders
 
 onnx = pytest.importorskip("onnx")
@@ -32,6 +32,7 @@ NETWORKS = {
     # One node: a reduction doubles what it gets. Four: a cell gets twice or four times what it is wide.
     "widening": (NetworkConfig(1, 3, 5, 5), 1, (9, 9)),
     "narrowing": (NetworkConfig(1, 3, 3, 6), 4, (9, 6)),
+    "a stem of three": (NetworkConfig(3, 3, 6, 3, 8), 2, (40, 33)),
 }
 
 
@@ -79,23 +80,26 @@ def test_onnxruntime_gives_the_same_classes(tmp_path, name):
     agrees(path, exported)
 
 
-def every_operation() -> Genotype:
+def every_operation(space: str) -> Genotype:
     """A genotype in which every operation is used in both kinds of cell, strided in the second."""
-    ops = ["skip_connect", "max_pool_3x3", "avg_pool_3x3", "bin_conv_3x3"]
-    more = ["bin_conv_5x5", "bin_dil_conv_3x3", "bin_dil_conv_5x5", "avg_pool_3x3"]
-    nodes = tuple((Gene(0, a), Gene(1, b)) for a, b in zip(ops, more, strict=True))
-    return Genotype(nodes, nodes)
+    ops = [*OPERATIONS[space], "avg_pool_3x3"][:8]
+    nodes = tuple((Gene(0, a), Gene(1, b)) for a, b in zip(ops[:4], ops[4:], strict=True))
+    return Genotype(nodes, nodes, space)
 
 
-@pytest.mark.parametrize("size", [(9, 7), (8, 8), (5, 16)], ids=str)
-def test_onnxruntime_agrees_on_every_operation(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(builders, "genotype", lambda seed, nodes: every_operation())
-    config = NetworkConfig(1, 3, 3, 3)
+@pytest.mark.parametrize(
+    ("space", "size", "channels"),
+    [("bnas", (9, 7), 3), ("bnas", (8, 8), 3), ("bnas", (5, 16), 3), ("darts", (9, 7), 6), ("darts", (8, 8), 8)],
+    ids=str,
+)
+def test_onnxruntime_agrees_on_every_operation(tmp_path, monkeypatch, space, size, channels):
+    monkeypatch.setattr(builders, "genotype", lambda seed, nodes, name: every_operation(space))
+    config = NetworkConfig(1, 3, channels, 3)
     model = builders.balanced(builders.network(config, 4, seed=1), size)
     path, exported = tmp_path / "network.bnn", tmp_path / "network.onnx"
     packed.save(model, path, builders.card(model, size))
     used = {step.kind for step in packed.load(path, 1).steps if isinstance(step, Pool)}
-    assert used == {"skip", "max", "avg"}
+    assert used == {"skip", "max", "avg"} | ({"none"} if space == "darts" else set())
     assert main(["export-onnx", str(path), "-o", str(exported)]) == 0
     agrees(path, exported)
 

@@ -188,6 +188,30 @@ def test_steps_read_the_maps_that_they_name():
     assert np.array_equal(maps[2][:, :, 1, 1], x[:, :, 1:, 1:].max(axis=(2, 3)))
 
 
+@pytest.mark.parametrize(("groups", "width"), [(1, 3), (2, 3), (3, 2), (4, 1)])
+def test_a_shuffle_is_that_of_training(groups, width):
+    x = images(np.random.default_rng(0), 2, (groups * width, 3, 2))
+    assert np.array_equal(reference.shuffle(x, groups), ops.Shuffle(groups)(torch.from_numpy(x)).numpy())
+
+
+def test_none_is_plus_zero_everywhere():
+    x = -images(np.random.default_rng(0), 2, (3, 5, 4))
+    for stride, shape in ((1, (2, 3, 5, 4)), (2, (2, 3, 3, 2))):
+        found = reference.pool(x, "none", stride)
+        assert found.shape == shape
+        assert not found.any()
+        assert not np.signbit(found).any()
+
+
+def test_a_relu_follows_a_stem_that_has_one():
+    rng, shape = np.random.default_rng(0), Shape(2, 5, 4)
+    steps = [Stem("stem.0", 0, shape, Shape(3, 5, 4), 1, relu) for relu in (False, True)]
+    values = StemParameters(rng.normal(size=(3, 2, 3, 3)).astype(np.float32), np.zeros(3, np.float32))
+    plain, cut = (reference.run([step], [values], images(rng, 1, shape) * 0 + 1) for step in steps)
+    assert (plain < 0).any()
+    assert np.array_equal(cut, np.maximum(plain, 0))
+
+
 @pytest.mark.parametrize(
     "step",
     [

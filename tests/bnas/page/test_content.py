@@ -114,7 +114,7 @@ def test_loss_rows_hold_every_epoch_of_every_training(run):
     rows = loss_rows(run)
     epochs = sum(map(len, run.training.values())) + sum(map(len, run.curves.values()))
     assert len(rows) == epochs
-    assert {row["kind"] for row in rows} == {"supernet", "front", "random", "hand"}
+    assert {row["kind"] for row in rows} == {"supernet", "front", "random", "hand", "published"}
     assert [row["loss"] for row in rows if row["network"] == "stage 1"] == [
         round(record.loss, 6) for record in run.training["stage1"]
     ]

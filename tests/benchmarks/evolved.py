@@ -1,0 +1,142 @@
+"""A supernet and the populations that the pipeline's stages make on it, small enough to be made again in minutes.
+
+`python -m tests.benchmarks.evolved FOLDER` writes the supernet's weights and the population at the end of the frozen
+search. `population.json` beside this file is such a population: 64 genotypes, 16 channels, 28×28 digits, seed 0.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bnas.coevolution import Plan, Scoring, SearchPlan, SupernetData, coevolve, search
+from bnas.cost import CostTable
+from bnas.data import LOADERS, Augmentation, MiniBatches, Normalise, Split, TrainingFeed, channel_statistics
+from bnas.evaluate import Problem
+from bnas.evolve import Variation
+from bnas.network import NetworkConfig, Supernet
+from bnas.space import Genotype, SearchSpace
+from bnas.train import CosineRate, adam, fit
+from bnas.weights import save_weights
+
+POPULATION = Path(__file__).with_name("population.json")
+SCORING = Scoring("minibatch", 100, 2, "batch", 4, 2, "benchmark")
+VARIATION = Variation(crossover=0.5, mutation_rate=0.1, random_share=0.25)
+
+
+class Digits:
+    """mnist5k with 1,000 images to validate on, 3,200 to train on; `side` 32 pads them and makes three channels."""
+
+    def __init__(self, side: int = 28, seed: int = 0, validation: int = 1000) -> None:
+        images = LOADERS["mnist5k"](Path("data/raw"))
+        pixels, labels = images.images, images.labels
+        if side != 28:
+            pad = (side - 28) // 2
+            pixels = np.repeat(np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0))), 3, axis=3)
+        order = np.random.default_rng(seed).permutation(len(labels))
+        first, second = order[:validation], order[validation : validation + 3200]
+        self.validation = Split(pixels[first], labels[first])
+        self.train = Split(pixels[second], labels[second])
+        mean, std = channel_statistics(self.train.images)
+        self.normalise = Normalise(tuple(mean), tuple(std), torch.device("cpu"))
+        self.shape = (pixels.shape[3], side, side)
+
+    def config(self, channels: int, cells: int, stem_stride: int) -> NetworkConfig:
+        """The supernet's configuration for these images."""
+        return NetworkConfig(self.shape[0], 10, channels, cells, stem_stride)
+
+    def batches(self, batch_size: int, seed: int = 0) -> MiniBatches:
+        """The validation images as mini-batches."""
+        return MiniBatches(self.validation, batch_size, self.normalise, seed, "benchmark")
+
+    def feed(self) -> TrainingFeed:
+        """The training images, shifted as in the default run."""
+        return TrainingFeed(self.train, 64, self.normalise, Augmentation(2, False), "benchmark")
+
+
+def new_supernet(config: NetworkConfig, space: SearchSpace, seed: int = 0) -> Supernet:
+    """Seeded random weights, channels last."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Supernet(config, space).to(memory_format=torch.channels_last)
+
+
+def warmed(supernet: Supernet, digits: Digits, epochs: int, seed: int = 0) -> Supernet:
+    """Trained on uniformly sampled paths."""
+    rng, feed = random.Random(seed), digits.feed()
+    fit(
+        lambda x, step: supernet(x, supernet.space.sample(rng)),
+        adam(supernet, 0.0),
+        feed,
+        CosineRate(0.003, 0.001, max(1, epochs * feed.steps)),
+        range(epochs),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return supernet
+
+
+@dataclass(frozen=True)
+class Evolved:
+    """What the frozen search starts from."""
+
+    supernet: Supernet
+    problem: Problem
+    population: tuple[Genotype, ...]
+
+
+def evolved(digits: Digits, channels: int, population: int, seed: int = 0) -> Evolved:
+    """Stage 1 and stage 2 with the default run's settings at another width and population."""
+    space = SearchSpace(nodes=3)
+    supernet = new_supernet(digits.config(channels, 3, 2), space, seed)
+    costs = CostTable(supernet.config, space, digits.shape)
+    problem = Problem(space, costs, costs.size, 1.25, "size_stratified")
+    data = SupernetData(digits.feed(), digits.validation, digits.normalise)
+    members: tuple[Genotype, ...] = ()
+    for plan in (
+        Plan("stage1", population, 5, 8, 1, 0.003, 0.001, 0.0, "auxiliary", VARIATION, SCORING),
+        Plan("stage2", population, 0, 8, 1, 0.001, 0.0001, 0.0, "alternate", VARIATION, SCORING, "sample", 0.2),
+    ):
+        done = coevolve(
+            supernet,
+            problem,
+            plan,
+            data,
+            members,
+            seed=seed,
+            first_generation=1,
+            advance=lambda work, note: print(note, flush=True),
+        )
+        members = done.population
+    return Evolved(supernet.eval(), problem, members)
+
+
+def converged() -> list[Genotype]:
+    """The recorded population."""
+    return [Genotype.from_dict(value) for value in json.loads(POPULATION.read_text())["genotypes"]]
+
+
+def main(folder: Path) -> None:
+    """Make and write both."""
+    torch.set_num_threads(1)
+    digits = Digits()
+    start = evolved(digits, channels=16, population=64)
+    scorer = SCORING.scorer(start.supernet, digits.train, digits.validation, digits.normalise, 0)
+    plan = SearchPlan(64, 12, "nsga2", 64, VARIATION, SCORING, 6)
+    population = search(scorer, start.problem, plan, start.population, seed=0, first_generation=17).population
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(start.supernet, folder / "supernet.safetensors")
+    found = {
+        "made by": "python -m tests.benchmarks.evolved (16 channels, 3 cells, 3 nodes, population 64, seed 0)",
+        "genotypes": [genotype.to_dict() for genotype in population],
+    }
+    (folder / "population.json").write_text(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
