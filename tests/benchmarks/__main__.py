@@ -14,7 +14,7 @@ import pandas as pd
 from bnas.packed.latency import LEAST_CORRELATION
 from bnas.tables import markdown_table
 from pipeline.stage import atomic_write
-from tests.benchmarks import packed
+from tests.benchmarks import packed, training
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
@@ -25,6 +25,7 @@ MEASURED: Mapping[str, Callable[[], Any]] = {
     "networks": packed.networks,
     "latency_table": packed.latency_table,
     "compilation": packed.compilation,
+    "training": training.training,
 }
 
 
@@ -68,8 +69,37 @@ def text(found: Mapping[str, Any]) -> str:
         "## Compilation",
         f"Loading a network and predicting once in a fresh process takes {found['compilation']['empty cache']} s with "
         f"an empty cache and {found['compilation']['cached']} s after that, whatever the network.",
+        *training_text(found["training"]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def training_text(found: Mapping[str, Any]) -> list[str]:
+    """The figures of training."""
+    return [
+        "## Training step",
+        f"Forward, loss, backward and optimiser on {training.BATCH} images and {training.GENOTYPES} paths of a "
+        "supernet. The floor is the same convolutions, forward and backward, as bare calls in the better memory "
+        "format; the lowered floor those that are computed instead (strides taken before the convolution). Plain: the "
+        f"blocks' layers one by one. Demanded: fused / floor at most {training.DEMANDED} in the reference, peak memory "
+        f"at most {training.MOST_MEMORY} of plain. Peaks: high-water mark of the resident set over a step, above what "
+        "was there before it, in a process of its own. Ratios are medians over neighbours in time.",
+        *(transposed(row) for row in found["steps"]),
+        "Where the reference's time goes, by operator, from a profile:",
+        table(found["shares"]),
+        "Growth: milliseconds per step of the reference with other widths and depths, and multiplications and "
+        "additions of its convolutions a second; cost is linear where the next to last column stands still.",
+        table(found["growth"]),
+        f"Retraining: {training.NETWORKS} stand-alone networks laid over the cores.",
+        table(found["layouts"]),
+        "Data in memory: drawing, augmenting and normalising a mini-batch against the step it feeds, one thread.",
+        table(found["feeding"]),
+    ]
+
+
+def transposed(row: Mapping[str, Any]) -> str:
+    """A row as a table of its figures."""
+    return table([{"figure": name, "value": cell(value)} for name, value in row.items()])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -39,6 +39,9 @@ TOLERANCE = 1e-5
 DEMANDED = 1.5
 """Most that a step may take, in floors."""
 
+MOST_MEMORY = 0.6
+"""Most memory that a step may take, in plain ones."""
+
 
 @dataclass(frozen=True)
 class Setting:
