@@ -163,7 +163,9 @@ class _Block(torch.autograd.Function):
         coefficients, found_in = _coefficients(sums, pixels, channels, torch.ones(channels), norm_in)
         grad_x = None
         if ctx.needs_input_grad[1]:
-            grad_x, through = _like(x), inner if shortcut is None else 0
+            through = inner if shortcut is None else 0
+            # In place of a gradient that nobody needs any more, where there is one of this shape.
+            grad_x = inner if shortcut is None else grad_signs if seen is x else _like(x)
             whole = grad_signs if seen is x else 0
             _run(kernels.JOIN, pixels, channels, None, whole, x, grad_x, through, *coefficients, mean)
             if seen is not x:

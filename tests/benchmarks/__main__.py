@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stage import atomic_write
-from tests.benchmarks import packed, schedule, scoring
+from tests.benchmarks import packed, schedule, scoring, training
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
@@ -21,6 +21,7 @@ JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "packed": packed.MEASURES,
     "scoring": scoring.MEASURES,
+    "training": training.MEASURES,
 }
 """What `make bench` runs: section → name of the figures → what measures them."""
 
@@ -29,6 +30,7 @@ STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {"schedule": schedule.M
 TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "packed": packed.text,
     "scoring": scoring.text,
+    "training": training.text,
     "schedule": schedule.text,
 }
 
