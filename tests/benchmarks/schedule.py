@@ -1,7 +1,7 @@
 """The mini-batch schedule of the frozen search against full scores: how much it saves, and what that costs.
 
-On a supernet like the default run's, trained here (a minute or two). Full answers of whoever is met are computed once
-and handed to all searches, each of which counts what it would have computed itself.
+On a supernet like the default run's, trained here (a minute or two). Every answer is computed once and handed to all
+searches, each of which counts what it would have computed itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bnas.coevolution import SearchPlan, search
 from bnas.data import MiniBatches
 from bnas.evaluate import Problem, Scorer, confirm_front
 from bnas.network import Supernet
+from bnas.population import Paths
 from bnas.space import Genotype
 from tests.benchmarks.evolved import SCORING, VARIATION, Digits, Evolved, evolved
 from tests.benchmarks.text import table
@@ -31,19 +32,23 @@ VALIDATION = 800
 class Known(Scorer):
     """A scorer whose answers come from a memory that others share; it counts as if it had computed them."""
 
-    def __init__(self, supernet: Supernet, batches: MiniBatches, memory: dict[Genotype, list[int]]) -> None:
+    def __init__(
+        self, supernet: Supernet, batches: MiniBatches, memory: dict[tuple[Genotype, int], int], paths: Paths
+    ) -> None:
         super().__init__(supernet, batches, workers=2)
-        self.memory = memory
+        self.memory, self._paths = memory, paths
 
     def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
         """What the memory holds, after it was told what is new to it."""
-        new = [genotype for genotype in todo if genotype not in self.memory]
-        for genotype in new:
-            self.memory[genotype] = [0] * len(self.batches)
-        for genotype, index, wrong in super().answers({g: range(len(self.batches)) for g in new}):
-            self.memory[genotype][index] = wrong
+        new = {
+            g: range(next(i for i in indices if (g, i) not in self.memory), indices.stop)
+            for g, indices in todo.items()
+            if any((g, i) not in self.memory for i in indices)
+        }
+        for genotype, index, wrong in super().answers(new):
+            self.memory[genotype, index] = wrong
         for genotype, indices in todo.items():
-            yield from ((genotype, index, self.memory[genotype][index]) for index in indices)
+            yield from ((genotype, index, self.memory[genotype, index]) for index in indices)
 
 
 def separated_tau(scores: Sequence[float], full: Sequence[float], images: int) -> tuple[float, int]:
@@ -102,11 +107,13 @@ def curve_of(start: Evolved, digits: Digits, batch_sizes: Sequence[int]) -> list
     rows = []
     for size in batch_sizes:
         batches = digits.batches(size)
-        full, memory = len(batches), dict[Genotype, list[int]]()
+        full, memory, paths = len(batches), dict[tuple[Genotype, int], int](), Paths(start.supernet)
         for first, last in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 2), (2, 4), (2, 6), (full, full)):
             if last * size > 600 and (size, first) != (100, full):
                 continue
-            found = [searched(start, Known(start.supernet, batches, memory), 32, first, last, seed) for seed in SEEDS]
+            found = [
+                searched(start, Known(start.supernet, batches, memory, paths), 32, first, last, seed) for seed in SEEDS
+            ]
             rows.append({"images a mini-batch": size, "first": first, "last": last} | summary(found))
     return rows
 
