@@ -64,7 +64,7 @@ def test_nothing_before_retraining_sees_the_test_split() -> None:
     readers = {name for name, stage in STAGES.items() if any(map(reads_test, stage["deps"]))}
     assert readers == {"retrain", "export", "report"}
     shown = [dep for dep in STAGES["report"]["deps"] if reads_test(dep)]
-    assert shown == ["data/prepared/test/images.npy"], "the report shows what was mistaken, and measures nothing again"
+    assert shown == ["data/prepared/test"], "the report shows what was mistaken, and measures nothing again"
 
 
 def test_no_stage_depends_on_times() -> None:

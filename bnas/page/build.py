@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import resources
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from numpy.typing import NDArray
 
 from bnas.analysis import (
     STAGE_NAMES,
@@ -32,6 +30,7 @@ from bnas.results import ROLES
 from bnas.space import PARAMETER_FREE
 from bnas.tables import duration, moment, optimistic_note, test_interval
 from bnas.text import kib, percent
+from bnas.views import ImageArray
 
 
 def environment() -> Environment:
@@ -56,7 +55,7 @@ def _emphasis(text: str) -> Markup:
     return Markup("".join(f"<strong>{p}</strong>" if i % 2 else p for i, p in enumerate(pieces)))  # noqa: S704  # escaped
 
 
-def page_html(run: Run, images: NDArray[np.uint8] | None, bins: int, parameters: str) -> str:
+def page_html(run: Run, images: ImageArray | None, bins: int, parameters: str) -> str:
     """The whole page, the same text for the same run.
 
     `images` `[N, H, W, C]` are those of the test split, in the order of the predictions (None: no pictures are shown),
