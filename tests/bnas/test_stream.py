@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from bnas.arrays import content_hash
 from bnas.augment import Augmentation
 from bnas.data import DataError, MiniBatches, Normalise, Split, TrainingFeed
 from bnas.datasets import LOADERS, Request
@@ -232,7 +231,6 @@ def test_a_changed_index_is_noticed(folder, root, tmp_path):
     split = opened(tmp_path, root)
     with pytest.raises(DataError, match="found other content than sha256 says"):
         split.verify(tmp_path / "train")
-    assert content_hash([np.zeros(1)]) != content_hash([np.ones(1)])
 
 
 def test_an_index_without_its_images_is_refused(folder, tmp_path):
