@@ -5,10 +5,10 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test test-runtime lint bench chaos fuzz format lock clean
+.PHONY: help install install-dev run test test-runtime test-lower-bounds audit lint style bench chaos fuzz format lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## make .venv and install the project into it (Python >= 3.11)
 
@@ -18,9 +18,15 @@ run: install ## run what is stale of the pipeline on params.yaml and print the t
 	$(IN_VENV) dvc repro
 	@$(IN_VENV) python -m pipeline.table
 
-# Two test processes with one thread each use two cores; more threads only get in each other's way.
-test: lint ## lint, then all tests
-	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m pytest -n 2
+# Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
+# share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.
+test: style ## style and type checks, and all tests
+	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1; \
+	found=$$(mktemp); trap 'kill $$mypy 2>/dev/null; rm -f "$$found"' EXIT; \
+	mypy >"$$found" 2>&1 & mypy=$$!; \
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$mypy; types=$$?; echo "mypy:"; cat "$$found"; \
+	exit $$((tests + types))
 
 chaos: install-dev ## kill a tiny pipeline 60 times at random moments; its table goes to reports/chaos.md
 	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m tests.chaos
@@ -31,10 +37,27 @@ fuzz: install-dev ## give the readers of files a minute of nonsense each
 test-runtime: install-dev ## install the base package into a venv of its own, without torch, and predict there
 	$(IN_VENV) python -m tests.runtime
 
-lint: install-dev ## style and type checks
+# Not under $(VENV): the suite runs once on the lowest versions that pyproject.toml allows.
+test-lower-bounds: | $(VENV)/bin/python ## install the oldest packages that are allowed into .venv-lowest and run the tests there
+	test -d .venv-lowest || $(VENV)/bin/python -m venv .venv-lowest
+	$(VENV)/bin/python -m tests.lower_bounds > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
+	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+	  python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Strict, because pip-audit passes over a package that its service does not answer for, and calls that a success.
+audit: install-dev ## look all installed packages up among known vulnerabilities (needs the network)
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(VENV)/bin/python -m pip --disable-pip-version-check list --format=freeze --exclude-editable >"$$folder/packages.txt"; \
+	$(VENV)/bin/python -m venv "$$folder/venv" && "$$folder/venv/bin/python" -m pip install --quiet pip-audit && \
+	"$$folder/venv/bin/pip-audit" --strict --no-deps --disable-pip -r "$$folder/packages.txt"
+
+lint: style ## style and type checks
+	$(IN_VENV) mypy
+
+style: install-dev
 	$(IN_VENV) ruff check .
 	$(IN_VENV) ruff format --check .
-	$(IN_VENV) mypy
 
 bench: install-dev ## measure speed against rivals (after make run) and write reports/benchmarks.md
 	$(IN_VENV) python -m tests.benchmarks
@@ -45,7 +68,7 @@ format: install-dev ## fix style and formatting in place
 
 # The dry run exits with 0 whether or not a stage is stale: only its output tells.
 lock: install ## fail if dvc.lock does not match the code and params.yaml
-	@output=$$($(IN_VENV) dvc repro --dry --allow-missing 2>&1) || { echo "$$output" >&2; exit 1; }; \
+	@output=$$($(IN_VENV) dvc repro --dry --allow-missing dvc.yaml pipeline/transfer/dvc.yaml 2>&1) || { echo "$$output" >&2; exit 1; }; \
 	if stale=$$(echo "$$output" | grep '^Running stage'); then \
 	  echo "dvc.lock is stale; run 'make run' and commit it. Stages that would run:" >&2; \
 	  echo "$$stale" >&2; exit 1; \
@@ -53,7 +76,7 @@ lock: install ## fail if dvc.lock does not match the code and params.yaml
 	echo "dvc.lock is up to date"
 
 clean: ## remove .venv and the tools' caches; data, results, checkpoints and DVC's cache stay
-	rm -rf $(VENV) *.egg-info build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest *.egg-info build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.dvc/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

@@ -23,9 +23,11 @@ from bnas.results import (
     ExportedNetwork,
     Front,
     GenerationRecord,
+    LinearBaseline,
     Member,
     NetworkLatency,
     Predictions,
+    Resource,
     RetrainedNetwork,
     Role,
     SearchSummary,
@@ -51,22 +53,21 @@ class PackedFile:
     latency: NetworkLatency | None
 
 
-@dataclass(frozen=True)
-class Run:
-    """All that a report is made of; the two mappings of seconds may lack entries.
+@dataclass(frozen=True, kw_only=True)
+class Retrained:
+    """Networks trained and tested on one data set; the two mappings of seconds may lack entries.
 
-    `training` maps a supernet stage to its curve; `curves`, `predictions` and `network_seconds` map a
+    `space` is the range of sizes at the networks' scale. `curves`, `predictions` and `network_seconds` map a
     network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name
-    and may lack entries. Raises ValueError if there is no front network, or if a network's per-image answers
-    are missing, were given to other images than the first network's, or hold another number of mistakes than
-    its record.
+    and may lack entries; `linear` is None where no such baseline was trained. `resource` is what the search minimised
+    beside the error, `latency_correlation` that of a latency table's sums with whole networks (None: no table).
+
+    Raises ValueError if there is no front network, or if a network's per-image answers are missing, were given to
+    other images than the first network's, or hold another number of mistakes than its record.
     """
 
     dataset: DatasetDescription
-    training: Mapping[str, tuple[EpochRecord, ...]]
-    generations: tuple[GenerationRecord, ...]
-    front: Front
-    summary: SearchSummary
+    space: SpaceRange
     networks: tuple[RetrainedNetwork, ...]
     curves: Mapping[str, tuple[EpochRecord, ...]]
     predictions: Mapping[str, Predictions]
@@ -74,6 +75,9 @@ class Run:
     network_seconds: Mapping[str, float]
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     packed: Mapping[str, PackedFile] = field(default_factory=dict)
+    linear: LinearBaseline | None = None
+    resource: Resource = "size"
+    latency_correlation: float | None = None
 
     def __post_init__(self) -> None:
         if not self.of_role("front"):
@@ -103,6 +107,16 @@ class Run:
         for network in self.of_role("random"):
             matches.setdefault(network.matched, network)
         return tuple((n, matches[n.name]) for n in self.of_role("front") if n.name in matches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Retrained):
+    """All that the report of a search is made of. `training` maps a supernet stage to its curve."""
+
+    training: Mapping[str, tuple[EpochRecord, ...]]
+    generations: tuple[GenerationRecord, ...]
+    front: Front
+    summary: SearchSummary
 
 
 def best_by_test(networks: Sequence[RetrainedNetwork]) -> RetrainedNetwork | None:
@@ -138,14 +152,14 @@ def network_coverage(networks: Sequence[RetrainedNetwork], space: SpaceRange, bi
     return coverage([n.size_bytes for n, kept in zip(networks, mask, strict=True) if kept], space, bins)
 
 
-def fidelity(run: Run) -> float:
+def fidelity(run: Retrained) -> float:
     """Kendall τ-b between supernet error and test error over front and random networks; nan if undefined."""
     scored = [n for n in run.of_role("front", "random") if n.supernet_error is not None]
     errors = [n.supernet_error for n in scored if n.supernet_error is not None]
     return pareto.kendall_tau(errors, [n.test_error for n in scored])
 
 
-def pair_agreement(run: Run) -> tuple[int, int]:
+def pair_agreement(run: Retrained) -> tuple[int, int]:
     """(agreed, decided): size-matched pairs that both errors order, and those of them ordered equally."""
     signs = [
         ((first.supernet_error - other.supernet_error) * (first.test_error - other.test_error))
@@ -182,7 +196,7 @@ class PairedTest:
         return float(stats.binomtest(self.only_first_wrong, discordant, 0.5).pvalue)
 
 
-def paired_test(run: Run, first: str, second: str) -> PairedTest:
+def paired_test(run: Retrained, first: str, second: str) -> PairedTest:
     """The comparison of two networks of the run, by name."""
     one, other = run.predictions[first].correct, run.predictions[second].correct
     return PairedTest(first, second, int((~one & other).sum()), int((one & ~other).sum()), len(one))
@@ -203,7 +217,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def hypervolume_difference(run: Run, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
+def hypervolume_difference(run: Retrained, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
     """Hypervolume of the paired front networks minus that of their random partners; None without pairs.
 
     Equal counts on both sides. Test images are resampled with replacement, the same for all networks, so the
@@ -212,7 +226,7 @@ def hypervolume_difference(run: Run, *, seed: int = 0, resamples: int = RESAMPLE
     if not run.pairs:
         return None
     sides = tuple(zip(*run.pairs, strict=True))
-    space = run.front.space
+    space = run.space
     wrong = [np.stack([~run.predictions[n.name].correct for n in side]) for side in sides]  # [networks, images]
     sizes = [[n.size_bytes for n in side] for side in sides]
 
@@ -248,7 +262,7 @@ class GenerationIndicators:
 
 def generation_indicators(run: Run, bins: int) -> list[GenerationIndicators]:
     """The indicators of every generation, in order."""
-    space, rows = run.front.space, []
+    space, rows = run.space, []
     for record in run.generations:
         members = record.members
         then = _front_indicators(members, [m.error for m in members], space, bins)
@@ -298,22 +312,35 @@ def _mean(values: Sequence[float]) -> float:
 
 def metrics(run: Run, bins: int) -> dict[str, float | None]:
     """The run in short, under names that no other stage uses; None where a number does not exist."""
-    space, front = run.front.space, run.of_role("front")
-    partners = [partner for _, partner in run.pairs]
-    values = {
-        "hypervolume": network_hypervolume(front, space),
-        "hypervolume_random": network_hypervolume(partners, space) if partners else math.nan,
-        "size_coverage": network_coverage(front, space, bins),
-        "search_size_coverage": coverage([m.size_bytes for m in run.front.members], space, bins),
-        "best_test_error": min(network.test_error for network in front),
-        "smallest_kib": min(network.size_bytes for network in front) / 1024,
-        "kendall_tau": fidelity(run),
-        "parameter_free_share": _mean([m.genotype.parameter_free_share for m in run.front.members]),
-    }
+    members = run.front.members
+    return retrained_metrics(run, bins) | _rounded(
+        {
+            "search_size_coverage": coverage([m.size_bytes for m in members], run.space, bins),
+            "kendall_tau": fidelity(run),
+            "parameter_free_share": _mean([m.genotype.parameter_free_share for m in members]),
+        }
+    )
+
+
+def retrained_metrics(run: Retrained, bins: int) -> dict[str, float | None]:
+    """The networks in short; None where a number does not exist."""
+    front, partners = run.of_role("front"), [partner for _, partner in run.pairs]
+    return _rounded(
+        {
+            "hypervolume": network_hypervolume(front, run.space),
+            "hypervolume_random": network_hypervolume(partners, run.space) if partners else math.nan,
+            "size_coverage": network_coverage(front, run.space, bins),
+            "best_test_error": min(network.test_error for network in front),
+            "smallest_kib": min(network.size_bytes for network in front) / 1024,
+        }
+    )
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else round(value, ROUNDING) for name, value in values.items()}
 
 
-def pareto_rows(run: Run) -> list[dict[str, str | float]]:
+def pareto_rows(run: Retrained) -> list[dict[str, str | float]]:
     """Every retrained network as a point: network, role, size_kib, test_error."""
     return [
         {
@@ -326,10 +353,11 @@ def pareto_rows(run: Run) -> list[dict[str, str | float]]:
     ]
 
 
-def loss_rows(run: Run) -> list[dict[str, str | float | int | None]]:
+def loss_rows(run: Retrained) -> list[dict[str, str | float | int | None]]:
     """Every epoch of every training: network (of the supernet its stage), kind, size_kib, epoch, loss, error."""
+    supernet = run.training if isinstance(run, Run) else {}
     curves: list[tuple[str, str, float | None, tuple[EpochRecord, ...]]] = [
-        (STAGE_NAMES[stage], "supernet", None, curve) for stage, curve in run.training.items()
+        (STAGE_NAMES[stage], "supernet", None, curve) for stage, curve in supernet.items()
     ]
     for network in run.of_role(*ROLES):
         size_kib = round(network.size_bytes / 1024, ROUNDING)
@@ -348,7 +376,7 @@ def loss_rows(run: Run) -> list[dict[str, str | float | int | None]]:
     ]
 
 
-def confusion_rows(run: Run) -> list[dict[str, str | int]]:
+def confusion_rows(run: Retrained) -> list[dict[str, str | int]]:
     """How many images of each class the front's most accurate network took for each: actual, predicted, images."""
     network = best_by_test(run.networks)
     assert network is not None  # `Run` refuses to be without a front network

@@ -103,7 +103,7 @@ def pick(arguments: argparse.Namespace) -> int:
     """`bnas pick`: lowest error under bounds on size and time, or the smallest under a bound on error."""
     bounds = {"--max-kib": arguments.max_kib, "--max-error": arguments.max_error, "--max-ms": arguments.max_ms}
     if all(bound is None for bound in bounds.values()):
-        raise UsageError(f"pick: expected at least one of {', '.join(bounds)}")
+        raise UsageError(f"expected at least one of {', '.join(bounds)}")
     if arguments.max_error is not None and not 0 <= arguments.max_error <= 1:
         raise UsageError(f"--max-error: expected a share from 0 to 1, found {arguments.max_error}")
     found = models(arguments.folder)
@@ -116,7 +116,7 @@ def pick(arguments: argparse.Namespace) -> int:
     ]
     if not fitting:
         wanted = " ".join(f"{name} {bound}" for name, bound in bounds.items() if bound is not None)
-        raise UsageError(f"pick: none of {len(found)} networks meets {wanted}; `bnas list` shows them")
+        raise UsageError(f"none of {len(found)} networks meets {wanted}; `bnas list` shows them")
 
     def by_error(model: Model) -> tuple[float, int]:
         return model.network.card.network.test_error, model.network.content.file_bytes
@@ -128,6 +128,8 @@ def pick(arguments: argparse.Namespace) -> int:
         print(f"lowest test error of {len(fitting)} networks: optimistic, chosen by the test split")
     if arguments.output is not None:
         target = arguments.output / best.path.name if arguments.output.is_dir() else arguments.output
+        if target.resolve() in [model.path.resolve() for model in found]:
+            raise UsageError(f"{target}: expected another place for the copy, found a network to pick from")
         shutil.copyfile(best.path, target)
         print(f"copied to {target}")
     return 0
@@ -140,9 +142,11 @@ def predict(arguments: argparse.Namespace) -> int:
 
     network = load(arguments.model)
     size = network.card.image
-    paths = list(_files(arguments.images))
+    paths, empty = _files(arguments.images)
+    for folder in empty:
+        print(f"bnas predict: {folder}: expected images, found an empty folder", file=sys.stderr)
     rows: list[dict[str, object]] = []
-    failed = 0
+    failed = len(empty)
     for start in range(0, len(paths), IMAGES_AT_ONCE):
         good, images = [], []
         for path in paths[start : start + IMAGES_AT_ONCE]:
@@ -176,15 +180,18 @@ def _answer(path: Path, shares: NDArray[np.float64], classes: Sequence[str]) -> 
     }
 
 
-def _files(given: Iterable[Path]) -> Iterable[Path]:
+def _files(given: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The files that are meant, those in folders in order of their names; and the folders that hold none."""
+    files: list[Path] = []
+    empty: list[Path] = []
     for path in given:
         if path.is_dir():
             inside = sorted(child for child in path.rglob("*") if child.is_file() and not child.name.startswith("."))
-            if not inside:
-                raise UsageError(f"{path}: expected images, found an empty folder")
-            yield from inside
+            files += inside
+            empty += [] if inside else [path]
         else:
-            yield path
+            files.append(path)
+    return files, empty
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
@@ -213,6 +220,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
 def inspect(arguments: argparse.Namespace) -> int:
     """`bnas inspect`: what the file says, and where its bytes are."""
     from bnas.packed import load
+    from bnas.packed.file import FORMAT, VERSION
 
     network = load(arguments.model)
     card, content = network.card, network.content
@@ -228,7 +236,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         "parameters": f"{found.params:,}",
         "OPs": f"{found.ops:,.0f}",
         "size": f"{found.size_bytes:,.0f} bytes counted, {content.payload_bytes:,} stored",
-        "file": f"{content.file_bytes:,} bytes, {content.header_bytes:,} of them header",
+        "file": f"{content.file_bytes:,} bytes, {content.header_bytes:,} of them header; format {FORMAT} {VERSION}",
         "hash": content.hash,
     }
     width = max(map(len, facts))
@@ -342,7 +350,7 @@ def parser() -> argparse.ArgumentParser:
         "--batch", type=_positive, nargs="+", default=[1, 8, 64], metavar="N", help="images a call (1 8 64)"
     )
     made.add_argument("--threads", type=_positive, metavar="N", help="threads (default: all cores)")
-    made.add_argument("--seconds", type=float, default=1.0, help="how long to measure each (default 1)")
+    made.add_argument("--seconds", type=_seconds, default=1.0, metavar="S", help="how long to measure each (default 1)")
 
     made = command("inspect", inspect, "what a file holds: network, errors, layers, bytes", "bnas inspect model.bnn")
     model(made)
@@ -368,14 +376,33 @@ def completion(arguments: argparse.Namespace) -> int:
     """`bnas completion`: a script for the shell."""
     import shtab
 
-    print(shtab.complete(parser(), arguments.shell))
+    made = parser()
+    for command in _commands(made):
+        for argument in command._actions:
+            if argument.type is Path:
+                # An attribute that shtab looks for.
+                argument.complete = shtab.DIRECTORY if "--folder" in argument.option_strings else shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(made, arguments.shell))
     return 0
+
+
+def _commands(made: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser]:
+    for action in made._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, found {value}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected more than 0 and at most 3600, found {text}")
     return value
 
 

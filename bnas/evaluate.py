@@ -225,15 +225,20 @@ class Scorer:
 def confirm_front(genotypes: Sequence[Genotype], sizes: NDArray[np.float64], scorer: Scorer) -> list[Genotype]:
     """The non-dominated ones of everything evaluated, all of them scored on every mini-batch, smallest first.
 
-    Each pass scores the members of the current non-dominated set in full; a score that moves may let others in, so
-    it is repeated until the set holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all
+    Each pass scores the members of the current non-dominated set that lack mini-batches on twice as many as they were
+    scored on: a lucky one falls behind long before it has seen everything [ours]. A score that moves may let others in,
+    so it is repeated until the set holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all
     are kept.
     """
     full = len(scorer.batches)
     while True:
         errors = [scorer.best_known(genotype) for genotype in genotypes]
         front = np.flatnonzero(pareto.nondominated(np.column_stack([errors, sizes]))).tolist()
-        unsure = [genotypes[i] for i in front if scorer.known(genotypes[i]) < full]
+        unsure: dict[int, list[Genotype]] = {}
+        for i in front:
+            if scorer.known(genotypes[i]) < full:
+                unsure.setdefault(scorer.known(genotypes[i]), []).append(genotypes[i])
         if not unsure:
             return [genotypes[i] for i in sorted(front, key=lambda i: (sizes[i], genotypes[i].key))]
-        scorer.score(unsure, full)
+        for known, members in unsure.items():
+            scorer.score(members, min(full, 2 * known))

@@ -30,13 +30,14 @@ from bnas.panels import (
     STYLE,
     front_line,
     indicator_lines,
+    linear_line,
     operation_bars,
     runs,
     size_axis,
     styled,
     supernet_line,
 )
-from bnas.results import EpochRecord, Front, GenerationRecord, RetrainedNetwork, Role
+from bnas.results import EpochRecord, Front, GenerationRecord, LinearBaseline, RetrainedNetwork, Role
 
 FigureFormat = Literal["svg", "png"]
 
@@ -53,7 +54,7 @@ def render(figure: Figure, file_format: FigureFormat) -> bytes:
 
 
 @styled
-def front_figure(front: Front, networks: Sequence[RetrainedNetwork]) -> Figure:
+def front_figure(front: Front, networks: Sequence[RetrainedNetwork], linear: LinearBaseline | None = None) -> Figure:
     """Left the search's front in the supernet, right the retrained networks with their baselines."""
     figure = Figure(figsize=(10.5, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
@@ -67,14 +68,35 @@ def front_figure(front: Front, networks: Sequence[RetrainedNetwork]) -> Figure:
         sizes, errors = [m.size_bytes / 1024 for m in members], [100 * m.error for m in members]
         left.plot(sizes, errors, "o", color=colour, markerfacecolor=face, markersize=6, label=label)
     right.set_title("retrained from scratch: test error, 95 % interval")
-    for role in ROLE_NAMES:
-        _role_points(right, [network for network in networks if network.role == role], role)
+    _tested(right, networks, linear)
     for axes in (left, right):
-        size_axis(axes)
-        axes.set_ylabel("error, %")
-        axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
-        axes.legend(loc="upper right")
+        _error_over_size(axes)
     return figure
+
+
+@styled
+def transfer_figure(networks: Sequence[RetrainedNetwork], linear: LinearBaseline | None) -> Figure:
+    """The retrained networks with their baselines."""
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("retrained from scratch: test error, 95 % interval")
+    _tested(axes, networks, linear)
+    _error_over_size(axes)
+    return figure
+
+
+def _tested(axes: Axes, networks: Sequence[RetrainedNetwork], linear: LinearBaseline | None) -> None:
+    for role in ROLE_NAMES:
+        _role_points(axes, [network for network in networks if network.role == role], role)
+    if linear is not None:
+        linear_line(axes, linear)
+
+
+def _error_over_size(axes: Axes) -> None:
+    size_axis(axes)
+    axes.set_ylabel("error, %")
+    axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
+    axes.legend(loc="upper right")
 
 
 def _role_points(axes: Axes, networks: Sequence[RetrainedNetwork], role: Role) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnas import frozen_kernels as kernels
-from bnas.ops import BinaryBlock, SkipConnect
+from bnas.ops import BinaryBlock, Shuffle, SkipConnect, Zero
 from bnas.packed.lanes import POSITIONS
 from bnas.packed.layout import Block, Pool, Shape
 from bnas.packed.parameters import BlockParameters
@@ -101,6 +101,10 @@ def frozen(module: nn.Module, shape: Shape) -> Frozen:
     """The fastest form there is of a module that gets maps of this shape."""
     if isinstance(module, BinaryBlock):
         return _frozen_block(module, shape) or _Called(module)
+    if isinstance(module, nn.Sequential):
+        return _chain(module, shape) or _Called(module)
+    if isinstance(module, Zero):
+        return _zeros(_halved(shape, module.stride))
     if isinstance(module, SkipConnect) and module.stride == 2:
         return _halve(shape)
     if isinstance(module, nn.MaxPool2d) and _is_three_by_three(module) and not module.return_indices:
@@ -142,6 +146,49 @@ class _Called:
     def __call__(self, x: Map, bench: Workbench) -> Map:
         tensor = torch.from_numpy(x.array).permute(1, 0, 2, 3).contiguous(memory_format=torch.channels_last)
         return from_tensor(self.module(tensor), bench)
+
+
+def _zeros(out: Shape) -> Frozen:
+    def run(x: Map, bench: Workbench) -> Map:
+        made = bench.map(out, x.images)
+        made.values[:] = 0
+        return made
+
+    return run
+
+
+def _shuffle(groups: int) -> Frozen:
+    def run(x: Map, bench: Workbench) -> Map:
+        made = bench.map(x.shape, x.images)
+        channels, *rest = made.array.shape
+        parts = x.array.reshape(groups, channels // groups, *rest)
+        made.array.reshape(channels // groups, groups, *rest)[...] = parts.swapaxes(0, 1)
+        return made
+
+    return run
+
+
+def _chain(layers: nn.Sequential, shape: Shape) -> Frozen | None:
+    """Blocks and shuffles one after another, if there is nothing else."""
+    forms: list[Frozen] = []
+    for layer in layers:
+        form = _frozen_block(layer, shape) if isinstance(layer, BinaryBlock) else None
+        if isinstance(layer, Shuffle):
+            form = _shuffle(layer.groups)
+        if form is None:
+            return None
+        forms.append(form)
+        if isinstance(layer, BinaryBlock):
+            shape = _halved(shape, layer.stride, layer.out_channels)
+
+    def run(x: Map, bench: Workbench) -> Map:
+        for i, form in enumerate(forms):
+            before, x = x, form(x, bench)
+            if i:
+                bench.give_back(before)
+        return x
+
+    return run
 
 
 def _halve(shape: Shape) -> Frozen:

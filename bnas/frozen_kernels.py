@@ -14,7 +14,7 @@ from numba import njit
 from bnas.packed import kernels as k
 from bnas.packed.lanes import LANES, POSITIONS, TOGETHER, count_differences, max_row, mean_row, sum_row, thin_row
 
-KERNELS_VERSION = "17c2c99ac7d9d1d6"
+KERNELS_VERSION = "84912e1bef0a9caa"
 """The beginning of the SHA-256 of `packed/kernels.py`, which holds that of `lanes.py`. numba's cache on disk watches
 this file only, so a change there has to be one here, too: a test compares."""
 

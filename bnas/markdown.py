@@ -17,6 +17,7 @@ from bnas.analysis import (
     GenerationIndicators,
     Interval,
     PairedTest,
+    Retrained,
     Run,
     best_by_test,
     coverage,
@@ -33,6 +34,7 @@ from bnas.results import ROLES, RetrainedNetwork
 from bnas.tables import (
     OPTIMISTIC_MARK,
     duration,
+    linear_note,
     markdown_table,
     network_table,
     optimistic_note,
@@ -48,6 +50,13 @@ Picture = Callable[[str, str], str]
 """File name without suffix and alternative text → a picture in Markdown."""
 
 
+_RESOURCES = {
+    "size": "the size of the finished network,",
+    "ops": "the operations of the finished network; sizes go",
+    "latency": "the time of one image in the packed network; sizes go",
+}
+
+
 def report_markdown(run: Run, bins: int, suffix: str, parameters: str) -> str:
     """The report. `bins` are those of size coverage, `suffix` the pictures' (svg, png), `parameters` YAML."""
 
@@ -59,12 +68,12 @@ def report_markdown(run: Run, bins: int, suffix: str, parameters: str) -> str:
     sections = [
         [f"# A family of binary networks for {run.dataset.title}", _searched(run)],
         ["## In short", _summary(run, difference)],
-        ["## Finished networks", *_networks(run), *_front(run, picture("front", _FRONT_WORDS))],
-        ["## Files to ship", *_files(run, picture)],
-        ["## Against random networks of the same size", *_against_random(run, bins, difference)],
+        ["## Finished networks", *networks_section(run), *_front(run, picture("front", _FRONT_WORDS))],
+        ["## Files to ship", *files_section(run, picture)],
+        ["## Against random networks of the same size", *random_section(run, bins, difference)],
         [
             "## The cells",
-            _CELLS,
+            CELLS,
             *(picture(cells_name(n), f"Cells of {n.name}. {cell_words(n.genotype)}") for n in run.of_role("front")),
         ],
         ["## The course of the search", *_course(run, rows, picture)],
@@ -86,7 +95,7 @@ _FRONT_WORDS = (
     "Two plots of error over size. Left: the front of the search, in the supernet. Right: test error of the "
     "retrained front, of random networks of the same sizes and of hand-designed ones, with 95 % intervals."
 )
-_CELLS = (
+CELLS = (
     "Left the outputs of the two cells before; a node (circle) adds two operations; right the output, all "
     "nodes concatenated. Operations without weights are pale. The reduction cell halves the image."
 )
@@ -95,12 +104,12 @@ _CELLS = (
 def _searched(run: Run) -> str:
     data, genotype = run.dataset, run.front.members[0].genotype
     shape = f"{data.image.height}×{data.image.width}×{data.image.channels}"
-    counts, space = data.counts, run.front.space
+    counts, space = data.counts, run.space
     return (
         f"Searched: architectures of space `{genotype.space}` with {genotype.nodes} nodes a cell, for "
         f"{len(data.classes)} classes of {shape} images ({data.title}: {counts.train} to train on, "
         f"{counts.validation} to score architectures, {counts.test} to test the finished networks once). Two "
-        "objectives: error, and the size of the finished network, from "
+        f"objectives: error, and {_RESOURCES[run.resource]} from "
         f"{kib(space.smallest_bytes)} to {kib(space.largest_bytes)} KiB (1 KiB = 1024 bytes) in this space. "
         "Method: two-stage multi-objective search for binary networks (Tan et al. 2026)."
     )
@@ -115,17 +124,18 @@ def _summary(run: Run, difference: Interval | None) -> str:
         f"Networks retrained from the front: {len(front)}, from {kib(smallest.size_bytes)} to "
         f"{kib(largest.size_bytes)} KiB (a factor of {largest.size_bytes / smallest.size_bytes:.1f}), all "
         f"from one search over {run.summary.evaluations:,} distinct architectures.",
-        f"{_tested(best)}: **{optimistic_note(front)}**.",
-        f"{_tested(smallest)}: the smallest.",
+        f"{tested(best)}: **{optimistic_note(front)}**.",
+        f"{tested(smallest)}: the smallest.",
     ]
     if scored:
         pick = min(scored, key=lambda network: (network.supernet_error, network.size_bytes))
-        lines.append(f"{_tested(pick)}: the lowest validation error in the supernet, so picked without the test split.")
+        lines.append(f"{tested(pick)}: the lowest validation error in the supernet, so picked without the test split.")
     lines.append(verdict(difference, run.dataset.counts.test))
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _tested(network: RetrainedNetwork) -> str:
+def tested(network: RetrainedNetwork) -> str:
+    """A network with its size and its test error."""
     return (
         f"{network.name}, {kib(network.size_bytes)} KiB, {percent(network.test_error)} % test error "
         f"(95 % interval {test_interval(network)} %)"
@@ -146,18 +156,30 @@ def verdict(difference: Interval | None, images: int) -> str:
     return f"{seen}outside the test split's uncertainty, the front {winner}."
 
 
-def _networks(run: Run) -> list[str]:
+def networks_section(run: Retrained) -> list[str]:
+    """The table of networks, and what has to be known to read it."""
+    supernet = (
+        " The supernet's error is measured on validation images with shared weights and ranks architectures; it does "
+        "not forecast the test error."
+        if any(network.supernet_error is not None for network in run.networks)
+        else ""
+    )
     return [
         network_table(run.networks, run.network_seconds),
         f"{OPTIMISTIC_MARK} {optimistic_note(run.networks)}. OPs = FLOPs + BOPs/64, in millions of "
         f"multiply-accumulates; intervals are Wilson's, for {run.dataset.counts.test} test images; random "
         "networks were matched in size to the front network of the same number; all networks had the same "
-        f"recipe and {run.networks[0].epochs} epochs. The supernet's error is measured on validation images "
-        "with shared weights and ranks architectures; it does not forecast the test error.",
+        f"recipe and {run.networks[0].epochs} epochs.{supernet}",
+        *([linear_note(run.linear, run.networks)] if run.linear else []),
     ]
 
 
 def _front(run: Run, picture: str) -> list[str]:
+    return [picture, *other_sentences(run)]
+
+
+def other_sentences(run: Retrained) -> list[str]:
+    """Whether networks of the front dominate those designed by hand and published; empty without such."""
     front = run.of_role("front")
     others: dict[str, list[str]] = {"hand": [], "published": []}
     for network in run.of_role("hand", "published"):
@@ -169,10 +191,11 @@ def _front(run: Run, picture: str) -> list[str]:
             f"{network.name} ({kib(network.size_bytes)} KiB, {percent(network.test_error)} %): {found}."
         )
     titles = {"hand": "Designed by hand", "published": "Published elsewhere, trained here"}
-    return [picture, *(f"{titles[role]}: {' '.join(found)}" for role, found in others.items() if found)]
+    return [f"{titles[role]}: {' '.join(found)}" for role, found in others.items() if found]
 
 
-def _files(run: Run, picture: Picture) -> list[str]:
+def files_section(run: Retrained, picture: Picture) -> list[str]:
+    """The packed files: bytes, agreement with PyTorch, times."""
     if not run.packed:
         return ["No packed files were found."]
     deviating = sum(packed.file.deviating for packed in run.packed.values())
@@ -190,11 +213,12 @@ def _files(run: Run, picture: Picture) -> list[str]:
     return blocks
 
 
-def _against_random(run: Run, bins: int, difference: Interval | None) -> list[str]:
+def random_section(run: Retrained, bins: int, difference: Interval | None) -> list[str]:
+    """The front against random networks of its sizes, on the same test images."""
     sentence = verdict(difference, run.dataset.counts.test)
     if difference is None:
         return [sentence]
-    space = run.front.space
+    space = run.space
     sides = zip(("front", "random"), zip(*run.pairs, strict=True), strict=True)
     table = pd.DataFrame(
         {
@@ -338,27 +362,46 @@ def _cost(run: Run) -> list[str]:
         if tau is None
         else f"agreed with scores on the whole split by a Kendall τ-b of {tau:.3f}"
     )
-    rows = [
-        {"stage": STAGE_NAMES.get(stage, stage), "time": duration(run.stage_seconds.get(stage))} for stage in STAGES
-    ]
     return [
         f"Growing mini-batches in the frozen search: {spent:,} images scored, where the whole validation "
         f"split for every architecture would have been {full:,} ({saved}). The scores {agreement}.",
+        *times_section(run, STAGES),
+    ]
+
+
+def times_section(run: Retrained, stages: Sequence[str]) -> list[str]:
+    """How long each stage took."""
+    rows = [
+        {"stage": STAGE_NAMES.get(stage, stage), "time": duration(run.stage_seconds.get(stage))} for stage in stages
+    ]
+    return [
         markdown_table(pd.DataFrame(rows), left=("stage",)),
         "The time of a stage is that of its last run; what was taken from a cache took none.",
     ]
 
 
+def latency_check(run: Run) -> list[str]:
+    """One sentence on the table that latencies were added up from, where the search minimised them."""
+    if run.latency_correlation is None:
+        return []
+    return [
+        f"Latencies were added up from a table of operations; sums correlate with measured whole networks by "
+        f"{run.latency_correlation:.3f}"
+        + ("." if run.latency_correlation >= 0.9 else ": **less than the 0.9 expected; measure the table again**.")
+    ]
+
+
 def _notes(run: Run, bins: int) -> str:
-    summary, space = run.summary, run.front.space
+    summary, space = run.summary, run.space
     handed_over = coverage([m.size_bytes for m in run.front.members], space, bins)
     lines = [
         "One search, one split, one seed of each: another seed gives other networks, by an amount this "
         "report does not show.",
         "The supernet errors of the front are the lowest of many, so they are optimistic; test errors are "
         "not selected on, except where marked.",
-        f"Realised range of the second objective f2 (size over its fixed bound): {summary.f2_low:.3f} to "
+        f"Realised range of the second objective f2 ({run.resource} over its fixed bound): {summary.f2_low:.3f} to "
         f"{summary.f2_high:.3f}.",
+        *latency_check(run),
         f"The search handed over {len(run.front.members)} networks, in {bins * handed_over:.0f} of {bins} "
         f"equal parts of the space's log-size range; {len(run.of_role('front'))} of them were retrained.",
     ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bnas import fused
 from bnas.binarize import BinaryConv2d
 from bnas.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, parts
 
@@ -70,8 +71,12 @@ class BinaryBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] → [N, out_channels, ⌈H/stride⌉, ⌈W/stride⌉]."""
-        y: Tensor = self.norm_out(self.conv(self.sign(self.norm_in(x))))
-        activated: Tensor = self.activation(y + match_channels(pooled(x, self.stride), self.out_channels))
+        shortcut = match_channels(pooled(x, self.stride), self.out_channels)
+        return fused.forward(self, x, shortcut) if fused.applies(self, x) else self.plain(x, shortcut)
+
+    def plain(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """The block in terms of its layers, on any device: what `bnas.fused` computes in fewer passes."""
+        activated: Tensor = self.activation(self.norm_out(self.conv(self.sign(self.norm_in(x)))) + shortcut)
         return activated
 
 

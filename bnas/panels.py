@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from bnas import pareto
 from bnas.analysis import STAGE_NAMES, GenerationIndicators, operation_shares
 from bnas.cell_graph import operation_colour, operation_label
-from bnas.results import EpochRecord, GenerationRecord, Role
+from bnas.results import EpochRecord, GenerationRecord, LinearBaseline, Role
 from bnas.space import PARAMETER_FREE
 
 P = ParamSpec("P")
@@ -68,6 +68,21 @@ def front_line(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) 
     mask = pareto.nondominated(points)
     kept = sorted(point for point, on_front in zip(points, mask, strict=True) if on_front)
     axes.step([s / 1024 for s, _ in kept], [100 * e for _, e in kept], where="post", linewidth=1.3, **style)
+
+
+def linear_line(axes: Axes, linear: LinearBaseline) -> None:
+    """A horizontal line at the test error of the linear classifier, named at its left end."""
+    axes.axhline(100 * linear.test_error, color=GREY, linewidth=1.2, linestyle=":", zorder=1)
+    axes.annotate(
+        "linear classifier on pixels",
+        (0, 100 * linear.test_error),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(4, -3),
+        textcoords="offset points",
+        color="#666666",
+        fontsize=8.5,
+        va="top",
+    )
 
 
 def indicator_lines(figure: Figure, axes: Axes, rows: Sequence[GenerationIndicators], name: str) -> None:

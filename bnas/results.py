@@ -38,6 +38,7 @@ StageName = Literal["stage1", "stage2", "search"]
 Role = Literal["front", "random", "hand", "published"]
 ROLES: tuple[Role, ...] = get_args(Role)
 """In the order in which networks are listed."""
+Resource = Literal["size", "ops", "latency"]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
 """A network's name is a folder's, too: it must not lead anywhere else."""
 
@@ -279,6 +280,25 @@ class RetrainedNetworks(Record):
 
 
 @dataclass(frozen=True, config=STRICT)
+class LinearBaseline(Record):
+    """`data/retrain/linear.json`: a linear classifier on pixels, trained as the networks were and tested once."""
+
+    DERIVED: ClassVar[tuple[str, ...]] = ("test_error",)
+
+    wrong: Count
+    test_images: Natural
+    epochs: Natural
+
+    def __post_init__(self) -> None:
+        _at_most("LinearBaseline.wrong", self.wrong, self.test_images)
+
+    @property
+    def test_error(self) -> float:
+        """`wrong / test_images`, in [0, 1]."""
+        return self.wrong / self.test_images
+
+
+@dataclass(frozen=True, config=STRICT)
 class NetworkTime(Record):
     """Seconds that training one network took; a row of `reports/times/networks.json`."""
 
@@ -414,6 +434,16 @@ def read_networks(path: Path) -> tuple[RetrainedNetwork, ...]:
     return _read(path, RetrainedNetworks).networks
 
 
+def read_space(path: Path) -> SpaceRange:
+    """`space.json` of a transfer."""
+    return _read(path, SpaceRange)
+
+
+def read_linear(path: Path) -> LinearBaseline:
+    """`linear.json`."""
+    return _read(path, LinearBaseline)
+
+
 def read_network_times(path: Path) -> tuple[NetworkTime, ...]:
     """`reports/times/networks.json`."""
     return _read(path, tuple[NetworkTime, ...])
@@ -437,6 +467,11 @@ def read_measured_latencies(path: Path) -> MeasuredLatencies:
 def read_stage_times(path: Path) -> dict[str, float]:
     """One stage's times file: name → seconds."""
     return _read(path, dict[str, Annotated[float, Field(ge=0)]])
+
+
+def read_latency_correlation(path: Path) -> float | None:
+    """`reports/metrics/latency_table.json`: None where nothing was measured."""
+    return _read(path, dict[str, Annotated[float, Field(ge=-1, le=1)] | None]).get("latency_correlation")
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 CELL_INPUTS = 2
@@ -77,10 +77,7 @@ class Genotype:
 
     def __post_init__(self) -> None:
         for cell in ("normal", "reduction"):
-            nodes = tuple(
-                _node(genes, f"{cell} node {i}", i, OPERATIONS.get(self.space))
-                for i, genes in enumerate(getattr(self, cell))
-            )
+            nodes = tuple(_node(genes, cell, i, self.space) for i, genes in enumerate(getattr(self, cell)))
             if not nodes:
                 raise ValueError(f"Genotype.{cell}: expected at least one node, found none")
             object.__setattr__(self, cell, nodes)
@@ -151,7 +148,20 @@ class Genotype:
         return cls(cells[0], cells[1], value["space"])  # type: ignore[arg-type]  # checked by the constructor
 
 
-def _node(genes: Sequence[Gene], where: str, index: int, known: Sequence[str] | None) -> Node:
+def _node(genes: Sequence[Gene], cell: str, index: int, space: str) -> Node:
+    # Searches build thousands of genotypes of a few hundred nodes. Equal values of other types go the slow way.
+    if type(genes) is tuple and all(type(gene) is Gene and type(gene.source) is int for gene in genes):
+        return _remembered_node(genes, cell, index, space)
+    return _checked_node(genes, cell, index, space)
+
+
+@lru_cache(maxsize=10_000)
+def _remembered_node(genes: Node, cell: str, index: int, space: str) -> Node:
+    return _checked_node(genes, cell, index, space)
+
+
+def _checked_node(genes: Sequence[Gene], cell: str, index: int, space: str) -> Node:
+    where, known = f"{cell} node {index}", OPERATIONS.get(space)
     if len(genes) != 2:
         raise ValueError(f"Genotype: expected two genes in {where}, found {len(genes)}")
     for gene in genes:
@@ -318,13 +328,14 @@ def sample_stratified(
     pool = distinct(lambda: space.sample_mixed(rng), POOL_PER_SAMPLE * count)
     if len(pool) <= count:
         return pool
-    logs = {genotype: math.log(size(genotype)) for genotype in pool}
-    low, high = min(logs.values()), max(logs.values())
+    logs = [math.log(size(genotype)) for genotype in pool]
+    low, high = min(logs), max(logs)
     taken: list[Genotype] = []
     for k in range(count):
         target = low + (high - low) * (k + rng.random()) / count
-        nearest = min(logs, key=lambda genotype: abs(logs[genotype] - target))
-        taken.append(nearest)
-        del logs[nearest]
+        distances = [abs(log - target) for log in logs]
+        nearest = distances.index(min(distances))
+        taken.append(pool[nearest])
+        logs[nearest] = math.inf  # taken
     rng.shuffle(taken)
     return taken

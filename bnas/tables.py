@@ -8,7 +8,7 @@ import pandas as pd
 
 from bnas.analysis import PackedFile, best_by_test
 from bnas.pareto import wilson_interval
-from bnas.results import ROLES, RetrainedNetwork
+from bnas.results import ROLES, LinearBaseline, RetrainedNetwork
 from bnas.text import aligned, kib, percent
 
 NOT_RECORDED = "not recorded"
@@ -39,6 +39,21 @@ def test_interval(network: RetrainedNetwork) -> str:
     return f"{percent(low)}–{percent(high)}"
 
 
+def linear_note(linear: LinearBaseline, networks: Sequence[RetrainedNetwork]) -> str:
+    """The error of a linear classifier on the same images, and how many networks are clearly better.
+
+    Clearly: the whole 95 % interval of the network's test error lies below that of the linear classifier's.
+    """
+    low, high = wilson_interval(linear.wrong, linear.test_images)
+    better = sum(wilson_interval(n.wrong, n.test_images)[1] < low for n in networks)
+    count = f"All {len(networks)}" if better == len(networks) else f"{better} of {len(networks)}"
+    return (
+        f"A linear classifier on the pixels, trained on the same images under the same recipe: "
+        f"{percent(linear.test_error)} % test error (95 % interval {percent(low)}–{percent(high)} %). "
+        f"{count} networks lie below it with their whole intervals."
+    )
+
+
 def optimistic_note(networks: Sequence[RetrainedNetwork]) -> str:
     """What must stand beside a network that was picked by its test error."""
     count = sum(network.role == "front" for network in networks)
@@ -48,7 +63,11 @@ def optimistic_note(networks: Sequence[RetrainedNetwork]) -> str:
 
 
 def network_table(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> str:
-    """Markdown: every finished network, by role and size. `seconds` maps names and may lack some."""
+    """Markdown: every finished network, by role and size. `seconds` maps names and may lack some.
+
+    Supernet errors have a column where there are any.
+    """
+    scored = any(network.supernet_error is not None for network in networks)
     rows = [
         {
             "network": _marked(network, networks, OPTIMISTIC_MARK),
@@ -57,7 +76,7 @@ def network_table(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
             "size, KiB": kib(network.size_bytes),
             "params": f"{network.params:,}",
             "OPs, M": f"{network.ops / 1e6:.3f}",
-            "supernet validation error, %": _supernet_error(network),
+            **({"supernet validation error, %": _supernet_error(network)} if scored else {}),
             "test error, %": percent(network.test_error),
             "95 % interval": test_interval(network),
             "training time": duration(seconds.get(network.name)),

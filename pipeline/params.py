@@ -10,9 +10,9 @@ import functools
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,6 +41,10 @@ Pixels = Annotated[int, Field(ge=0, le=512)]
 Few = Annotated[int, Field(ge=1, le=1024)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+Problem = tuple[Loc, str, str]
+"""Where, what was expected, what was found."""
 
 
 class UndeclaredSectionError(ParamsError, AttributeError):
@@ -97,13 +101,18 @@ class Scale(Section):
     cells: Depth
 
 
-class Network(Section):
-    """What the supernet and the finished networks are built with."""
+class FinalNetwork(Section):
+    """What the finished networks are built with."""
 
-    supernet: Scale
     final: Scale
     stem_stride: Annotated[int, Field(ge=1, le=8)]
     sign: Literal["approx", "ste"]
+
+
+class Network(FinalNetwork):
+    """What the supernet and the finished networks are built with."""
+
+    supernet: Scale
 
 
 class Objectives(Section):
@@ -202,6 +211,7 @@ class Retrain(Training):
     label_smoothing: DropProbability
     auxiliary_weight: NonNegative
     hand_designed_channels: tuple[Width, ...]
+    linear_baseline: bool
     published: tuple[str, ...]
 
 
@@ -275,67 +285,64 @@ def load(path: str | os.PathLike[str]) -> Params:
     retrained networks than the front can have.
     """
     file = Path(path)
+    params = validated(file, Params, _broken_rules)
+    _warn_of_impossible_count(file, params)
+    return readable(params, file)
+
+
+M = TypeVar("M", bound=Section)
+P = TypeVar("P", bound=Params)
+
+
+def validated(file: Path, model: type[M], broken_rules: Callable[[M], Iterator[Problem]]) -> M:
+    """The whole file as a `model`. Raises ParamsError, one line, for the first of what is wrong with it."""
     content = read_yaml(file)
     if not isinstance(content, dict):
-        raise params_error(file, (), f"the sections {', '.join(Params.model_fields)}", found_text(content))
+        raise params_error(file, (), f"the sections {', '.join(model.model_fields)}", found_text(content))
     try:
-        params = Params.model_validate(content)
+        found = model.model_validate(content)
     except ValidationError as error:
-        raise _first_of(file, list(_problems(error))) from None
-    if broken := list(_broken_rules(params)):
+        raise _first_of(file, list(_problems(error, model))) from None
+    if broken := list(broken_rules(found)):
         raise _first_of(file, broken)
-    _warn_of_impossible_count(file, params)
+    return found
+
+
+def readable(params: P, file: Path, within: str = "") -> P:
+    """Within a DVC stage, what of the sections it declares; else all of them. See `declared` for `within`."""
     address = os.environ.get("DVC_STAGE")
     if not address:
         return params
     stage = address.rpartition(":")[2]
-    readable = {*declared(file, stage)[0], "runtime"}
-    restricted = Params.model_construct(**{n: getattr(params, n) for n in params.sections if n in readable})
+    names = {*declared(file, stage, params.sections, within)[0], "runtime"}
+    restricted = type(params).model_construct(**{n: getattr(params, n) for n in params.sections if n in names})
     restricted._stage = stage
     return restricted
 
 
-Problem = tuple[Loc, str, str]
-"""Where, what was expected, what was found."""
-
-
 def _broken_rules(params: Params) -> Iterator[Problem]:
     """What no key alone can show."""
-    data, space, search = params.data, params.space, params.search
-    if data.test_fraction + data.validation_fraction >= 1:
-        expected = f"a number below 1 - test_fraction (test_fraction is {data.test_fraction})"
-        yield ("data", "validation_fraction"), expected, found_text(data.validation_fraction)
-    yield from _broken_sizes(data)
-    if params.network.stem_stride not in STEM_STRIDES:
-        yield ("network", "stem_stride"), _one_of(STEM_STRIDES), found_text(params.network.stem_stride)
-    recipes: tuple[Training, ...] = (params.stage1, params.stage2, params.retrain)
-    for name, recipe in zip(("stage1", "stage2", "retrain"), recipes, strict=True):
-        if recipe.final_learning_rate > recipe.learning_rate:
-            expected = f"a number of at most learning_rate ({recipe.learning_rate})"
-            yield (name, "final_learning_rate"), expected, found_text(recipe.final_learning_rate)
+    space, search = params.space, params.search
+    yield from broken_data(params.data)
+    yield from _broken_rates("stage1", params.stage1)
+    yield from _broken_rates("stage2", params.stage2)
+    yield from broken_stem(("network",), params.network)
     if params.stage1.generations == params.stage1.epochs == 0:
         yield ("stage1", "epochs"), "an integer of at least 1 where generations is 0", "0"
     first, last = search.evaluation.first_batches, search.evaluation.last_batches
     if last < first:
         expected = f"an integer of at least first_batches ({first})"
         yield ("search", "evaluation", "last_batches"), expected, found_text(last)
-    widths = params.retrain.hand_designed_channels
-    for i, width in enumerate(widths):
-        if width in widths[:i]:
-            yield ("retrain", "hand_designed_channels", i), "each width once", f"{width} again"
+    yield from broken_retrain(params.retrain)
 
     known = OPERATIONS.get(space.name, ())
     if not known:
-        yield ("space", "name"), _one_of(OPERATIONS), found_text(space.name)
+        yield ("space", "name"), one_of(OPERATIONS), found_text(space.name)
         return
-    for i, operation in enumerate(space.operations):
-        if operation not in known:
-            yield ("space", "operations", i), _one_of(known), found_text(operation)
-        elif operation in space.operations[:i]:
-            yield ("space", "operations", i), "each operation once", f"{operation} again"
-    if widths and PLAIN_CONVOLUTION[space.name] not in space.operations:
+    yield from broken_operations(("space", "operations"), space.operations, known)
+    if params.retrain.hand_designed_channels and PLAIN_CONVOLUTION[space.name] not in space.operations:
         expected = f"[] where space.operations lacks {PLAIN_CONVOLUTION[space.name]}"
-        yield ("retrain", "hand_designed_channels"), expected, found_text(widths)
+        yield ("retrain", "hand_designed_channels"), expected, found_text(params.retrain.hand_designed_channels)
     yield from _unfit_published(space, params.retrain.published)
     if set(space.operations) <= set(known):
         size = _architectures(space)
@@ -344,6 +351,50 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
             if population > size:
                 expected = f"an integer of at most {size}, the number of architectures in the space"
                 yield (name, "population"), expected, found_text(population)
+
+
+def broken_data(data: Data) -> Iterator[Problem]:
+    """Rules of the section `data`."""
+    if data.test_fraction + data.validation_fraction >= 1:
+        expected = f"a number below 1 - test_fraction (test_fraction is {data.test_fraction})"
+        yield ("data", "validation_fraction"), expected, found_text(data.validation_fraction)
+    yield from _broken_sizes(data)
+
+
+def broken_stem(loc: Loc, network: FinalNetwork) -> Iterator[Problem]:
+    """Rules of the section `network`."""
+    if network.stem_stride not in STEM_STRIDES:
+        yield (*loc, "stem_stride"), one_of(STEM_STRIDES), found_text(network.stem_stride)
+
+
+def broken_retrain(section: Retrain) -> Iterator[Problem]:
+    """Rules of the section `retrain`."""
+    yield from _broken_rates("retrain", section)
+    widths = section.hand_designed_channels
+    for i, width in enumerate(widths):
+        if width in widths[:i]:
+            yield ("retrain", "hand_designed_channels", i), "each width once", f"{width} again"
+    names = section.published
+    for i, name in enumerate(names):
+        if name not in PUBLISHED:
+            yield ("retrain", "published", i), one_of(PUBLISHED), found_text(name)
+        elif name in names[:i]:
+            yield ("retrain", "published", i), "each name once", f"{name} again"
+
+
+def _broken_rates(name: str, recipe: Training) -> Iterator[Problem]:
+    if recipe.final_learning_rate > recipe.learning_rate:
+        expected = f"a number of at most learning_rate ({recipe.learning_rate})"
+        yield (name, "final_learning_rate"), expected, found_text(recipe.final_learning_rate)
+
+
+def broken_operations(loc: Loc, operations: Sequence[str], known: Collection[str]) -> Iterator[Problem]:
+    """A list of operations: each of the known ones, and once."""
+    for i, operation in enumerate(operations):
+        if operation not in known:
+            yield (*loc, i), one_of(known), found_text(operation)
+        elif operation in operations[:i]:
+            yield (*loc, i), "each operation once", f"{operation} again"
 
 
 def _broken_sizes(data: Data) -> Iterator[Problem]:
@@ -361,13 +412,9 @@ def _broken_sizes(data: Data) -> Iterator[Problem]:
 
 def _unfit_published(space: Space, names: tuple[str, ...]) -> Iterator[Problem]:
     for i, name in enumerate(names):
-        loc = ("retrain", "published", i)
-        if name not in PUBLISHED:
-            yield loc, _one_of(PUBLISHED), found_text(name)
+        loc, genotype = ("retrain", "published", i), PUBLISHED.get(name)
+        if genotype is None:
             continue
-        if name in names[:i]:
-            yield loc, "each name once", f"{name} again"
-        genotype = PUBLISHED[name]
         needed = sorted({gene.op for gene in genotype.genes})
         if (space.name, space.nodes) != (genotype.space, genotype.nodes) or not set(needed) <= set(space.operations):
             where = f"space.name {genotype.space}, space.nodes {genotype.nodes} and {', '.join(needed)}"
@@ -388,8 +435,12 @@ def _warn_of_impossible_count(file: Path, params: Params) -> None:
         warnings.warn(str(problem), ParamsWarning, stacklevel=3)
 
 
-def declared(file: Path, stage: str) -> tuple[set[str], list[Path]]:
-    """What the dvc.yaml beside `file` says that a stage reads: sections of `file`, and files and folders."""
+def declared(file: Path, stage: str, sections: Collection[str] = (), within: str = "") -> tuple[set[str], list[Path]]:
+    """What the dvc.yaml beside `file` says that a stage reads: sections of `file`, and files and folders.
+
+    `sections` are all that the file has, below the key `within` if there is one; none stand for those of `Params`.
+    """
+    known = sections or tuple(Params.model_fields)
     dvc_file, loc = file.with_name("dvc.yaml"), ("stages", stage)
     content = read_yaml(dvc_file)
     try:
@@ -404,11 +455,13 @@ def declared(file: Path, stage: str) -> tuple[set[str], list[Path]]:
             continue
         for other, listed in item.items():
             if Path(other).name == file.name:  # no list under the name stands for the whole file
-                keys += listed if isinstance(listed, tuple) else Params.model_fields
-    for key in keys:
-        if str(key).partition(".")[0] not in Params.model_fields:
+                keys += listed if isinstance(listed, tuple) else known
+    above = f"{within}." if within else ""
+    names = {str(key).removeprefix(above).partition(".")[0]: key for key in keys}
+    for name, key in names.items():
+        if name not in known or not str(key).startswith(above):
             raise params_error(dvc_file, (*loc, "params"), f"sections of {file.name}", found_text(key))
-    return {str(key).partition(".")[0] for key in keys}, paths
+    return set(names), paths
 
 
 # What is wrong, in one line.
@@ -419,17 +472,20 @@ def _first_of(file: Path, problems: list[Problem]) -> ParamsError:
     return ParamsError(f"{first} (and {len(problems) - 1} more)") if len(problems) > 1 else first
 
 
-def _one_of(allowed: Collection[object]) -> str:
+def one_of(allowed: Collection[object]) -> str:
+    """Values to choose from, in words."""
     names = ", ".join(map(str, allowed))
     return names if len(allowed) == 1 else f"one of {names}"
 
 
-_json_schema = functools.cache(Params.model_json_schema)
+@functools.cache
+def _json_schema(model: type[Section]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
-def _schema(loc: Loc) -> dict[str, Any]:
-    """The part of the models' JSON schema that describes the value at `loc`."""
-    root = node = _json_schema()
+def _schema(loc: Loc, model: type[Section]) -> dict[str, Any]:
+    """The part of a model's JSON schema that describes the value at `loc`."""
+    root = node = _json_schema(model)
     for step in loc:
         node = node["items"] if isinstance(step, int) else node["properties"][step]
         if "$ref" in node:
@@ -440,7 +496,7 @@ def _schema(loc: Loc) -> dict[str, Any]:
 def _expected(schema: dict[str, Any]) -> str:
     """The schema of one value in words."""
     if "const" in schema or "enum" in schema:
-        return _one_of(schema.get("enum") or [schema["const"]])
+        return one_of(schema.get("enum") or [schema["const"]])
     match schema["type"]:
         case "object":
             return f"the keys {', '.join(schema['properties'])}"
@@ -462,12 +518,12 @@ def _expected(schema: dict[str, Any]) -> str:
     return f"{'an integer' if schema['type'] == 'integer' else 'a number'} {bounds}".rstrip()
 
 
-def _problems(error: ValidationError) -> Iterator[Problem]:
+def _problems(error: ValidationError, model: type[Section]) -> Iterator[Problem]:
     """Misspelt keys first: they explain what is missing."""
     details = error.errors(include_url=False)
     meant: set[Loc] = set()
     for loc in (detail["loc"] for detail in details if detail["type"] == "extra_forbidden"):
-        siblings = list(_schema(loc[:-1])["properties"])
+        siblings = list(_schema(loc[:-1], model)["properties"])
         hint = ", ".join(siblings)
         if nearest := difflib.get_close_matches(str(loc[-1]), siblings, 1):
             meant.add((*loc[:-1], nearest[0]))
@@ -476,4 +532,4 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
     for detail in details:
         loc, missing = detail["loc"], detail["type"] == "missing"
         if detail["type"] != "extra_forbidden" and not (missing and loc in meant):
-            yield loc, _expected(_schema(loc)), "nothing" if missing else found_text(detail["input"])
+            yield loc, _expected(_schema(loc, model)), "nothing" if missing else found_text(detail["input"])

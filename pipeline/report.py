@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -22,22 +24,37 @@ from pipeline.table import NETWORKS, PAGE, TIMES, network_seconds, table
 
 SUPERNET_STAGES = ("stage1", "stage2")
 SEARCH, RETRAIN, EXPORT = Path("data/search"), NETWORKS.parent, Path("data/export")
+LINEAR = RETRAIN / "linear.json"
 TEST = PREPARED / "test"
 FIGURES = REPORTS / "figures"
+CORRELATION = REPORTS / "metrics" / "latency_table.json"
 
 
 def run(stage: Stage) -> None:
     """Read everything, draw everything, then write."""
-    section, found = stage.params.report, read_run()
-    drawn = pictures(found, section.size_bins)
-    files = {name: figures.render(figure, section.figure_format) for name, figure in drawn.items()}
-    used = {name: values for name, values in stage.params.as_dict().items() if name != "runtime"}
-    parameters = yaml.safe_dump(used, sort_keys=False, default_flow_style=None, width=100)
+    section, parameters = stage.params.report, parameters_text(stage)
+    found = dataclasses.replace(read_run(), resource=stage.params.objectives.resource)
     text = markdown.report_markdown(found, section.size_bins, section.figure_format, parameters)
     page = page_html(found, images(stage.params.runtime, found.dataset), section.size_bins, parameters)
+    write(stage, found, pictures(found, section.size_bins), text, page)
+    stage.metrics |= analysis.metrics(found, section.size_bins)
+
+
+def parameters_text(stage: Stage) -> str:
+    """YAML of the parameters that the report may depend on."""
+    used = {name: values for name, values in stage.params.as_dict().items() if name != "runtime"}
+    return yaml.safe_dump(used, sort_keys=False, default_flow_style=None, width=100)
+
+
+def write(
+    stage: Stage, found: analysis.Retrained, drawn: Mapping[str, Figure], text: str, page: str, project: Path = Path()
+) -> None:
+    """Draw, then write all files, and print the table of networks with paths as seen from `project`."""
+    suffix = stage.params.report.figure_format
+    files = {name: figures.render(figure, suffix) for name, figure in drawn.items()}
     shutil.rmtree(FIGURES, ignore_errors=True)  # no picture of an earlier run may stay
     for name, content in files.items():
-        atomic_write(FIGURES / f"{name}.{section.figure_format}", content)
+        atomic_write(FIGURES / f"{name}.{suffix}", content)
     for name, rows in (
         ("pareto", analysis.pareto_rows(found)),
         ("losses", analysis.loss_rows(found)),
@@ -46,34 +63,45 @@ def run(stage: Stage) -> None:
         write_json(REPORTS / "plots" / f"{name}.json", rows)
     atomic_write(REPORTS / "report.md", text)
     atomic_write(PAGE, page)
-    stage.metrics |= analysis.metrics(found, section.size_bins)
-    print(table())
+    print(table(project))
 
 
 def read_run() -> analysis.Run:
-    """The files of the stages before.
+    """The files of the stages before."""
+    front = results.read_front(SEARCH / "front.json")
+    retrained = read_retrained(front.space, markdown.STAGES)
+    return analysis.Run(
+        **{field.name: getattr(retrained, field.name) for field in dataclasses.fields(retrained)},
+        training={name: results.read_epochs(Path("data") / name / "training.json") for name in SUPERNET_STAGES},
+        generations=results.read_generations(SEARCH / "generations.json"),
+        front=front,
+        summary=results.read_summary(SEARCH / "summary.json"),
+    )
 
-    Times are read if they are there, but are no dependency in dvc.yaml: a stage must not re-run because
+
+def read_retrained(space: results.SpaceRange, stages: Sequence[str]) -> analysis.Retrained:
+    """The networks and all that is known of them.
+
+    Times of the stages are read if they are there, but are no dependency in dvc.yaml: a stage must not re-run because
     another took longer.
     """
     networks = results.read_networks(NETWORKS)
     seconds: dict[str, float] = {}
-    for name in markdown.STAGES:
+    for name in stages:
         if (TIMES / f"{name}.json").exists():
             seconds |= results.read_stage_times(TIMES / f"{name}.json")
-    return analysis.Run(
+    return analysis.Retrained(
         dataset=results.read_dataset(PREPARED / "dataset.json"),
-        training={name: results.read_epochs(Path("data") / name / "training.json") for name in SUPERNET_STAGES},
-        generations=results.read_generations(SEARCH / "generations.json"),
-        front=results.read_front(SEARCH / "front.json"),
-        summary=results.read_summary(SEARCH / "summary.json"),
+        space=space,
         networks=networks,
         curves={n.name: results.read_epochs(RETRAIN / n.name / "curve.json") for n in networks},
         predictions={n.name: results.read_predictions(RETRAIN / n.name / "predictions.csv") for n in networks},
         stage_seconds={name.removesuffix("_seconds"): value for name, value in seconds.items()},
         network_seconds=network_seconds(),
         packed=packed_files(),
+        latency_correlation=results.read_latency_correlation(CORRELATION) if CORRELATION.exists() else None,
         parts={path.parent.name: weight_parts(path) for path in sorted(RETRAIN.glob("*/weights.safetensors"))},
+        linear=results.read_linear(LINEAR) if LINEAR.exists() else None,
     )
 
 
@@ -100,7 +128,7 @@ def pictures(found: analysis.Run, bins: int) -> dict[str, Figure]:
     """File name without suffix → picture; the names are those that the text refers to."""
     networks = found.of_role(*results.ROLES)
     drawn = {
-        "front": figures.front_figure(found.front, networks),
+        "front": figures.front_figure(found.front, networks, found.linear),
         "population": figures.population_figure(found.generations, found.front),
         "indicators": figures.indicators_figure(analysis.generation_indicators(found, bins)),
         "operations": figures.operations_figure(found.generations),
@@ -108,13 +136,20 @@ def pictures(found: analysis.Run, bins: int) -> dict[str, Figure]:
         "supernet": figures.supernet_figure(found.training),
         "retraining": figures.retraining_figure(networks, found.curves),
     }
+    return drawn | latency_and_cells(found)
+
+
+def latency_and_cells(found: analysis.Retrained) -> dict[str, Figure]:
+    """Errors over times, if networks were timed, and a drawing of the cells of each front network."""
+    networks = found.of_role(*results.ROLES)
     milliseconds = {name: 1000 * packed.latency.packed_1 for name, packed in found.packed.items() if packed.latency}
-    if milliseconds:
-        drawn["latency"] = figures.latency_figure(networks, milliseconds)
-    for network in found.of_role("front"):
-        title = f"{network.name} ({network.key}), {kib(network.size_bytes)} KiB"
-        drawn[markdown.cells_name(network)] = cell_graph.cells_figure(network.genotype, title)
-    return drawn
+    drawn = {"latency": figures.latency_figure(networks, milliseconds)} if milliseconds else {}
+    return drawn | {
+        markdown.cells_name(network): cell_graph.cells_figure(
+            network.genotype, f"{network.name} ({network.key}), {kib(network.size_bytes)} KiB"
+        )
+        for network in found.of_role("front")
+    }
 
 
 if __name__ == "__main__":

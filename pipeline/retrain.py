@@ -8,7 +8,7 @@ import random
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ import torch
 import bnas
 from bnas import baselines, family, pareto
 from bnas.cache import CHECKPOINTS, NETWORKS
-from bnas.cost import cost
+from bnas.cost import CostTable, cost
 from bnas.evaluate import Problem
+from bnas.linear import train_linear
 from bnas.network import Network, NetworkConfig
 from bnas.published import PUBLISHED
 from bnas.results import (
@@ -51,6 +52,8 @@ TRAINING_CODE = (
     "data",
     "family",
     "files",
+    "fused",
+    "fused_kernels",
     "images",
     "indexed",
     "lock",
@@ -66,6 +69,10 @@ TRAINING_CODE = (
 """The modules that `bnas.family` imports, directly or not, and itself: what a finished network depends on."""
 
 
+NOT_OF_THE_RECIPE = {"count", "hand_designed_channels", "linear_baseline", "published"}
+"""Keys of `retrain` that say what is trained, not how."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A network to be trained: its name and role, its supernet error, the front member it was matched to."""
@@ -79,14 +86,18 @@ class Candidate:
 
 
 def run(stage: Stage) -> None:
-    """Choose, train side by side (networks finished earlier are taken from the cache), and collect."""
-    params, description = stage.params, dataset()
-    problem = build.problem(params, description)
+    """Choose networks and train them."""
+    description = dataset()
+    problem = build.problem(stage.params, description)
+    train(stage, candidates(stage, description, problem), description, problem.costs)
+
+
+def train(stage: Stage, chosen: Sequence[Candidate], description: DatasetDescription, costs: CostTable) -> None:
+    """Train candidates side by side (networks finished earlier are taken from the cache), and collect their results."""
+    params, section = stage.params, stage.params.retrain
     device = build.device(params.runtime)
-    section = params.retrain
     build.require_bfloat16(section.mixed_precision, device, "retrain")
-    chosen = candidates(stage, description, problem)
-    recipe = family.Recipe(**section.model_dump(exclude={"count", "hand_designed_channels", "published"}))
+    recipe = family.Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
     data = family.FamilyData(
         PREPARED,
         description.mean,
@@ -105,9 +116,9 @@ def run(stage: Stage) -> None:
             each.unfinished().remove()
     waiting = [each for each in jobs.values() if not each.is_finished(section.epochs)]
     done = sum(each.unfinished().count for each in waiting)
-    advance = stage.progress(len(waiting) * section.epochs, done)
+    advance = stage.progress((len(waiting) + section.linear_baseline) * section.epochs, done)
     # Heaviest first, so that no long training is left to the end with one process idle.
-    weights = {c.name: problem.costs(c.genotype).ops * c.channels**2 for c in chosen}
+    weights = {c.name: costs(c.genotype).ops * c.channels**2 for c in chosen}
     family.train_family(
         sorted(jobs.values(), key=lambda each: -weights[each.name]),
         recipe,
@@ -124,6 +135,15 @@ def run(stage: Stage) -> None:
         (target / "seconds.json").unlink()
         times.append(NetworkTime(candidate.name, seconds).to_dict())
         networks.append(result(candidate, finished, target, description, section.epochs))
+    if section.linear_baseline:
+        baseline = train_linear(
+            recipe,
+            data,
+            len(description.classes),
+            device,
+            lambda record: advance(1, f"linear baseline, epoch {record.epoch}/{section.epochs}"),
+        )
+        write_json(stage.out / "linear.json", baseline.to_dict())
     write_json(stage.out / "networks.json", RetrainedNetworks(tuple(networks)).to_dict())
     write_json(REPORTS / "times" / "networks.json", times)
 
@@ -158,7 +178,7 @@ def candidates(stage: Stage, description: DatasetDescription, problem: Problem) 
 
 
 def fixed(
-    section: schema.Retrain, space: SearchSpace, channels: int, error: Callable[[Genotype], float]
+    section: schema.Retrain, space: SearchSpace, channels: int, error: Callable[[Genotype], float | None]
 ) -> list[Candidate]:
     """What is the same for every search: the hand-designed cell at some widths, and published architectures."""
     found = []

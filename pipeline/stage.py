@@ -98,12 +98,16 @@ def cache_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
 
 
-def main(name: str, run: Callable[[Stage], None]) -> int:
+def _params() -> Params:
+    return load("params.yaml")
+
+
+def main(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = _params) -> int:
     """Run a stage and return its exit code: 0, 2 with one line on stderr for bad input, 130 or 143 if interrupted.
 
     Outputs are collected in a folder of their own and moved to `data/<name>` in the end, so that a stage that fails
     leaves nothing behind. The time it took goes to `reports/times/<name>.json`, a file that no stage depends on. A
-    second run of the stage in the same folder is refused while the first lives.
+    second run of the stage in the same folder is refused while the first lives. `read` gets the parameters.
     """
     signal.signal(signal.SIGTERM, _terminate)
     warnings.formatwarning = _one_line_warning
@@ -111,7 +115,7 @@ def main(name: str, run: Callable[[Stage], None]) -> int:
     try:
         with lock(Path(".cache/locks") / f"{name}.lock", f"stage {name}"):
             folder = PREPARED if name == "prepare" else Path("data") / name
-            stage = Stage(name, load("params.yaml"), folder.with_name(f".partial-{folder.name}"))
+            stage = Stage(name, read(), folder.with_name(f".partial-{folder.name}"))
             with stage.held:
                 _run(stage, run, folder)
     except (ValueError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,11 +21,12 @@ def network_seconds() -> dict[str, float]:
     return {row.network: row.seconds for row in read_network_times(path)} if path.exists() else {}
 
 
-def table() -> str:
-    """The text to print; raises ValueError, one line, without a finished run."""
+def table(project: Path = Path()) -> str:
+    """The text to print, paths as seen from `project`; raises ValueError, one line, without a finished run."""
     if not NETWORKS.exists():
         raise ValueError(f"no finished run found: {NETWORKS} does not exist; run `dvc repro` first")
-    report = f"Report: {PAGE}" if PAGE.exists() else f"Report: {PAGE} (not written yet)"
+    shown = Path(os.path.relpath(PAGE, project)).as_posix()
+    report = f"Report: {shown}" if PAGE.exists() else f"Report: {shown} (not written yet)"
     return f"{report}\n{finished_networks(read_networks(NETWORKS), network_seconds())}"
 
 

@@ -23,6 +23,7 @@ from bnas.results import (
     GenerationRecord,
     Generations,
     ImageShape,
+    LinearBaseline,
     Member,
     NetworkLatency,
     NetworkTime,
@@ -101,9 +102,7 @@ def networks(found: Front, rng: random.Random, count: int = 4) -> list[Retrained
     made.append(RetrainedNetwork("hand-4", "hand", hand, 4, 3, 3000.0, 700, 9e5, None, 40, IMAGES, 6, None))
     made.append(RetrainedNetwork("hand-8", "hand", hand, 8, 3, 9000.0, 2700, 3e6, 0.2, 14, IMAGES, 6, None))
     published = SPACE.sample(rng)
-    made.append(
-        RetrainedNetwork("published-ebnas", "published", published, 8, 3, 8000.0, 2500, 3e6, 0.3, 18, IMAGES, 6, None)
-    )
+    made.append(RetrainedNetwork("ebnas", "published", published, 8, 3, 8000.0, 2500, 3e6, 0.3, 18, IMAGES, 6, None))
     return sorted(made, key=lambda network: ROLES.index(network.role))
 
 
@@ -149,6 +148,7 @@ def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
     _write(root / "data/search/summary.json", {**summary, "something_else": 1})
     made = networks(found, rng)
     _write(root / "data/retrain/networks.json", RetrainedNetworks(tuple(made)).to_dict())
+    _write(root / "data/retrain/linear.json", LinearBaseline(120, IMAGES, 6).to_dict())
     generator = np.random.default_rng(seed)
     for network in made:
         folder = root / "data/retrain" / network.name

@@ -9,10 +9,13 @@ import pytest
 import yaml
 from jinja2 import Environment, meta
 
-from tests.imports import ROOT, closure, imported, relative
+from tests.imports import ROOT, closure, file_of, imported, relative
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-FILES = sorted([*ROOT.glob("bnas/**/*.py"), *ROOT.glob("pipeline/*.py")])
+TRANSFER = yaml.safe_load((ROOT / "pipeline/transfer/dvc.yaml").read_text())["stages"]
+SCRIPTS = {f"pipeline.{name}": stage for name, stage in STAGES.items()}
+SCRIPTS |= {f"pipeline.transfer.{name}": stage for name, stage in TRANSFER.items()}
+FILES = sorted([*ROOT.glob("bnas/**/*.py"), *ROOT.glob("pipeline/**/*.py")])
 WITHOUT_TORCH = (
     "space",
     "pareto",
@@ -28,10 +31,12 @@ WITHOUT_TORCH = (
 )
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_import_closure(stage: str) -> None:
-    code = relative(closure(ROOT / "pipeline" / f"{stage}.py"))
-    declared = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("bnas/", "pipeline/"))]
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_deps_are_the_import_closure(script: str) -> None:
+    file = file_of(script)
+    assert file is not None
+    code = relative(closure(file))
+    declared = [dep for dep in SCRIPTS[script]["deps"] if dep.startswith(("bnas/", "pipeline/"))]
     assert sorted(declared) == sorted(code + (page_files() if "bnas/page/build.py" in code else []))
 
 
@@ -52,9 +57,23 @@ def test_the_key_of_a_finished_network_knows_all_code_that_trained_it() -> None:
     assert [f"bnas/{name}.py" for name in TRAINING_CODE] == relative(closure(ROOT / "bnas" / "family.py"))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_runs_its_own_script(stage: str) -> None:
-    assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage}"
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_stage_runs_its_own_script(script: str) -> None:
+    assert SCRIPTS[script]["cmd"] == f"python -m {script}"
+
+
+def test_a_transfer_needs_no_supernet_and_tests_only_in_the_end() -> None:
+    deps = {name: set(stage["deps"]) for name, stage in TRANSFER.items()}
+    own = {dep for each in deps.values() for dep in each if not dep.startswith(("bnas/", "pipeline/"))}
+    assert {dep for dep in own if dep.startswith("data/")} == set(), "nothing of the main pipeline but the front"
+    readers = {name for name in deps if {"transfer/data/prepared", "transfer/data/prepared/test"} & deps[name]}
+    assert readers == {"retrain", "export"}
+
+
+def test_no_parameter_of_a_transfer_has_the_name_of_another() -> None:
+    names = {key for stage in TRANSFER.values() for file in stage["params"] for keys in file.values() for key in keys}
+    assert all(name.startswith("transfer.") for name in names), "`dvc exp show` would print file names before all"
+    assert "transfer.runtime" not in names
 
 
 def test_nothing_before_retraining_sees_the_test_split() -> None:
@@ -93,12 +112,12 @@ def test_imports_have_no_circles() -> None:
 
 def test_the_library_never_imports_the_pipeline() -> None:
     for file in ROOT.glob("bnas/**/*.py"):
-        assert not [p for p in imported(file) if p.parent.name == "pipeline"], file
+        assert not [p for p in imported(file) if p.relative_to(ROOT).parts[0] == "pipeline"], file
 
 
 def test_every_cached_output_is_ignored_by_git() -> None:
     ignored = (ROOT / ".gitignore").read_text().split()
-    for stage in STAGES.values():
+    for stage in SCRIPTS.values():
         for out in stage.get("outs", []):
             assert f"/{out}/" in ignored
 

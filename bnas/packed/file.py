@@ -100,10 +100,12 @@ def read(path: str | os.PathLike[str]) -> PackedFile:
 def _card(path: Path, metadata: dict[str, str]) -> ModelCard:
     if metadata.get("format") != FORMAT:
         raise PackedError(f"{path}: expected a packed network (format {FORMAT!r}), found another safetensors file")
-    if metadata.get("version") != VERSION:
-        found = metadata.get("version", "none")
+    found = metadata.get("version", "none")
+    if found != VERSION:
+        newer = found.isdecimal() and found.isascii() and len(found) < 10 and int(found) > int(VERSION)
         raise PackedError(
-            f"{path}: expected version {VERSION} of the format, found {found!s:.20}; a newer bnas wrote it"
+            f"{path}: expected version {VERSION} of the format, found {found!s:.20}"
+            + ("; a newer bnas wrote it" if newer else "")
         )
     try:
         return ModelCard.from_json(metadata.get("card", ""))

@@ -12,24 +12,25 @@ from markupsafe import Markup, escape
 
 from bnas.analysis import (
     STAGE_NAMES,
+    Retrained,
     Run,
     best_by_test,
-    fidelity,
     generation_indicators,
     hypervolume_difference,
     metrics,
     paired_test,
 )
 from bnas.cell_graph import operation_colour, operation_label
-from bnas.markdown import STAGES, course_sentences, pair_sentence, verdict
+from bnas.markdown import STAGES, course_sentences, latency_check, pair_sentence, verdict
 from bnas.page import charts
 from bnas.page.content import NetworkView, class_examples, network_view, picks
 from bnas.page.inline import STACK, inline_svg
 from bnas.panels import ROLE_NAMES, operations_seen
-from bnas.results import ROLES
+from bnas.results import ROLES, LinearBaseline
 from bnas.space import PARAMETER_FREE
-from bnas.tables import duration, moment, optimistic_note, test_interval
+from bnas.tables import duration, linear_note, moment, optimistic_note, test_interval
 from bnas.text import kib, percent
+from bnas.transfer_markdown import STAGES as TRANSFER_STAGES
 from bnas.views import ImageArray
 
 
@@ -55,11 +56,12 @@ def _emphasis(text: str) -> Markup:
     return Markup("".join(f"<strong>{p}</strong>" if i % 2 else p for i, p in enumerate(pieces)))  # noqa: S704  # escaped
 
 
-def page_html(run: Run, images: ImageArray | None, bins: int, parameters: str) -> str:
-    """The whole page, the same text for the same run.
+def page_html(run: Retrained, images: ImageArray | None, bins: int, parameters: str, introduction: str = "") -> str:
+    """The whole page, the same text for the same run; without a search, what belongs to it is left out.
 
     `images` `[N, H, W, C]` are those of the test split, in the order of the predictions (None: no pictures are shown),
-    `bins` those of size coverage, `parameters` YAML.
+    `bins` those of size coverage, `parameters` YAML, `introduction` what stands under the title where the run has no
+    search to tell of.
     """
     networks = run.of_role(*ROLES)
     views = {network.name: network_view(run, network, images) for network in networks}
@@ -78,26 +80,40 @@ def page_html(run: Run, images: ImageArray | None, bins: int, parameters: str) -
             roles={role: name for role, name in ROLE_NAMES.items() if run.of_role(role)},
             stage_names=STAGE_NAMES,
             examples=class_examples(run, images),
-            front_charts=_front_charts(views),
+            front_charts=_front_charts(views, run.linear),
+            linear=linear_note(run.linear, run.networks) if run.linear else None,
+            latency_chart=_latency_chart(run),
             parameters=parameters.strip(),
             verdict=verdict(hypervolume_difference(run), run.dataset.counts.test),
             pairs=_pairs(run),
-            metrics=metrics(run, bins),
+            introduction=introduction,
             times=_times(run),
-            **_search(run, bins),
+            searched=isinstance(run, Run),
+            retraining=inline_svg(
+                charts.retraining_chart(run), "retraining", "Training error of every retrained network over its epochs."
+            ),
+            **(_search(run, bins) if isinstance(run, Run) else {}),
         )
     )
 
 
-def _front_charts(views: Mapping[str, NetworkView]) -> dict[str, Markup]:
+def _front_charts(views: Mapping[str, NetworkView], linear: LinearBaseline | None) -> dict[str, Markup]:
     """The same chart for wide and for narrow windows, each point a link."""
     points = {name: (view.network.role, view.summary) for name, view in views.items()}
     networks = [view.network for view in views.values()]
     label = "Test error over size of all trained networks; each point is a link to its network."
     return {
-        name: inline_svg(charts.front_chart(networks, size), f"front-{name}", label, points=points)
+        name: inline_svg(charts.front_chart(networks, size, linear), f"front-{name}", label, points=points)
         for name, size in (("wide", charts.WIDE), ("narrow", charts.NARROW))
     }
+
+
+def _latency_chart(run: Run) -> Markup | None:
+    seconds = {name: packed.latency.packed_1 for name, packed in run.packed.items() if packed.latency}
+    if not seconds:
+        return None
+    drawn = charts.latency_chart(run.networks, seconds)
+    return inline_svg(drawn, "latency", "Test error over the time of one image in the packed runtime.")
 
 
 def _search(run: Run, bins: int) -> dict[str, object]:
@@ -105,7 +121,7 @@ def _search(run: Run, bins: int) -> dict[str, object]:
     population, frames = charts.population_chart(run)
     seen = operations_seen(run.generations)
     return {
-        "course": course_sentences(rows),
+        "course": [*course_sentences(rows), *latency_check(run)],
         "population": _with_members(
             inline_svg(
                 population, "population", "Error over size of a generation's members, and the front handed over."
@@ -128,9 +144,6 @@ def _search(run: Run, bins: int) -> dict[str, object]:
                 STACK,
             ),
             "supernet": inline_svg(charts.supernet_chart(run), "supernet", "Training error of the supernet."),
-            "retraining": inline_svg(
-                charts.retraining_chart(run), "retraining", "Training error of every retrained network over its epochs."
-            ),
             "fidelity": inline_svg(
                 charts.fidelity_chart(run.networks),
                 "fidelity",
@@ -138,7 +151,7 @@ def _search(run: Run, bins: int) -> dict[str, object]:
             ),
         },
         "operations": [(operation_label(op), operation_colour(op), op in PARAMETER_FREE) for op in seen],
-        "tau": fidelity(run),
+        "metrics": metrics(run, bins),
     }
 
 
@@ -158,12 +171,13 @@ def _script_json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
 
 
-def _pairs(run: Run) -> str | None:
+def _pairs(run: Retrained) -> str | None:
     return pair_sentence([paired_test(run, a.name, b.name) for a, b in run.pairs]) if run.pairs else None
 
 
-def _times(run: Run) -> list[tuple[str, float | None, float]]:
+def _times(run: Retrained) -> list[tuple[str, float | None, float]]:
     """(stage, seconds or None, share of the longest)."""
     longest = max(run.stage_seconds.values(), default=0) or 1.0
-    rows = [(STAGE_NAMES.get(name, name), run.stage_seconds.get(name)) for name in STAGES]
+    stages = STAGES if isinstance(run, Run) else TRANSFER_STAGES
+    rows = [(STAGE_NAMES.get(name, name), run.stage_seconds.get(name)) for name in stages]
     return [(name, seconds, (seconds or 0) / longest) for name, seconds in rows]

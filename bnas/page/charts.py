@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from bnas import pareto
-from bnas.analysis import GenerationIndicators, Run
+from bnas.analysis import GenerationIndicators, Retrained, Run
 from bnas.cell_graph import Layout, draw_cell
 from bnas.page.inline import POINT
 from bnas.panels import (
@@ -23,12 +23,13 @@ from bnas.panels import (
     STAGE_COLOURS,
     front_line,
     indicator_lines,
+    linear_line,
     operation_bars,
     size_axis,
     styled,
     supernet_line,
 )
-from bnas.results import ROLES, EpochRecord, GenerationRecord, RetrainedNetwork, Role
+from bnas.results import ROLES, EpochRecord, GenerationRecord, LinearBaseline, RetrainedNetwork, Role
 from bnas.space import Node
 
 PANEL = (5.4, 3.3)
@@ -49,7 +50,9 @@ def _panel(size: tuple[float, float] = PANEL) -> tuple[Figure, Axes]:
 
 
 @styled
-def front_chart(networks: Sequence[RetrainedNetwork], size: tuple[float, float]) -> Figure:
+def front_chart(
+    networks: Sequence[RetrainedNetwork], size: tuple[float, float], linear: LinearBaseline | None = None
+) -> Figure:
     """Test error with its interval over size; every network is an artist of its own."""
     figure, axes = _panel(size)
     lines: tuple[tuple[Role, str], ...] = (("random", "--"), ("front", "-"))
@@ -63,6 +66,8 @@ def front_chart(networks: Sequence[RetrainedNetwork], size: tuple[float, float])
         axes.plot((x, x), (100 * low, 100 * high), color=to_rgba(colour, 0.3), linewidth=1.4, zorder=2)
         style: dict[str, Any] = {"color": colour, "markersize": 7.5, "markeredgewidth": 0, "zorder": 3}
         axes.plot(x, 100 * network.test_error, ROLE_MARKERS[network.role], gid=POINT + network.name, **style)
+    if linear is not None:
+        linear_line(axes, linear)
     size_axis(axes)
     axes.set_ylabel("test error, %")
     if all(network.wrong for network in networks):
@@ -174,7 +179,7 @@ def supernet_chart(run: Run) -> Figure:
 
 
 @styled
-def retraining_chart(run: Run) -> Figure:
+def retraining_chart(run: Retrained) -> Figure:
     """Training error of every retrained network over its epochs, coloured by role."""
     figure, axes = _panel()
     for network in sorted(run.networks, key=lambda n: ROLES.index(n.role), reverse=True):
@@ -200,6 +205,21 @@ def fidelity_chart(networks: Sequence[RetrainedNetwork]) -> Figure:
         axes.plot(x, [100 * n.test_error for n in scored], ROLE_MARKERS[role], **style)
     axes.set_xlabel("validation error in the supernet, %")
     axes.set_ylabel("test error after retraining, %")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+@styled
+def latency_chart(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> Figure:
+    """Test error over the time of one image in the packed runtime; networks that were not timed are left out."""
+    figure, axes = _panel()
+    timed = [n for n in networks if n.name in seconds]
+    for network in sorted(timed, key=lambda n: ("hand", "random", "front").index(n.role)):
+        style: dict[str, Any] = {"color": ROLE_COLOURS[network.role], "markersize": 7, "markeredgewidth": 0}
+        axes.plot(1e6 * seconds[network.name], 100 * network.test_error, ROLE_MARKERS[network.role], **style)
+    axes.set_xlabel("one image, packed, µs")
+    axes.set_ylabel("test error, %")
+    axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     return figure
 

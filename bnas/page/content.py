@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from bnas import pareto
-from bnas.analysis import PackedFile, Run, best_by_test, confusion_matrix
+from bnas.analysis import PackedFile, Retrained, best_by_test, confusion_matrix
 from bnas.cell_graph import STACKED, STAIRCASE, cell_words
 from bnas.page.charts import cell_chart, curve_chart
 from bnas.page.inline import CELL, inline_svg
@@ -37,7 +37,7 @@ class Pick:
     network: RetrainedNetwork
 
 
-def picks(run: Run) -> list[Pick]:
+def picks(run: Retrained) -> list[Pick]:
     """The smallest, the knee, the best under a round size and the most accurate of the front, smallest first."""
     front = run.of_role("front")
     reasons: dict[str, list[str]] = {}
@@ -134,7 +134,7 @@ class NetworkView:
         return f"{n.name}, {self.role_name}: {kib(n.size_bytes)} KiB, test error {percent(n.test_error)} %"
 
 
-def network_view(run: Run, network: RetrainedNetwork, images: ImageArray | None) -> NetworkView:
+def network_view(run: Retrained, network: RetrainedNetwork, images: ImageArray | None) -> NetworkView:
     """The view of a network of the run; `images` `[N, H, W, C]` are those of the test split."""
     packed = run.packed.get(network.name)
     answers, curve = run.predictions[network.name], run.curves.get(network.name, ())
@@ -201,7 +201,7 @@ def _mistakes(answers: Predictions, classes: Sequence[str], images: ImageArray |
         yield Mistake(actual, predicted, len(confusion.images), pictures(confusion))
 
 
-def class_examples(run: Run, images: ImageArray | None) -> list[tuple[str, str]]:
+def class_examples(run: Retrained, images: ImageArray | None) -> list[tuple[str, str]]:
     """(class, address of the first test image of it) of the first classes."""
     if images is None:
         return []

@@ -1,124 +1,67 @@
-"""`make bench`: measure everything and write `reports/benchmarks.json` and `reports/benchmarks.md`."""
+"""`make bench`: measure everything and write `reports/benchmarks.json` and `reports/benchmarks.md`.
+
+`python -m tests.benchmarks NAME …` measures some sections again and keeps the others' figures; the studies, which
+take longer, run only when named.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from bnas.packed.latency import LEAST_CORRELATION
-from bnas.tables import markdown_table
 from pipeline.stage import atomic_write
-from tests.benchmarks import packed
+from tests.benchmarks import packed, schedule, scoring
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 
+SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "packed": packed.MEASURES,
+    "scoring": scoring.MEASURES,
+}
+"""What `make bench` runs: section → name of the figures → what measures them."""
 
-MEASURED: Mapping[str, Callable[[], Any]] = {
-    "layers": packed.layers,
-    "networks": packed.networks,
-    "latency_table": packed.latency_table,
-    "compilation": packed.compilation,
+STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {"schedule": schedule.MEASURES}
+
+TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "packed": packed.text,
+    "scoring": scoring.text,
+    "schedule": schedule.text,
 }
 
 
 def main() -> None:
-    """Run all benchmarks, or those that are named and keep the other figures; a line of progress for each."""
+    """Run all benchmarks, or the named sections or figures and keep the others; a line of progress for each."""
+    known = {**SECTIONS, **STUDIES}
+    figures = {name: measure for measures in known.values() for name, measure in measures.items()}
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *MEASURED], help=", ".join(MEASURED))
-    names = parser.parse_args().names or list(MEASURED)
-    found: dict[str, Any] = json.loads(JSON.read_text()) if set(names) != set(MEASURED) else {}
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *known, *figures], help=", ".join(known))
+    chosen = parser.parse_args().names or list(SECTIONS)
+    found: dict[str, Any] = json.loads(JSON.read_text()) if JSON.exists() else {}
     found["machine"] = machine()
-    for name in names:
+    for name in [name for each in chosen for name in known.get(each, [each])]:
         print(f"bench: {name}", flush=True)
-        found[name] = MEASURED[name]()
+        found[name] = figures[name]()
     atomic_write(JSON, json.dumps(found, indent=1) + "\n")
-    if set(found) >= set(MEASURED):
-        atomic_write(MARKDOWN, text(found))
+    atomic_write(MARKDOWN, text(found))
     print(f"written to {MARKDOWN} and {JSON}")
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The figures as Markdown: every section all of whose figures there are."""
     parts = [
         "# Benchmarks",
         "Medians of alternating rounds in one run, with quartiles; results were checked for equality first. "
         "Regenerate with `make bench` after `make run`.",
         "Machine: " + ", ".join(f"{name} {value}" for name, value in found["machine"].items()) + ".",
-        "## Packed layers",
-        f"A whole packed block (signs, packing, convolution, BatchNorm, shortcut, PReLU) on {packed.IMAGES} images, "
-        "against PyTorch's bare float32 convolution in the better memory format, on the same number of threads. The "
-        "bounds are exclusive or, popcount and addition alone, by thread: in 64-bit words, and in the widest vectors.",
-        table(found["layers"]),
-        worst(found["layers"]),
-        "## Whole networks",
-        "The networks of the default run, all cores, milliseconds per call.",
-        table(found["networks"]),
-        slowest(found["networks"]),
-        "## Latency table",
-        "Sums of a table of the default space's edges, as `objectives.resource: latency` minimises them, correlate "
-        f"with {found['latency_table']['networks']} measured whole networks by {found['latency_table']['correlation']} "
-        f"(demanded: {LEAST_CORRELATION}).",
-        "## Compilation",
-        f"Loading a network and predicting once in a fresh process takes {found['compilation']['empty cache']} s with "
-        f"an empty cache and {found['compilation']['cached']} s after that, whatever the network.",
     ]
+    for section, measures in {**SECTIONS, **STUDIES}.items():
+        if all(name in found for name in measures):
+            parts += TEXTS[section](found)
     return "\n\n".join(parts) + "\n"
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as Markdown; a median with its quartiles in one cell."""
-    frame = pd.DataFrame([{name: cell(value) for name, value in row.items()} for row in rows])
-    return markdown_table(frame)
-
-
-def cell(value: Any) -> str:
-    """One figure."""
-    if isinstance(value, dict):
-        return f"{value['median']:.3g} ({value['low']:.3g}–{value['high']:.3g})"
-    return str(value)
-
-
-def worst(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The least and the median ratio of each number of channels and threads, beside what is demanded."""
-    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["threads"], row["channels"]), []).append(row)
-    summary = [
-        {
-            "threads": str(threads),
-            "channels": str(channels),
-            "least ratio": f"{min(row['ratio'] for row in group):.2f}",
-            "median": f"{statistics.median(row['ratio'] for row in group):.2f}",
-            "demanded": f"{group[0]['demanded']}",
-            "met": "yes" if all(row["ratio"] >= row["demanded"] for row in group) else "NO",
-        }
-        for (threads, channels), group in groups.items()
-    ]
-    return markdown_table(pd.DataFrame(summary))
-
-
-def slowest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The least ratios over all networks, beside what is demanded."""
-    demanded = {"torch": 2, "onnxruntime": 1}
-    summary = [
-        {
-            "rival": rival,
-            "batch": str(count),
-            "least ratio": f"{(least := min(row[f'{rival} / packed, batch {count}'] for row in rows)):.2f}",
-            "demanded": str(demanded[rival]),
-            "met": "yes" if least >= demanded[rival] else "NO",
-        }
-        for rival in demanded
-        for count in (1, 64)
-    ]
-    return markdown_table(pd.DataFrame(summary), left=("rival",))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 import onnxruntime
+import pandas as pd
 import torch
 from numba import njit
 from numpy.typing import NDArray
@@ -32,10 +34,12 @@ from bnas.packed.parameters import BlockParameters, Floats
 from bnas.packed.program import build
 from bnas.results import DatasetDescription, RetrainedNetwork, read_networks
 from bnas.space import SearchSpace
+from bnas.tables import markdown_table
 from pipeline.config import dataset, network_config, search_space
 from pipeline.export import RETRAIN, card, trained
 from pipeline.params import load
 from tests.benchmarks.measure import compared
+from tests.benchmarks.text import table
 
 SIDES = {16: 32, 32: 32, 64: 16, 128: 16, 256: 8}
 """Channels → side of the map, as in a network that halves the map when it doubles the channels."""
@@ -238,3 +242,71 @@ def compilation() -> dict[str, float]:
             done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
             seconds.append(round(float(done.stdout), 2))
     return {"empty cache": seconds[0], "cached": seconds[1]}
+
+
+MEASURES: Mapping[str, Callable[[], Any]] = {
+    "layers": layers,
+    "networks": networks,
+    "latency_table": latency_table,
+    "compilation": compilation,
+}
+"""Name of the figures → what measures them."""
+
+
+def text(found: Mapping[str, Any]) -> list[str]:
+    """The figures as paragraphs of Markdown."""
+    return [
+        "## Packed layers",
+        f"A whole packed block (signs, packing, convolution, BatchNorm, shortcut, PReLU) on {IMAGES} images, "
+        "against PyTorch's bare float32 convolution in the better memory format, on the same number of threads. The "
+        "bounds are exclusive or, popcount and addition alone, by thread: in 64-bit words, and in the widest vectors.",
+        table(found["layers"]),
+        worst(found["layers"]),
+        "## Whole networks",
+        "The networks of the default run, all cores, milliseconds per call.",
+        table(found["networks"]),
+        slowest(found["networks"]),
+        "## Latency table",
+        "Sums of a table of the default space's edges, as `objectives.resource: latency` minimises them, correlate "
+        f"with {found['latency_table']['networks']} measured whole networks by {found['latency_table']['correlation']} "
+        f"(demanded: {latency.LEAST_CORRELATION}).",
+        "## Compilation",
+        f"Loading a network and predicting once in a fresh process takes {found['compilation']['empty cache']} s with "
+        f"an empty cache and {found['compilation']['cached']} s after that, whatever the network.",
+    ]
+
+
+def worst(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The least and the median ratio of each number of channels and threads, beside what is demanded."""
+    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["threads"], row["channels"]), []).append(row)
+    summary = [
+        {
+            "threads": str(threads),
+            "channels": str(channels),
+            "least ratio": f"{min(row['ratio'] for row in group):.2f}",
+            "median": f"{statistics.median(row['ratio'] for row in group):.2f}",
+            "demanded": f"{group[0]['demanded']}",
+            "met": "yes" if all(row["ratio"] >= row["demanded"] for row in group) else "NO",
+        }
+        for (threads, channels), group in groups.items()
+    ]
+    return markdown_table(pd.DataFrame(summary))
+
+
+def slowest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The least ratios over all networks, beside what is demanded."""
+    demanded = {"torch": 2, "onnxruntime": 1}
+    summary = [
+        {
+            "rival": rival,
+            "batch": str(count),
+            "least ratio": f"{(least := min(row[f'{rival} / packed, batch {count}'] for row in rows)):.2f}",
+            "demanded": str(demanded[rival]),
+            "met": "yes" if least >= demanded[rival] else "NO",
+        }
+        for rival in demanded
+        for count in (1, 64)
+    ]
+    return markdown_table(pd.DataFrame(summary), left=("rival",))

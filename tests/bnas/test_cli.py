@@ -229,6 +229,17 @@ def test_a_copy_to_where_nothing_can_be_written_is_refused(run, folder, tmp_path
     assert (status, len(errors)) == (2, 1)
 
 
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("name", ["front-4.bnn", "front-1.bnn"])
+def test_no_network_of_the_run_is_overwritten_by_a_copy(run, folder, name):
+    before = (folder / name).read_bytes()
+    for output in (folder / name, folder):
+        status, _, errors = run("pick", "--folder", folder, "--max-ms", 1e6, "-o", output)
+        assert (status, len(errors)) == (2, 1)
+        assert "found a network to pick from" in errors[0]
+    assert (folder / name).read_bytes() == before
+
+
 @pytest.mark.parametrize("command", [("list",), ("pick", "--max-ms", "9")], ids=lambda command: command[0])
 def test_a_folder_without_networks_is_refused_with_what_makes_them(run, tmp_path, command):
     for path in (tmp_path, tmp_path / "no such folder"):
@@ -250,7 +261,11 @@ def test_benchmark_prints_a_row_for_every_batch_size(run, model):
         assert per_second == pytest.approx(int(row["batch"]) / (float(row["median ms"]) / 1000), rel=0.1)
 
 
-@pytest.mark.parametrize("option", [("--batch", "0"), ("--batch", "x"), ("--threads", "-1")], ids=" ".join)
+@pytest.mark.parametrize(
+    "option",
+    [("--batch", "0"), ("--batch", "x"), ("--threads", "-1"), ("--seconds", "nan"), ("--seconds", "0")],
+    ids=" ".join,
+)
 def test_a_count_that_is_none_is_refused(model, option, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["benchmark", str(model), *option])
@@ -266,6 +281,7 @@ def test_inspect_says_what_the_file_holds_and_where_its_bytes_are(run, model):
     for words in (found.hash, ", ".join(builders.CLASSES), found.card.network.key, "front-2", "9 x 7", "10.00 %"):
         assert words in facts
     assert f"{found.payload_bytes:,} stored" in facts
+    assert "format bnas 1" in facts
     rows = table(layers)
     bits = sum(int(row["bits"].replace(",", "")) for row in rows)
     floats = sum(int(row["floats"].replace(",", "")) for row in rows)
@@ -356,9 +372,36 @@ def test_completion_prints_a_script_that_names_the_commands(run, shell):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_the_completion_for_bash_is_valid_and_completes_commands(run, tmp_path):
+def test_the_completion_for_bash_completes_commands_files_folders_and_choices(run, tmp_path):
     script = tmp_path / "completion"
     script.write_text(run("completion", "bash")[1])
-    ask = f'. {script}; COMP_WORDS=(bnas pre) COMP_CWORD=1; _shtab_bnas; echo "${{COMPREPLY[@]}}"'
-    found = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=False)
-    assert found.stdout.split() == ["predict"], found.stderr
+    (tmp_path / "model.bnn").touch()
+    (tmp_path / "more").mkdir()
+    asked = {
+        "bnas pre": "predict",
+        "bnas predict mod": "model.bnn",
+        "bnas predict model.bnn mod": "model.bnn",
+        "bnas pick -o mod": "model.bnn",
+        "bnas list --folder mo": "more",
+        "bnas completion zs": "zsh",
+        "bnas benchmark model.bnn --thr": "--threads",
+    }
+    # What bash sets and calls when the key is pressed.
+    ask = """
+    . "$0"
+    complete -p bnas >/dev/null || exit
+    while read -r -a words; do
+      COMP_WORDS=("${words[@]}") COMP_CWORD=$((${#words[@]} - 1)) COMPREPLY=()
+      _shtab_bnas bnas "${words[-1]}" "${words[-2]}"
+      echo "${COMPREPLY[*]}"
+    done
+    """
+    found = subprocess.run(
+        ["bash", "--norc", "-c", ask, script],
+        input="".join(f"{line}\n" for line in asked),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert dict(zip(asked, found.stdout.splitlines(), strict=True)) == asked, found.stderr

@@ -12,6 +12,7 @@ from bnas.network import NetworkConfig, Supernet
 from bnas.ops import OPERATIONS, BinaryBlock
 from bnas.packed.layout import Shape, elements
 from bnas.population import Paths, Plan
+from bnas.space import OPERATIONS as SPACES
 from bnas.space import SearchSpace
 from tests.bnas import tiny
 
@@ -116,6 +117,7 @@ def test_a_grouped_convolution_of_signs_is_a_grouped_convolution(groups):
         (SPACE, {}, (9, 7)),
         (SPACE, {"stem_stride": 2, "cells": 5, "channels": 8}, (16, 13)),
         (SearchSpace(nodes=1), {"channels": 5}, (8, 8)),
+        (SearchSpace(SPACES["darts"], nodes=2, name="darts"), {}, (8, 8)),
         (SearchSpace(("skip_connect", "avg_pool_3x3"), nodes=2), {}, (8, 8)),
     ],
 )

@@ -12,13 +12,22 @@ import yaml
 
 from tests.imports import ROOT
 from tests.pipeline.forks import Forks
+from tests.pipeline.warm import WarmCommands
 from tests.pipeline.workspace import STAGES, Workspace, tiny_params
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmCommands]:
+    """`dvc` and the stages without their imports."""
+    found = WarmCommands(Workspace.environment())
+    yield found
+    found.close()
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def finished(tmp_path_factory: pytest.TempPathFactory, warm: WarmCommands) -> Workspace:
     """All stages run and committed; a test that changes something puts it back."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    workspace = Workspace(tmp_path_factory.mktemp("project"), warm.folder)
     assert workspace.repro() == list(STAGES)
     workspace.commit()
     return workspace

@@ -13,9 +13,11 @@ from typing import Any
 from tests.imports import ROOT
 
 _SERVER = """
-import importlib, json, os, resource, signal, sys, traceback
+import importlib, json, os, random, resource, signal, sys, traceback
 import torch
 from bnas import checkpoint, evaluate, population
+from bnas.network import NetworkConfig, Supernet
+from bnas.space import SearchSpace
 from bnas.train import count_wrong
 from pipeline import prepare, report, retrain, search, stage1, stage2
 from pipeline.stage import main
@@ -26,6 +28,11 @@ MODULES["report"] = report
 weight = torch.nn.Parameter(torch.zeros(1))
 weight.sum().backward()
 torch.optim.Adam([weight], fused=True).step()  # imports what takes long once, before there are forks
+
+space = SearchSpace(("skip_connect", "max_pool_3x3", "bin_conv_3x3"), 2)
+paths, x = population.Paths(Supernet(NetworkConfig(1, 2, 2, 3), space)), torch.zeros(2, 1, 8, 8)
+for plan in paths.plans([space.sample(random.Random(seed)) for seed in range(9)], x):
+    list(paths.logits(plan, x))  # loads the compiled kernels
 
 def run(order):
     os.chdir(order["folder"])

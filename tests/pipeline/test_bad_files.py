@@ -26,6 +26,7 @@ DATASET = "data/prepared/dataset.json"
 POPULATION, WEIGHTS = "data/stage1/population.json", "data/stage1/supernet.safetensors"
 EARLIER, LATER = "data/stage1/generations.json", "data/stage2/generations.json"
 FRONT = "data/search/front.json"
+LINEAR = "data/retrain/linear.json"
 NETWORKS, PREDICTIONS = "data/retrain/networks.json", "data/retrain/front-1/predictions.csv"
 
 
@@ -243,8 +244,12 @@ REPORTED = [
     ),
     *cases("report", PREDICTIONS, "predictions of front-1", header_only=spoil.content(lambda old: old[:23])),
     *as_json("report", "data/retrain/front-1/curve.json"),
+    *cases("report", LINEAR, null=spoil.replaced("null"), truncated=spoil.truncated, all_wrong=put("wrong", 9**9)),
     *cases("report", "data/search/summary.json", tau_of_three=put("schedule_tau", 3.0), empty=spoil.empty),
     *cases("report", "data/stage1/training.json", infinity=put(0, "loss", float("inf")), truncated=spoil.truncated),
+    *cases(
+        "report", "reports/metrics/latency_table.json", above_one=put("latency_correlation", 1.5), empty=spoil.empty
+    ),
     *cases("report", "reports/times/stage1.json", negative=put("stage1_seconds", -1), text=put("stage1_seconds", "1")),
 ]
 

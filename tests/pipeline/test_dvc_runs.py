@@ -24,7 +24,7 @@ METRICS = (
 
 
 def test_two_clones_end_with_equal_files(finished: Workspace, tmp_path: Path) -> None:
-    other = Workspace(tmp_path)
+    other = Workspace(tmp_path)  # each of its stages in a new process that has imported nothing
     other.set("runtime.workers", 2)
     other.repro()
     ours, theirs = contents(finished.folder), contents(other.folder)

@@ -211,6 +211,17 @@ def test_a_packed_file_brings_its_command_and_latency(browser, file):
         assert "bnas predict" not in page.locator("article#front-2").inner_text()
 
 
+def test_files_stand_in_a_table_with_size_latency_and_speed_up_and_in_a_plot(browser, file, run):
+    with opened(browser, file) as (page, _):
+        rows = page.locator("#files tbody tr").all_inner_texts()
+        cells = {row.split()[0]: row.split("\t") for row in rows}
+        assert set(cells) == set(run.packed)
+        packed = run.packed["front-1"]
+        assert cells["front-1"][1].strip() == f"{packed.file.file_bytes / 1024:.2f}"
+        assert [cell.strip() for cell in cells["front-1"][3:6]] == ["50 µs", "2.00 ms", "40 ×"]
+        assert page.locator("#files figure svg").count() == 1
+
+
 def test_confusions_are_named_and_shown(browser, file, run):
     with opened(browser, file) as (page, _):
         mistakes = page.locator("article#front-1 .mistakes > li")

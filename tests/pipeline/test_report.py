@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bnas import markdown
+from bnas.page.build import page_html
 from bnas.results import read_networks
 from bnas.tables import best_by_test, finished_networks, network_table
 from pipeline import report, table
@@ -52,10 +54,27 @@ def wilson(wrong, total, z=1.959963984540054):
     return centre - half, centre + half
 
 
+@pytest.mark.parametrize(("correlation", "words"), [(0.9731, "by 0.973."), (0.4, "less than the 0.9 expected")])
+def test_a_search_for_the_least_time_says_so_and_how_far_its_table_is_to_be_trusted(
+    finished, monkeypatch, correlation, words
+):
+    monkeypatch.chdir(finished[0])
+    Path("reports/metrics").mkdir(exist_ok=True)
+    Path("reports/metrics/latency_table.json").write_text(json.dumps({"latency_correlation": correlation}))
+    run = dataclasses.replace(report.read_run(), resource="latency")
+    Path("reports/metrics/latency_table.json").unlink()
+    text = markdown.report_markdown(run, 10, "svg", "")
+    assert "the time of one image in the packed network" in text
+    assert "second objective f2 (latency over" in text
+    assert words in text
+    assert words in page_html(run, None, 10, "")
+    assert words not in markdown.report_markdown(report.read_run(), 10, "svg", "")
+
+
 def test_every_network_stands_in_the_table_with_its_wilson_interval(finished, text):
     for network in networks_of(finished[0]):
         low, high = wilson(network.wrong, network.test_images)
-        (row,) = [line for line in text.splitlines() if re.match(rf"\| {network.name} [ †]", line) and "`" in line]
+        (row,) = [line for line in text.splitlines() if re.match(rf"\| {network.name} [ †|]", line) and "`" in line]
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[2] == f"`{network.key}`"
         assert cells[3] == f"{network.size_bytes / 1024:.2f}"
@@ -64,7 +83,7 @@ def test_every_network_stands_in_the_table_with_its_wilson_interval(finished, te
 
 def test_the_network_picked_by_its_test_error_is_called_optimistic_wherever_it_stands(finished, text):
     best = best_by_test(networks_of(finished[0]))
-    assert f"| {best.name} † |" in text
+    assert f"| {best.name} † " in text
     assert f"† {OPTIMISTIC}" in text
     summary = [line for line in text.splitlines() if line.startswith(f"- {best.name}")]
     assert sum(OPTIMISTIC in line for line in summary) == 1
@@ -95,6 +114,17 @@ def test_all_that_was_promised_is_in_the_report(text):
     for promised in (*indicators, *from_the_files, *parameters):
         assert promised in text, promised
     assert "runtime:" not in text
+
+
+def test_the_linear_classifier_stands_beside_the_networks(finished, text):
+    folder, _ = finished
+    below, above = wilson(120, finished_run.IMAGES)
+    said = f"30.00 % test error (95 % interval {100 * below:.2f}–{100 * above:.2f} %). All 11 networks lie below it"
+    assert said in text
+    assert said in (folder / "reports/index.html").read_text()
+    assert "linear classifier" in (folder / "reports/figures/front.svg").read_text()
+    run = dataclasses.replace(finished_run.read(folder), linear=None)
+    assert "linear" not in markdown.report_markdown(run, 10, "svg", "")
 
 
 def test_metrics_have_short_unique_names_and_are_flat(finished):

@@ -21,10 +21,14 @@ STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "
 
 
 class Workspace:
-    """A git repository of its own that holds what a clone would, with a params.yaml that runs in seconds."""
+    """A git repository of its own that holds what a clone would, with a params.yaml that runs in seconds.
 
-    def __init__(self, folder: Path) -> None:
+    `commands` holds other programs than this environment's, as `tests.pipeline.warm` has them.
+    """
+
+    def __init__(self, folder: Path, commands: Path | None = None) -> None:
         self.folder = folder
+        self.commands = commands
         for name in ("bnas", "pipeline"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         # With its compiled kernels, which would take as long as all stages together.
@@ -46,9 +50,10 @@ class Workspace:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the workspace."""
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False
-        )
+        env = self.environment()
+        if self.commands is not None:
+            env["PATH"] = f"{self.commands}{os.pathsep}{env['PATH']}"
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
@@ -114,5 +119,6 @@ def tiny_params() -> str:
         "calibration_batches": 1,
     }
     params["retrain"] |= {"count": 2, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}
+    params["retrain"] |= {"linear_baseline": True}
     params["runtime"] |= {"device": "cpu", "threads": 1, "workers": 1}
     return yaml.safe_dump(params, sort_keys=False)

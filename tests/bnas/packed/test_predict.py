@@ -115,10 +115,13 @@ def test_more_pictures_than_are_read_at_once_are_all_answered(run, model, pictur
     assert answers(run, model, pictures, pictures) == expected * 2
 
 
-def test_an_empty_folder_of_pictures_is_refused(run, model, tmp_path):
+def test_an_empty_folder_of_pictures_is_reported_and_does_not_stop_the_rest(run, model, pictures, tmp_path):
     status, out, errors = run(model, tmp_path)
-    assert (status, out, len(errors)) == (2, "", 1)
+    assert (status, out, len(errors)) == (1, "", 1)
     assert "found an empty folder" in errors[0]
+    status, out, errors = run(model, tmp_path, pictures / "a.png", "--json")
+    assert (status, len(errors)) == (1, 1)
+    assert [row["image"] for row in json.loads(out)] == [str(pictures / "a.png")]
 
 
 # ---------------------------------------------------------------- without torch

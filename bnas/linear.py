@@ -1,0 +1,51 @@
+"""A linear classifier on pixels under a family's recipe: what a network has to beat to be worth its bits [ours]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bnas.data import Normalise, TrainingFeed
+from bnas.family import TEST_BATCH, FamilyData, Recipe
+from bnas.results import EpochRecord, LinearBaseline
+from bnas.train import CosineRate, TrainingError, adam, fit, predict
+
+
+def train_linear(
+    recipe: Recipe, data: FamilyData, classes: int, device: torch.device, on_epoch: Callable[[EpochRecord], None]
+) -> LinearBaseline:
+    """Multinomial logistic regression on normalised pixels, trained on train + validation, tested once.
+
+    Images, augmentation, epochs, mini-batches and learning rates are those of the networks. Weights start at zero.
+    """
+    normalise = Normalise(data.mean, data.std, device)
+    learnt = data.split("train").joined(data.split("validation"))
+    test = data.split("test")
+    feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation, "retrain.batch_size")
+    classifier = nn.Linear(learnt.images[0].size, classes)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    model = nn.Sequential(nn.Flatten(), classifier).to(device)
+    rate = CosineRate(recipe.learning_rate, recipe.final_learning_rate, recipe.epochs * feed.steps)
+
+    def forward(x: Tensor, step: int) -> Tensor:
+        logits: Tensor = model(x)
+        return logits
+
+    try:
+        fit(
+            forward,
+            adam(model, recipe.weight_decay),
+            feed,
+            rate,
+            range(recipe.epochs),
+            generator=torch.Generator().manual_seed(recipe.seed),
+            label_smoothing=recipe.label_smoothing,
+            on_epoch=on_epoch,
+        )
+    except TrainingError as error:
+        raise TrainingError(f"{error}, linear baseline") from None
+    answers = predict(model, test, normalise, TEST_BATCH).numpy()
+    return LinearBaseline(int((answers != test.labels).sum()), len(test), recipe.epochs)

@@ -1,0 +1,237 @@
+"""`python -m pipeline.preset NAME`: write a parameters file that is known to fit a purpose, comments and all.
+
+A preset in `pipeline/presets/` is either whole, with every comment (the default of a pipeline), or holds only what
+differs from that. What is written never depends on what a file held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import io
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from bnas.files import atomic_write, read_text
+from pipeline.params import load
+from pipeline.transfer import params as transfer
+from pipeline.yaml12 import Loc, ParamsError, key_path, params_error, read_yaml
+
+PRESETS = Path(__file__).with_name("presets")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parameters file, the whole preset that is its default, and how it is validated."""
+
+    file: Path
+    default: str
+    check: Callable[[Path], object]
+
+
+TARGETS = (
+    Target(Path("params.yaml"), "mnist5k", load),
+    Target(Path("pipeline/transfer/params.yaml"), "mnist5k-transfer", transfer.load),
+)
+
+
+def names() -> list[str]:
+    """All presets, the defaults first."""
+    defaults = [target.default for target in TARGETS]
+    return [*defaults, *sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem not in defaults)]
+
+
+def target_of(name: str) -> Target:
+    """The file that a preset is for: the one whose sections it names. Raises ParamsError for an unknown preset."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"did you mean {near[0]}?" if near else ", ".join(names())
+        raise ParamsError(f"preset: expected a known one ({hint}), found {name!r}")
+    sections = set(_mapping(_file(name)))
+
+    def foreign(target: Target) -> int:
+        return len(sections - set(_mapping(_file(target.default))))
+
+    return min(TARGETS, key=foreign)
+
+
+def text_of(name: str) -> str:
+    """The file's content under a preset. Raises ParamsError, one line, for a preset that does not fit or is invalid."""
+    target, path = target_of(name), _file(name)
+    whole = read_text(_file(target.default))
+    if name == target.default:
+        text = whole
+    else:
+        yaml = _round_trip()
+        content = yaml.load(whole)
+        _overlay(content, _mapping(path), path, ())
+        written = io.StringIO()
+        yaml.dump(content, written)
+        text = written.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / target.file.name
+        probe.write_text(text, encoding="utf-8")
+        try:
+            target.check(probe)
+        except ParamsError as error:
+            raise ParamsError(str(error).replace(str(probe), str(path), 1)) from None
+    return text
+
+
+def _file(name: str) -> Path:
+    return PRESETS / f"{name}.yaml"
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise params_error(path, (), "sections of parameters", "none")
+    return content
+
+
+def _round_trip() -> YAML:
+    yaml = YAML()
+    yaml.width = 4096  # no line is wrapped
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _overlay(base: CommentedMap, changes: Mapping[str, Any], file: Path, loc: Loc) -> None:
+    """Put the changes into the base in place; refuses a key that the base does not have."""
+    for key, value in changes.items():
+        here = (*loc, key)
+        if key not in base:
+            near = difflib.get_close_matches(key, list(base), 1)
+            hint = f"did you mean {key_path((*loc, near[0]))}?" if near else ", ".join(base)
+            raise params_error(file, here, f"a known key ({hint})", "an unknown one")
+        if isinstance(base[key], dict) != isinstance(value, dict):
+            expected = "keys below it" if isinstance(base[key], dict) else "a value"
+            raise params_error(file, here, expected, "a value" if isinstance(base[key], dict) else "keys below it")
+        if isinstance(value, dict):
+            _overlay(base[key], value, file, here)
+            continue
+        if isinstance(value, tuple):
+            value = _sequence(base[key], value)
+        base[key] = value
+        for comment in base.ca.items.get(key, ()):
+            if comment is not None and not isinstance(comment, list):
+                comment.start_mark.column = 0  # one space before it, however long the value is
+
+
+def _sequence(before: object, values: Sequence[Any]) -> CommentedSeq:
+    """A list written as the one it replaces: in brackets or by line."""
+    made = CommentedSeq(values)
+    if isinstance(before, CommentedSeq) and before.fa.flow_style():
+        made.fa.set_flow_style()
+    return made
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything that is no mapping."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`key: old -> new` of every value that differs, in the order of the new file; then what is gone."""
+    old, new = dict(flat(before)), dict(flat(after))
+    lines = [
+        f"{key}: {_shown(old[key]) if key in old else '(none)'} -> {_shown(value)}"
+        for key, value in new.items()
+        if key not in old or (type(old[key]), old[key]) != (type(value), value)
+    ]
+    return lines + [f"{key}: {_shown(value)} -> (none)" for key, value in old.items() if key not in new]
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{', '.join(map(_shown, value))}]"
+        case "":
+            return '""'
+        case None:
+            return "null"
+        case _:
+            return str(value)
+
+
+def uncommitted(file: Path) -> bool:
+    """Whether overwriting the file would lose something: it is neither committed nor what some preset writes."""
+    command = ["git", "status", "--porcelain", "--ignored", "--", file.name]
+    try:
+        status = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=False)
+        if status.returncode == 0 and not status.stdout.strip():
+            return False
+    except FileNotFoundError:  # no git, so nothing is committed
+        pass
+    text = read_text(file)
+    return not any(text == text_of(name) for name in names() if target_of(name).file == file)
+
+
+def apply(name: str, *, force: bool) -> list[str]:
+    """Write the preset's file; what changed, a line each. Raises ParamsError where edits would be lost."""
+    target, text = target_of(name), text_of(name)
+    file = target.file
+    before: Mapping[str, Any] = {}
+    notes: list[str] = []
+    if file.exists():
+        if not force and uncommitted(file):
+            raise ParamsError(f"{file}: expected no uncommitted edits, found some; commit them, or give --force")
+        try:
+            before = _mapping(file)
+        except ParamsError as error:
+            notes.append(f"not readable before: {error}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(file, text)
+    return [*notes, *changes(before, _mapping(file))]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Apply or list presets; 2 with one line on stderr for what cannot be done."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.preset", description="Write params.yaml from a preset.")
+    parser.add_argument("name", nargs="?", help="of the preset (see --list)")
+    parser.add_argument("--list", action="store_true", help="print the presets, with what they are for")
+    parser.add_argument("--force", action="store_true", help="overwrite uncommitted edits of the file")
+    given = parser.parse_args(arguments)
+    try:
+        if given.list:
+            width = max(map(len, names()))
+            for name in names():
+                print(f"{name:{width}}  {target_of(name).file}: {_purpose(name)}")
+            return 0
+        if given.name is None:
+            raise ParamsError(f"preset: expected a name ({', '.join(names())}), found none")
+        lines = apply(given.name, force=given.force)
+        print(
+            "\n".join([f"{target_of(given.name).file}: preset {given.name}, {len(lines) or 'nothing'} changed", *lines])
+        )
+    except (ValueError, OSError) as error:
+        print(f"preset: {' '.join(str(error).split())}".replace("preset: preset: ", "preset: "), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _purpose(name: str) -> str:
+    """What the first comment of a preset's file says."""
+    if name == target_of(name).default:
+        return "the default, every value of it"
+    first = read_text(_file(name)).splitlines()[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The second pipeline: a front that was searched on one data set, retrained and tested on another."""

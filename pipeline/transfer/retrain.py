@@ -1,0 +1,70 @@
+"""Stage `retrain` of a transfer: members of a front from elsewhere and baselines of their sizes, on other images."""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+from pathlib import Path
+
+from bnas import baselines, pareto
+from bnas.cost import CostTable
+from bnas.results import DatasetDescription, Front, SpaceRange, read_front
+from bnas.space import SearchSpace
+from pipeline import build, retrain
+from pipeline.config import dataset, network_config
+from pipeline.retrain import Candidate
+from pipeline.stage import Stage, write_json
+from pipeline.transfer.params import TransferParams
+from pipeline.transfer.stage import PROJECT, main
+
+
+def run(stage: Stage) -> None:
+    """Choose by size at the transfer's scale, train as the main pipeline does, and note the range of sizes."""
+    params, description = stage.params, dataset()
+    assert isinstance(params, TransferParams)
+    path = PROJECT / params.source.front
+    front = read_front(path)
+    costs = CostTable(
+        network_config(params, description, params.network.final),
+        space(front, params.source.operations, path),
+        (description.image.channels, description.image.height, description.image.width),
+    )
+    build.split("test", description, stage.params.runtime)  # only to know that it is whole before any time is spent
+    retrain.train(stage, candidates(front, params, costs), description, costs)
+    write_json(stage.out / "space.json", space_range(costs, description).to_dict())
+
+
+def space(front: Front, operations: tuple[str, ...], path: Path) -> SearchSpace:
+    """The space that the front was searched in. Raises ValueError for a member outside it."""
+    first = front.members[0].genotype
+    found = SearchSpace(operations, first.nodes, first.space)
+    for member in front.members:
+        try:
+            found.validate(member.genotype)
+        except ValueError as error:
+            raise ValueError(f"{path}: {member.key}: {error} (see transfer.source.operations)") from None
+    return found
+
+
+def space_range(costs: CostTable, description: DatasetDescription) -> SpaceRange:
+    """The fixed frame of the indicators on these images at this scale."""
+    smallest, largest = costs.size_range()
+    return SpaceRange(smallest, largest, 1 - 1 / len(description.classes))
+
+
+def candidates(front: Front, params: TransferParams, costs: CostTable) -> list[Candidate]:
+    """Members spread over the front, random architectures of their sizes, and what stands beside every search."""
+    section, channels = params.retrain, params.network.final.channels
+    if len(front.members) < section.count:
+        warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front.members)}", stacklevel=1)
+    genotypes = sorted((member.genotype for member in front.members), key=costs.size)
+    members = [genotypes[i] for i in pareto.spread([costs.size(g) for g in genotypes], section.count)]
+    matches = baselines.size_matched(members, costs.space, costs.size, random.Random(section.seed))
+    chosen = [Candidate(f"front-{i}", "front", g, channels, None) for i, g in enumerate(members, 1)]
+    chosen += [Candidate(f"random-{i}", "random", g, channels, None, f"front-{i}") for i, g in enumerate(matches, 1)]
+    return chosen + retrain.fixed(section, costs.space, channels, lambda genotype: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main("retrain", run))

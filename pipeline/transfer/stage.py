@@ -1,0 +1,34 @@
+"""The stages of a transfer work as those of the main pipeline, in a folder of their own: `transfer/` [ours].
+
+It is a run's folder like the project's: `data/` and `reports/` are in it under the same names, so that whatever reads
+a search's results reads those of a transfer. Paths in the parameters are relative to the project's folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline import stage
+from pipeline.stage import Stage
+from pipeline.transfer.params import TransferParams, load
+
+FOLDER = Path("transfer")
+PROJECT = Path("..")
+"""The project's folder, seen from `FOLDER`."""
+PARAMS = Path("pipeline/transfer/params.yaml")
+
+
+def main(name: str, run: Callable[[Stage], None]) -> int:
+    """`pipeline.stage.main`, started in the project's folder."""
+    os.environ.setdefault("DVC_ROOT", str(Path.cwd()))  # finished networks are shared with the main pipeline
+    FOLDER.mkdir(exist_ok=True)
+    os.chdir(FOLDER)
+    return stage.main(name, run, _params)
+
+
+def _params() -> TransferParams:
+    found = load(PROJECT / PARAMS)
+    runtime = found.runtime.model_copy(update={"data_root": str(PROJECT / found.runtime.data_root)})
+    return found.model_copy(update={"runtime": runtime})

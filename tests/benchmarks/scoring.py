@@ -1,0 +1,413 @@
+"""Scoring a population against plain PyTorch that scores each individual by itself; equality first, then times.
+
+Reference: 64 genotypes, 16 channels, 1,000 validation images. `converged` is the recorded end of a search
+(`tests.benchmarks.evolved`), `random` is drawn uniformly.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from bnas import evolve, frozen, population
+from bnas.cost import CostTable
+from bnas.data import MiniBatches
+from bnas.evaluate import Scorer
+from bnas.network import Supernet
+from bnas.ops import BinaryBlock
+from bnas.packed.network import available_cores
+from bnas.population import Paths, Plan
+from bnas.space import Genotype, SearchSpace, sample_stratified
+from tests.benchmarks.evolved import VARIATION, Digits, converged, new_supernet, warmed
+from tests.benchmarks.measure import compared, spread
+from tests.benchmarks.text import table
+
+SPACE = SearchSpace(nodes=3)
+BATCH_SIZES = (50, 100, 250)
+ROUNDS = 3
+
+
+def drawn(count: int, seed: int = 0) -> list[Genotype]:
+    """Distinct random genotypes."""
+    rng, found = random.Random(seed), dict[Genotype, None]()
+    while len(found) < count:
+        found.setdefault(SPACE.sample(rng))
+    return list(found)
+
+
+def rounds(calls: Mapping[str, Callable[[], object]], count: int = ROUNDS) -> dict[str, dict[str, float]]:
+    """Seconds of each call in so many alternating rounds, after one to warm up: median and quartiles."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for index in range(count + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if index:
+                found[name].append(time.perf_counter() - start)
+    return {name: spread(values) for name, values in found.items()}
+
+
+def together(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype], count: int, workers: int) -> Scorer:
+    """A fresh scorer that has scored everyone."""
+    scorer = Scorer(net, batches, workers=workers)
+    scorer.score(genotypes, count)
+    return scorer
+
+
+def alone(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype], count: int, workers: int) -> Scorer:
+    """The same by the path that calls the supernet itself, individuals side by side on a thread each."""
+    scorer = Scorer(net, batches, workers=workers)
+    scorer._paths = None
+    scorer.score(genotypes, count)
+    return scorer
+
+
+def one_after_another(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype], count: int) -> None:
+    """Plain PyTorch with all threads inside each operation."""
+    torch.set_num_threads(available_cores())
+    with torch.no_grad():
+        for genotype in genotypes:
+            for index in range(count):
+                net(batches[index][0], genotype)
+    torch.set_num_threads(1)
+
+
+def populations() -> list[dict[str, Any]]:
+    """Both populations at both image sizes on all cores: equality on 1,000 images, time of 200 in the best layouts."""
+    rows = []
+    for side in (28, 32):
+        digits = Digits(side)
+        net = warmed(new_supernet(digits.config(16, 3, 2), SPACE), digits, 2).eval()
+        for name, genotypes in (("converged", converged()), ("random", drawn(64))):
+            rows.append({"population": name, "images": f"{side}x{side}"} | compare(net, digits, genotypes))
+    return rows
+
+
+def compare(net: Supernet, digits: Digits, genotypes: Sequence[Genotype]) -> dict[str, Any]:
+    """One row of `populations`."""
+    cores = available_cores()
+    torch.set_num_threads(1)
+    few = genotypes[:: len(genotypes) // 8]
+    rivals = {
+        f"side by side, {size} images": partial(alone, net, digits.batches(size), few, 500 // size, cores)
+        for size in BATCH_SIZES
+    } | {
+        f"one after another, {size} images": partial(one_after_another, net, digits.batches(size), few, 500 // size)
+        for size in BATCH_SIZES[1:]
+    }
+    best = min((times := rounds(rivals, 1)), key=lambda name: times[name]["median"])
+    size = int(best.split()[-2])
+    batches, count = digits.batches(size), max(1, 250 // size)
+    rival = alone if best.startswith("side") else one_after_another
+    plain = partial(rival, net, batches, genotypes, count, *([cores] if rival is alone else []))
+    found = rounds({"plain": plain, "ours": partial(together, net, batches, genotypes, count, cores)})
+    images = batches.images(count)
+    ratio = found["plain"]["median"] / found["ours"]["median"]
+    return {
+        "plain": best,
+        "plain s": found["plain"],
+        "ours s": found["ours"],
+        "ratio": round(ratio, 2),
+        "architectures/s (1,000 images each)": round(len(genotypes) / found["ours"]["median"] * images / 1000, 1),
+    }
+
+
+def equality() -> list[dict[str, Any]]:
+    """Predicted classes on 1,000 images: ours against PyTorch's, and both against PyTorch's in float64.
+
+    Statistics are sums in another order, and a value within rounding of zero may get the other sign, in PyTorch with
+    another number of threads, too; float64 says who is nearer.
+    """
+    torch.set_num_threads(1)
+    digits = Digits()
+    net = warmed(new_supernet(digits.config(16, 3, 2), SPACE), digits, 2).eval()
+    exact = new_supernet(net.config, SPACE).double()
+    exact.load_state_dict({name: value.double() for name, value in net.state_dict().items()})
+    rows = []
+    for name, genotypes in (("converged", converged()), ("random", drawn(64))):
+        few = genotypes[::4]
+        counts: dict[str, int] = {}
+        different = 0
+        for index in range(10):
+            x = digits.batches(100)[index][0]
+            paths = Paths(net)
+            with torch.no_grad():
+                answers: dict[str, dict[Genotype, torch.Tensor]] = {
+                    "ours": {g: y.argmax(1) for plan in paths.plans(few, x) for g, y in paths.logits(plan, x)},
+                    "torch": {g: net(x, g).argmax(1) for g in few},
+                    "float64": {g: exact(x.double(), g).argmax(1) for g in few},
+                }
+                torch.set_num_threads(2)
+                answers["torch, 2 threads"] = {g: net(x, g).argmax(1) for g in few}
+                torch.set_num_threads(1)
+            for a, b in (
+                ("ours", "torch"),
+                ("torch, 2 threads", "torch"),
+                ("ours", "float64"),
+                ("torch", "float64"),
+            ):
+                between = sum(int((answers[a][g] != answers[b][g]).sum()) for g in few)
+                counts[f"{a} / {b}"] = counts.get(f"{a} / {b}", 0) + between
+            different += sum(
+                int((answers["ours"][g] == digits.batches(100)[index][1]).sum())
+                != int((answers["torch"][g] == digits.batches(100)[index][1]).sum())
+                for g in few
+            )
+        total = len(few) * 1000
+        assert counts["ours / torch"] < 0.03 * total, f"{counts['ours / torch']} of {total} predictions differ"
+        assert counts["ours / float64"] <= 1.2 * counts["torch / float64"] + 5, counts
+        rows.append(
+            {"population": name, "predictions": total}
+            | {f"differ: {pair}": value for pair, value in counts.items()}
+            | {"scores on a mini-batch that differ": f"{different} of {10 * len(few)}"}
+        )
+    return rows
+
+
+def measured_costs(paths: Paths, plan: Plan, x: torch.Tensor) -> list[float]:
+    """Seconds of each step: the least of three runs."""
+    found = [float("inf")] * len(plan.steps)
+    order = {step: i for i, step in enumerate(plan.steps)}
+    take = paths._take
+
+    def timed(step: population.Step, *rest: Any) -> Any:
+        start = time.perf_counter()
+        made = take(step, *rest)
+        found[order[step]] = min(found[order[step]], time.perf_counter() - start)
+        return made
+
+    with mock.patch.object(paths, "_take", timed):
+        for _ in range(4):
+            for _ in paths.logits(plan, x):
+                pass
+    return found
+
+
+def shares(plan: Plan, costs: Sequence[float]) -> tuple[float, float]:
+    """Cost of all distinct values, and of the values that the genotypes need, each by itself."""
+    makers = {step.made: i for i, step in enumerate(plan.steps) if step.made >= 0}
+    total = 0.0
+    for i, step in enumerate(plan.steps):
+        if step.what != "head":
+            continue
+        needed, waiting = {i}, list(step.sources)
+        while waiting:
+            at = makers[waiting.pop()]
+            if at not in needed:
+                needed.add(at)
+                waiting.extend(plan.steps[at].sources)
+        total += len(step.genotypes) * sum(costs[at] for at in needed)
+    return sum(costs), total
+
+
+def sharing() -> list[dict[str, Any]]:
+    """What sharing can save (from the measured cost of every distinct value) and what it does save; one thread."""
+    torch.set_num_threads(1)
+    digits = Digits()
+    net = new_supernet(digits.config(16, 3, 2), SPACE).eval()
+    x = digits.batches(100)[0][0]
+    rows = []
+    for name, genotypes in (("converged", converged()), ("random", drawn(64))):
+        paths = Paths(net)
+        (plan,) = paths.plans(genotypes, x)
+        singles = [plan for genotype in genotypes for plan in paths.plans([genotype], x)]
+        distinct, total = shares(plan, measured_costs(paths, plan, x))
+
+        def run(plans: Sequence[Plan], paths: Paths = paths) -> None:
+            for each in plans:
+                for _ in paths.logits(each, x):
+                    pass
+
+        found = rounds({"alone": partial(run, singles), "together": partial(run, [plan])}, 5)
+        possible = 1 - distinct / total
+        saved = 1 - found["together"]["median"] / found["alone"]["median"]
+        rows.append(
+            {
+                "population": name,
+                "values": sum(len(single.steps) for single in singles),
+                "distinct": len(plan.steps),
+                "MiB of maps": round(plan.peak * 4 * len(x) / 2**20, 1),
+                "alone s": found["alone"],
+                "together s": found["together"],
+                "can save": f"{possible:.1%}",
+                "saved": f"{saved:.1%}",
+                "of the bound": f"{saved / possible:.0%}",
+            }
+        )
+    return rows
+
+
+def ablation() -> list[dict[str, Any]]:
+    """What sharing, arithmetic and layout contribute on 200 images of 28×28, one after another, factors on the last."""
+    torch.set_num_threads(1)
+    digits, cores = Digits(), available_cores()
+    net = new_supernet(digits.config(16, 3, 2), SPACE).eval()
+    batches = digits.batches(100)
+    rows = []
+    for name, genotypes in (("converged", converged()), ("random", drawn(64))):
+        called = mock.patch.object(population, "frozen", lambda module, shape: frozen._Called(module))
+
+        def torch_together(genotypes: Sequence[Genotype] = genotypes, called: Any = called) -> None:
+            with called:
+                together(net, batches, genotypes, 2, 1)
+
+        def ours_alone(genotypes: Sequence[Genotype] = genotypes) -> None:
+            paths = Paths(net)
+            for genotype in genotypes:
+                for index in range(2):
+                    x = batches[index][0]
+                    for plan in paths.plans([genotype], x):
+                        list(paths.logits(plan, x))
+
+        found = rounds(
+            {
+                "plain, 1 thread": partial(alone, net, batches, genotypes, 2, 1),
+                "shared, PyTorch's modules, 1 thread": torch_together,
+                "fused and binary, not shared, 1 thread": ours_alone,
+                "fused, binary and shared, 1 thread": partial(together, net, batches, genotypes, 2, 1),
+                f"fused, binary and shared, {cores} threads": partial(together, net, batches, genotypes, 2, cores),
+            },
+            2,
+        )
+        first = found["plain, 1 thread"]["median"]
+        for way, seconds in found.items():
+            factor = round(first / seconds["median"], 2)
+            rows.append({"population": name, "way": way, "s": seconds, "times faster": factor})
+    return rows
+
+
+def blocks() -> list[dict[str, Any]]:
+    """One block of a mini-batch of 100, one thread: what BatchNorm, signs and the rest cost besides the convolution."""
+    torch.set_num_threads(1)
+    rows = []
+    for channels, side in ((16, 14), (32, 7), (64, 4)):
+        for kernel, dilation in ((3, 1), (5, 2)):
+            block = BinaryBlock(channels, channels, kernel, 1, dilation, sign=torch.sign, running_stats=False)
+            block = block.to(memory_format=torch.channels_last)
+            x = torch.randn(100, channels, side, side).contiguous(memory_format=torch.channels_last)
+            shape = frozen.Shape(channels, side, side)
+            bench, form = frozen.Workbench(), frozen.frozen(block, shape)
+            source = frozen.from_tensor(x, bench)
+            weight, padding = block.conv.weight.detach(), block.conv.padding
+
+            def ours(form: Any = form, bench: Any = bench, source: Any = source) -> None:
+                bench.give_back(form(source, bench))
+
+            with torch.no_grad():
+                found = compared(
+                    {
+                        "bare convolution": partial(F.conv2d, x, weight, None, 1, padding, dilation),
+                        "PyTorch": partial(block, x),
+                        "ours": ours,
+                    }
+                )
+            rows.append(
+                {"channels": channels, "side": side, "kernel": f"{kernel}x{kernel}, dilation {dilation}"}
+                | {f"{name} ms": value for name, value in found.items()}
+                | {"PyTorch / ours": round(found["PyTorch"]["median"] / found["ours"]["median"], 1)}
+            )
+    return rows
+
+
+def growth() -> list[dict[str, Any]]:
+    """Evaluated architectures a second (200 images each, all cores, random populations), against size."""
+    torch.set_num_threads(1)
+    digits, rows = Digits(), []
+    cases = [(8, 3, 64), (16, 3, 64), (32, 3, 64), (64, 3, 64), (16, 5, 64), (16, 8, 64), (16, 3, 16), (16, 3, 256)]
+    for channels, cells, count in cases:
+        net = new_supernet(digits.config(channels, cells, 2), SPACE).eval()
+        call = partial(together, net, digits.batches(100), drawn(count), 2, available_cores())
+        found = rounds({"s": call}, 2)["s"]
+        rows.append(
+            {"channels": channels, "cells": cells, "population": count}
+            | {"s": found, "architectures/s": round(count / found["median"], 1)}
+        )
+    return rows
+
+
+def sorting() -> dict[str, Any]:
+    """Selection and variation: milliseconds, and their share of a generation's time at population 128."""
+    rng = random.Random(0)
+    objectives = np.random.default_rng(0).random((1000, 2))
+    digits = Digits()
+    costs = CostTable(digits.config(16, 3, 2), SPACE, digits.shape)
+    members = drawn(128)
+    net = new_supernet(digits.config(16, 3, 2), SPACE).eval()
+    known = iter(objectives)
+
+    def generation() -> evolve.Generation:
+        return evolve.step(
+            members,
+            lambda genotypes: np.array([next(known) for _ in genotypes]),
+            generation=1,
+            rule="nsga2",
+            count=128,
+            space=SPACE,
+            sampler=partial(sample_stratified, SPACE, costs.size),
+            variation=VARIATION,
+            rng=rng,
+        )
+
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        step = generation()
+        seconds.append(time.perf_counter() - start)
+    children = step.genotypes[128:]
+    scoring = rounds({"s": partial(together, net, digits.batches(100), children, 4, available_cores())}, 2)["s"][
+        "median"
+    ]
+    times = compared({"sort": lambda: evolve.fronts(objectives)})
+    own = statistics.median(seconds)
+    return {
+        "sorting 1,000 individuals ms": times["sort"]["median"],
+        "a generation of 128 without scoring ms": round(1000 * own, 2),
+        "scoring its offspring on 400 images ms": round(1000 * scoring, 1),
+        "share": f"{own / (own + scoring):.2%}",
+    }
+
+
+MEASURES: Mapping[str, Callable[[], Any]] = {
+    "scoring equality": equality,
+    "scoring populations": populations,
+    "scoring sharing": sharing,
+    "scoring ablation": ablation,
+    "scoring blocks": blocks,
+    "scoring growth": growth,
+    "selection": sorting,
+}
+"""Name of the figures → what measures them."""
+
+
+def text(found: Mapping[str, Any]) -> list[str]:
+    """The figures as paragraphs of Markdown."""
+    selection = ", ".join(f"{name} {value}" for name, value in found["selection"].items())
+    return [
+        "## Scoring a population",
+        "64 genotypes (the end of a search, or random ones), 16 channels, 3 cells, 3 nodes, all cores. Plain PyTorch "
+        "scores each individual by itself without gradients, channels last, in the best of five layouts and batch "
+        "sizes; both score the same mini-batches of 250 images in all.",
+        table(found["scoring populations"]),
+        "Predicted classes on 1,000 images of every fourth genotype in a supernet trained for two epochs. Sums of "
+        "BatchNorm's statistics come in another order than PyTorch's, and a value within rounding of zero may get the "
+        "other sign; the same happens in PyTorch with other threads. PyTorch in float64 says who is nearer.",
+        table(found["scoring equality"]),
+        "What sharing equal values can save on a mini-batch, from the measured cost of each, and what it saves:",
+        table(found["scoring sharing"]),
+        "What each part contributes, on 200 images:",
+        table(found["scoring ablation"]),
+        "Where the arithmetic gains: one block on a mini-batch of 100, one thread.",
+        table(found["scoring blocks"]),
+        "How cost grows: architectures a second, each on 200 images, in random populations.",
+        table(found["scoring growth"]),
+        f"Selection: {selection}.",
+    ]

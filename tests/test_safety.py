@@ -1,0 +1,104 @@
+"""What the project's code never does, whatever its input: run text, unpickle, hand parameters to a shell."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.imports import ROOT
+from tests.lower_bounds import constraints, requirements
+
+FILES = sorted([*ROOT.glob("bnas/**/*.py"), *ROOT.glob("pipeline/**/*.py")])
+BUILT_IN = {"eval", "exec", "compile", "__import__"}
+MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "pdb"}
+ATTRIBUTES = {
+    "os.system",
+    "os.popen",
+    "os.execl",
+    "os.execv",
+    "os.execvp",
+    "os.spawnl",
+    "os.spawnv",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+    "builtins.eval",
+    "builtins.exec",
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+    "yaml.Loader",
+    "yaml.FullLoader",
+    "yaml.UnsafeLoader",
+    "torch.jit.load",
+    "torch.hub.load",
+    "pandas.read_pickle",
+    "pd.read_pickle",
+}
+
+
+def forbidden(text: str) -> list[str]:
+    """What a module's source holds of all that, with its line."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        for what in _of(node):
+            found.append(f"{getattr(node, 'lineno', 0)}: {what}")
+    return found
+
+
+def _of(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names if alias.name.split(".")[0] in MODULES]
+        case ast.ImportFrom(module=str(module), names=names):
+            all_names = [f"{module}.{alias.name}" for alias in names]
+            return [name for name in all_names if module.split(".")[0] in MODULES or name in ATTRIBUTES]
+        case ast.Name(id=name, ctx=ast.Load()) if name in BUILT_IN:
+            return [name]
+        case ast.Attribute() if ast.unparse(node) in ATTRIBUTES:
+            return [ast.unparse(node)]
+        case ast.Call(func=func, keywords=keywords):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in keywords}
+            called = ast.unparse(func)
+            return [
+                *(["shell=True"] if given.get("shell", "False") != "False" else []),
+                *(["allow_pickle=True"] if given.get("allow_pickle", "False") != "False" else []),
+                *([called] if called == "torch.load" and given.get("weights_only") != "True" else []),
+            ]
+    return []
+
+
+def test_no_code_is_run_from_data_and_nothing_is_unpickled() -> None:
+    assert {path.relative_to(ROOT).as_posix(): found for path in FILES if (found := forbidden(path.read_text()))} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval(text)",
+        "run = exec",
+        "import pickle",
+        "from pickle import loads",
+        "import os; os.system(command)",
+        "from os import system",
+        "subprocess.run(command, shell=True)",
+        "subprocess.run(command, shell=flag)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "numpy.load(path, allow_pickle=True)",
+        "yaml.load(text, Loader=yaml.SafeLoader)",
+        "class Mine(yaml.UnsafeLoader): ...",
+    ],
+)
+def test_each_of_them_would_be_found(line: str) -> None:
+    assert forbidden(line)
+
+
+@pytest.mark.parametrize("line", ["network.eval()", "torch.load(path, weights_only=True)", "re.compile('a')"])
+def test_what_looks_alike_is_allowed(line: str) -> None:
+    assert forbidden(line) == []
+
+
+def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
+    assert 20 < len(constraints()) < len(requirements())
