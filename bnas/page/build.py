@@ -108,7 +108,7 @@ def _front_charts(views: Mapping[str, NetworkView], linear: LinearBaseline | Non
     }
 
 
-def _latency_chart(run: Run) -> Markup | None:
+def _latency_chart(run: Retrained) -> Markup | None:
     seconds = {name: packed.latency.packed_1 for name, packed in run.packed.items() if packed.latency}
     if not seconds:
         return None

@@ -214,7 +214,7 @@ def latency_chart(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
     """Test error over the time of one image in the packed runtime; networks that were not timed are left out."""
     figure, axes = _panel()
     timed = [n for n in networks if n.name in seconds]
-    for network in sorted(timed, key=lambda n: ("hand", "random", "front").index(n.role)):
+    for network in sorted(timed, key=lambda n: ROLES.index(n.role), reverse=True):
         style: dict[str, Any] = {"color": ROLE_COLOURS[network.role], "markersize": 7, "markeredgewidth": 0}
         axes.plot(1e6 * seconds[network.name], 100 * network.test_error, ROLE_MARKERS[network.role], **style)
     axes.set_xlabel("one image, packed, µs")
