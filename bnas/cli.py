@@ -151,7 +151,7 @@ def predict(arguments: argparse.Namespace) -> int:
         good, images = [], []
         for path in paths[start : start + IMAGES_AT_ONCE]:
             try:
-                images.append(read_image(path, size.height, size.width, size.channels))
+                images.append(read_image(path, size.height, size.width, size.channels, size.resize))
                 good.append(path)
             except ImageError as error:
                 failed += 1

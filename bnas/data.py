@@ -1,7 +1,8 @@
 """Prepared splits, and the mini-batches that training and scoring see.
 
-Images are uint8 `[N, H, W, C]` on disk and memory-mapped; a mini-batch becomes float `[N, C, H, W]` (channels last in
-memory) only when it is used. A data set is a value: nothing here knows which one it is.
+Images are uint8 `[N, H, W, C]` on disk and memory-mapped, or stay in files that an index names; a mini-batch becomes
+float `[N, C, H, W]` (channels last in memory) only when it is used. A data set is a value: nothing here knows which one
+it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas.arrays import content_hash, open_array
+from bnas.augment import Augmentation as Augmentation  # also for those who import it from here
 from bnas.files import read_text
+from bnas.indexed import FILES, FileImages, index_bytes, open_index
+from bnas.stream import file_parts, streamed
 from bnas.views import DataError as DataError  # also for those who import it from here
 from bnas.views import ImageArray, Joined
 
@@ -32,13 +36,18 @@ class Split:
         return len(self.labels)
 
     @classmethod
-    def open(cls, folder: Path) -> Split:
-        """The split that `prepare` wrote to a folder, its images memory-mapped."""
+    def open(cls, folder: Path, root: Path | None = None, threads: int = 1) -> Split:
+        """The split that `prepare` wrote to a folder, its images memory-mapped.
+
+        Where it wrote an index, they lie below `root`, and are read by so many threads, or while training processes.
+        """
         try:
-            images, labels = open_array(folder / "images.npy"), open_array(folder / "labels.npy")
+            indexed = (folder / FILES).exists()
+            images: ImageArray = open_index(folder, root, threads) if indexed else open_array(folder / "images.npy")
+            labels = open_array(folder / "labels.npy")
         except (OSError, ValueError) as error:
-            raise DataError(f"{folder}: expected images.npy and labels.npy, found {error}") from None
-        fits = images.dtype == np.uint8 and images.ndim == 4 and np.issubdtype(labels.dtype, np.integer)
+            raise DataError(f"{folder}: expected images and labels.npy, found {error}") from None
+        fits = images.dtype == np.uint8 and len(images.shape) == 4 and np.issubdtype(labels.dtype, np.integer)
         if not fits or labels.shape != images.shape[:1]:
             raise DataError(
                 f"{folder}: expected uint8 images [N, H, W, C] and N whole labels, "
@@ -47,9 +56,10 @@ class Split:
         return cls(images, labels.astype(np.int64))
 
     def verify(self, folder: Path) -> None:
-        """Raises DataError unless the split's content is what `save` wrote to the folder."""
-        written = read_text(folder / "sha256")
-        if written != content_hash([self.images, self.labels]) + "\n":
+        """Raises DataError unless the split's content is what `prepare` wrote to the folder."""
+        indexed = isinstance(self.images, FileImages)
+        images = np.frombuffer(index_bytes(folder), np.uint8) if indexed else self.images
+        if read_text(folder / "sha256") != content_hash([images, self.labels]) + "\n":
             raise DataError(f"{folder}: expected the arrays that were written, found other content than sha256 says")
 
     def joined(self, other: Split) -> Split:
@@ -70,48 +80,6 @@ class Normalise:
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=self.device)
         shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=self.device)
         return (images.to(self.device).float() * scale + shift).permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Changes that leave the class of a training image alone.
-
-    `shift`: moved by up to so many pixels along both axes, uniformly, the border filled with zeros. `flip`: mirrored
-    left to right with probability 1/2. `cutout`: a square of so many pixels a side around a uniformly drawn pixel, cut
-    off at the border, is set to the mean colour (DeVries & Taylor, 2017, arXiv:1708.04552).
-    """
-
-    shift: int
-    flip: bool
-    cutout: int = 0
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 `[N, H, W, C]` → the same shape, each image changed by a draw of its own."""
-        n, h, w, c = images.shape
-        if self.shift:
-            s = self.shift
-            padded = images.new_zeros(n, h + 2 * s, w + 2 * s, c)
-            padded[:, s : s + h, s : s + w] = images
-            dy, dx = torch.randint(0, 2 * s + 1, (2, n, 1), generator=generator)
-            rows, columns = torch.arange(h) + dy, torch.arange(w) + dx
-            images = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-        if self.flip:
-            mirrored = torch.rand(n, generator=generator) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(2), images)
-        return images
-
-    def cut_out(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Normalised inputs `[N, C, H, W]`, of which 0 is the mean colour, with a square of zeros in each, in place."""
-        if not self.cutout:
-            return inputs
-        n, _, h, w = inputs.shape
-        first = [torch.randint(0, side, (n, 1), generator=generator) - self.cutout // 2 for side in (h, w)]
-        rows, columns = (
-            (torch.arange(side) >= start) & (torch.arange(side) < start + self.cutout)
-            for side, start in zip((h, w), first, strict=True)
-        )
-        hidden = (rows[:, :, None] & columns[:, None, :])[:, None]
-        return inputs.masked_fill_(hidden.to(inputs.device), 0.0)
 
 
 @dataclass(frozen=True)
@@ -152,9 +120,25 @@ class TrainingFeed:
         return inputs, torch.from_numpy(self.split.labels[rows]).to(self.normalise.device)
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """(inputs `[B, C, H, W]`, labels `[B]`) of one pass over the split."""
-        for rows in self.rows(generator):
-            yield self.load(rows, generator)
+        """(inputs `[B, C, H, W]`, labels `[B]`) of one pass over the split.
+
+        Files are read ahead by other processes; an image's draws then follow from its place in the epoch and one draw
+        of the generator, not from who reads it.
+        """
+        parts = file_parts(self.split.images)
+        if not parts:
+            for rows in self.rows(generator):
+                yield self.load(rows, generator)
+            return
+        batches = list(self.rows(generator))
+        seed = int(torch.randint(0, 2**62, (1,), generator=generator))
+        for rows, images in zip(batches, streamed(parts, self.augmentation, batches, seed), strict=True):
+            inputs = self.augmentation.cut_out(self.normalise(images), generator)
+            yield inputs, torch.from_numpy(self.split.labels[rows]).to(self.normalise.device)
+
+
+KEPT_BYTES = 2**28
+"""Of mini-batches read from files, as many of the first as fit: every individual is scored on them."""
 
 
 class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
@@ -173,14 +157,22 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
         self.split, self.normalise = split, normalise
         count = max(1, min(-(-len(split) // batch_size), len(split) // 2))
         self._rows = [np.sort(rows) for rows in np.array_split(order, count)]
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+        fit = KEPT_BYTES // (int(np.prod(split.images.shape[1:])) * len(self._rows[0]))
+        self._keep = range(fit if file_parts(split.images) else 0)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # no slices
         rows = self._rows[index]
+        images = self._kept.get(index)
+        if images is None:
+            images = self.split.images[rows]
+            if index in self._keep:
+                self._kept[index] = images
         labels = torch.from_numpy(self.split.labels[rows]).to(self.normalise.device)
-        return self.normalise(torch.from_numpy(self.split.images[rows])), labels
+        return self.normalise(torch.from_numpy(images)), labels
 
     def images(self, count: int) -> int:
         """Images in the first `count` mini-batches."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnas.files import read_text
 from bnas.folder import image_folder
 from bnas.labelled import Images
 from bnas.views import DataError
@@ -110,6 +112,39 @@ def _image_folder(request: Request) -> Images:
     )
 
 
+def _imagenet(request: Request) -> Images:
+    """ILSVRC2012 as it is unpacked, `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, whose `val` is the test split.
+
+    Never copied. For testing, the shorter side becomes 256/224 of the size, and the middle is cut out. Classes have
+    their names if `LOC_synset_mapping.txt` (a wnid, a space and names in each line) lies there, else the wnids.
+    """
+    found = image_folder(
+        request.root,
+        "ImageNet (ILSVRC2012)",
+        test="val",
+        size=request.image_size,
+        per_class=request.images_per_class,
+        seed=request.seed,
+        threads=request.threads,
+        resize=round(request.image_size * 256 / 224),
+        streamed=True,
+    )
+    return replace(found, classes=_names(found.classes, request.root / "LOC_synset_mapping.txt"))
+
+
+def _names(wnids: Sequence[str], mapping: Path) -> tuple[str, ...]:
+    """The first of each class's names, with the wnid where that is not the name of one class only."""
+    if not mapping.exists():
+        return tuple(wnids)
+    lines = (line.partition(" ") for line in read_text(mapping).splitlines())
+    known = {wnid: names.partition(",")[0].strip() for wnid, _, names in lines}
+    missing = [wnid for wnid in wnids if not known.get(wnid, "").isprintable() or not known.get(wnid)]
+    if missing:
+        raise DataError(f"{mapping}: expected a line with the names of {missing[0]}, found none")
+    twice = Counter(known[wnid] for wnid in wnids)
+    return tuple(known[wnid] if twice[known[wnid]] == 1 else f"{known[wnid]} ({wnid})" for wnid in wnids)
+
+
 FASHION_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -125,5 +160,6 @@ LOADERS: Mapping[str, Callable[[Request], Images]] = {
         "Fashion-MNIST", "FashionMNIST", tuple(f"FashionMNIST/raw/{name}.gz" for name in FASHION_FILES)
     ),
     "image_folder": _image_folder,
+    "imagenet": _imagenet,
 }
 """`data.name` → loader."""

@@ -42,6 +42,10 @@ CALIBRATION_IMAGES = 1000
 """Training images, unchanged and without drop-path, that a finished network's BatchNorm statistics come from."""
 
 
+CALIBRATION_PIXELS = 2**23
+"""In those of one channel at most: one batch of them is in memory."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a stand-alone network is trained; the same for all of a family.
@@ -72,6 +76,14 @@ class FamilyData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
+    root: Path | None = None
+    """Where the files lie that an index names; None for arrays."""
+    threads: int = 1
+    """That read them."""
+
+    def split(self, name: str) -> Split:
+        """One of them."""
+        return Split.open(self.prepared / name, self.root, self.threads)
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,12 @@ def read_seconds(folder: Path) -> float:
     return parse(path, read_json(path), float)
 
 
+def calibration_images(split: Split) -> int:
+    """Images that a network's statistics come from: `CALIBRATION_IMAGES`, fewer if they are large, but not under 64."""
+    _, height, width, _ = split.images.shape
+    return min(CALIBRATION_IMAGES, max(64, CALIBRATION_PIXELS // (height * width)))
+
+
 def train_network(
     config: NetworkConfig,
     genotype: Genotype,
@@ -135,7 +153,7 @@ def train_network(
         model = WithAuxiliary(network) if recipe.auxiliary_weight else network
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalise = Normalise(data.mean, data.std, device)
-    learnt = Split.open(data.prepared / "train").joined(Split.open(data.prepared / "validation"))
+    learnt = data.split("train").joined(data.split("validation"))
     feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation, "retrain.batch_size")
     generator = torch.Generator().manual_seed(recipe.seed)
     training = Training(model, adam(model, recipe.weight_decay), generator)
@@ -171,9 +189,9 @@ def train_network(
         )
     except TrainingError as error:
         raise TrainingError(f"{error}, genotype {genotype.key}") from None
-    rows = torch.randperm(len(learnt), generator=generator)[:CALIBRATION_IMAGES].numpy()
+    rows = torch.randperm(len(learnt), generator=generator)[: calibration_images(learnt)].numpy()
     calibrate(network, normalise(torch.from_numpy(learnt.images[rows])))
-    test = Split.open(data.prepared / "test")
+    test = data.split("test")
     answers = predict(network, test, normalise, TEST_BATCH)
     return network, training.curve, Predictions(test.labels, answers.numpy())
 

@@ -27,7 +27,16 @@ UNREADABLE = Header(False, 0, 0)
 
 
 def image_folder(
-    root: Path, title: str, *, test: str, size: int, per_class: int, seed: int, threads: int, resize: int | None = None
+    root: Path,
+    title: str,
+    *,
+    test: str,
+    size: int,
+    per_class: int,
+    seed: int,
+    threads: int,
+    resize: int | None = None,
+    streamed: bool = False,
 ) -> Images:
     """The pictures in `train/<class>/` and `<test>/<class>/` below a folder, or in `<class>/`, to be split.
 
@@ -77,6 +86,7 @@ def image_folder(
         own_test=counts[1] if len(trees) == 2 else 0,
         digests=digests,
         problems=tuple(problems),
+        streamed=streamed,
     )
     return whole.kept(good)
 

@@ -43,6 +43,8 @@ class Images:
     own_test: int = 0
     digests: NDArray[np.uint64] | None = None
     problems: tuple[Problem, ...] = ()
+    streamed: bool = False
+    """Whether the files are never copied: an index is prepared."""
 
     def __post_init__(self) -> None:
         shape, count = self.images.shape, len(self.labels)
@@ -56,6 +58,11 @@ class Images:
             raise DataError(
                 f"{self.title}: expected labels from 0 to {len(self.classes) - 1}, found {int(self.labels[outside][0])}"
             )
+
+    @property
+    def resize(self) -> int | None:
+        """What the shorter side of its pictures becomes before the middle is cut out; None: as long as that."""
+        return self.images.resize if isinstance(self.images, FileImages) else None
 
     def kept(self, keep: NDArray[np.bool_]) -> Images:
         """Those of its rows, `[N]`; they have to be files."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bnas.data import Normalise, Split, TrainingFeed
+from bnas.data import Normalise, TrainingFeed
 from bnas.family import TEST_BATCH, FamilyData, Recipe
 from bnas.results import EpochRecord, LinearBaseline
 from bnas.train import CosineRate, TrainingError, adam, fit, predict
@@ -21,8 +21,8 @@ def train_linear(
     Images, augmentation, epochs, mini-batches and learning rates are those of the networks. Weights start at zero.
     """
     normalise = Normalise(data.mean, data.std, device)
-    learnt = Split.open(data.prepared / "train").joined(Split.open(data.prepared / "validation"))
-    test = Split.open(data.prepared / "test")
+    learnt = data.split("train").joined(data.split("validation"))
+    test = data.split("test")
     feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation, "retrain.batch_size")
     classifier = nn.Linear(learnt.images[0].size, classes)
     nn.init.zeros_(classifier.weight)

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from bnas.arrays import ContentHash, save_array, saved_array
 from bnas.files import atomic_write
 from bnas.folder import leaks, without_copies
-from bnas.indexed import BadFilesError, FileImages, Problem
+from bnas.indexed import BadFilesError, FileImages, Problem, save_index
 from bnas.labelled import SPLITS, Cut, Images, ProblemsError
 from bnas.views import DataError, Selected, chunks
+
+SAMPLE = 4096
+"""Images from which the statistics of files that are never copied come."""
 
 
 class ChannelStatistics:
@@ -101,12 +104,44 @@ def _write(
     for name in SPLITS:
         images, labels = Selected(found.images, rows[name]), found.labels[rows[name]]
         try:
+            if found.streamed:
+                _save_index(folder / name, found, rows[name], total)
+                if name == "train":
+                    _look_at_some(images, statistics)
+                continue
             save_split(folder / name, images, labels, total, statistics.add if name == "train" else _ignore)
         except BadFilesError as error:
             bad += error.problems
     if bad:
-        raise BadFilesError(bad)
+        raise BadFilesError(folder, bad)
     return *statistics.result(), total.text()
+
+
+def _save_index(folder: Path, found: Images, rows: NDArray[np.int64], total: ContentHash) -> None:
+    """Write the names of a split's files instead of their pixels."""
+    assert isinstance(found.images, FileImages)
+    assert found.digests is not None
+    folder.mkdir(exist_ok=True)
+    content = np.frombuffer(save_index(folder, found.images, rows, found.digests), np.uint8)
+    own, labels = ContentHash(), found.labels[rows]
+    for digest in (own, total):
+        digest.array(content)
+        digest.array(labels)
+    save_array(folder / "labels.npy", labels)
+    atomic_write(folder / "sha256", own.text() + "\n")
+
+
+def _look_at_some(images: Selected, statistics: ChannelStatistics) -> None:
+    """Statistics of at most `SAMPLE` training images, drawn evenly [ours]: nobody waits for a million."""
+    rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE).round().astype(np.int64))
+    some, bad = Selected(images, rows), list[Problem]()
+    for chunk in chunks(some):
+        try:
+            statistics.add(some[chunk])
+        except BadFilesError as error:
+            bad += error.problems
+    if bad:
+        raise BadFilesError(Path(), bad)
 
 
 def _ignore(rows: NDArray[np.uint8]) -> None:
@@ -140,7 +175,7 @@ def save_split(
             own.rows(rows)
             total.rows(rows)
     if bad:
-        raise BadFilesError(bad)
+        raise BadFilesError(folder, bad)
     for digest in (own, total):
         digest.array(labels)
     save_array(folder / "labels.npy", labels)

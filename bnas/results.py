@@ -76,11 +76,16 @@ def _plain(value: object) -> Any:
 
 @dataclass(frozen=True, config=STRICT)
 class ImageShape(Record):
-    """Height and width in pixels, and channels."""
+    """Height and width in pixels, and channels.
+
+    A picture of another size is scaled and centre-cropped to it, from a shorter side of `resize` pixels if that is not
+    None (`bnas.images.read_image`).
+    """
 
     height: Natural
     width: Natural
     channels: Natural
+    resize: Natural | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -16,17 +16,17 @@ from bnas.results import DatasetDescription, read_measured_latencies
 from bnas.space import SearchSpace
 from bnas.weights import load_weights
 from pipeline import params as schema
-from pipeline.config import network_config, search_space
+from pipeline.config import files_root, network_config, search_space
 from pipeline.params import Params
 from pipeline.stage import PREPARED
 
 LATENCIES = Path("data/latency_table/table.json")
 
 
-def split(name: str, description: DatasetDescription) -> data.Split:
+def split(name: str, description: DatasetDescription, runtime: schema.Runtime) -> data.Split:
     """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
     folder, shape = PREPARED / name, _shape(name, description)
-    found = data.Split.open(folder)
+    found = data.Split.open(folder, files_root(description, runtime), runtime.loader_workers)
     if list(found.images.shape) != shape:
         raise ValueError(f"{folder}: expected images {shape}, found {list(found.images.shape)}")
     found.verify(folder)
@@ -130,8 +130,8 @@ def frozen_scorer(params: Params, description: DatasetDescription, space: Search
     search = params.search
     return scoring(search.evaluation, params.runtime.workers, "search.evaluation").scorer(
         supernet,
-        split("train", description),
-        split("validation", description),
+        split("train", description, params.runtime),
+        split("validation", description, params.runtime),
         normalise(description, on),
         search.seed,
     )

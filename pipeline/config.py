@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bnas.config import NetworkConfig
 from bnas.results import DatasetDescription, read_dataset
 from bnas.space import SearchSpace
@@ -21,6 +23,11 @@ def dataset() -> DatasetDescription:
     if len(description.classes) < 2:
         raise ValueError(f"{path}: classes: expected at least two, found {list(description.classes)}")
     return description
+
+
+def files_root(description: DatasetDescription, runtime: schema.Runtime) -> Path:
+    """Where the data set's files lie."""
+    return Path(runtime.data_root) / description.name
 
 
 def search_space(params: Params) -> SearchSpace:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -24,19 +23,24 @@ from bnas.results import (
     RetrainedNetwork,
     read_networks,
 )
+from bnas.views import ImageArray, chunks
 from pipeline import params as schema
-from pipeline.config import dataset, network_config
+from pipeline.config import dataset, files_root, network_config
 from pipeline.params import Params
 from pipeline.stage import PREPARED, REPORTS, Stage, main, write_json
 
 RETRAIN = Path("data/retrain")
+
+AT_ONCE = 2**27
+"""Bytes of test images that are compared at once."""
 
 
 def run(stage: Stage) -> None:
     """Write, check and time the networks one by one."""
     description = dataset()
     networks = read_networks(RETRAIN / "networks.json")
-    images = np.ascontiguousarray(Split.open(PREPARED / "test").images)
+    runtime = stage.params.runtime
+    images = Split.open(PREPARED / "test", files_root(description, runtime), runtime.loader_workers).images
     advance = stage.progress(len(networks))
     exported, latencies = [], []
     for found in networks:
@@ -78,18 +82,19 @@ def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDes
     )
 
 
-def check(network: Network, loaded: packed.PackedNetwork, images: np.ndarray, found: RetrainedNetwork) -> int:
+def check(network: Network, loaded: packed.PackedNetwork, images: ImageArray, found: RetrainedNetwork) -> int:
     """On how many test images rounding decided a sign otherwise than in PyTorch; ValueError if more than that differs.
 
     Only outputs are compared: labels are not looked at, and nothing is chosen.
     """
     try:
-        return len(deviating(network, loaded, normalise(images, loaded.card.mean, loaded.card.std)))
+        parts = (normalise(images[chunk], loaded.card.mean, loaded.card.std) for chunk in chunks(images, AT_ONCE))
+        return sum(len(deviating(network, loaded, part)) for part in parts)
     except ValueError as error:
         raise ValueError(f"{found.name}: {error}") from None
 
 
-def latency(name: str, network: Network, loaded: packed.PackedNetwork, images: np.ndarray) -> NetworkLatency:
+def latency(name: str, network: Network, loaded: packed.PackedNetwork, images: ImageArray) -> NetworkLatency:
     """Seconds for one image and for 64, packed and in PyTorch, on as many threads (all cores, or OMP_NUM_THREADS)."""
     seconds = []
     for count in (1, 64):

@@ -21,7 +21,7 @@ from bnas.published import PUBLISHED
 from bnas.space import OPERATIONS, PLAIN_CONVOLUTION, SearchSpace
 from pipeline.yaml12 import Loc, ParamsError, found_text, key_path, params_error, read_yaml
 
-DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder"]
+DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder", "imagenet"]
 OWN_SIZES = {"mnist5k": 28, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
 """Data sets whose images are of one size, which cannot be chosen: pixels of a side."""
 SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars"]
@@ -67,6 +67,8 @@ class Augmentation(Section):
     shift: Pixels
     flip: bool
     cutout: Pixels
+    random_resized_crop: bool
+    color_jitter: Share
 
 
 class Data(Section):
@@ -226,6 +228,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     threads: Few
     workers: Few
+    loader_workers: Annotated[int, Field(ge=0, le=1024)]
     data_root: Annotated[str, Field(min_length=1)]
 
 
@@ -398,6 +401,8 @@ def _broken_sizes(data: Data) -> Iterator[Problem]:
     own, wanted, cutout = OWN_SIZES.get(data.name), data.image_size, data.augmentation.cutout
     if own and wanted:
         yield ("data", "image_size"), f"0 for {data.name}, whose images are {own}x{own}", found_text(wanted)
+    if data.name == "imagenet" and not wanted:
+        yield ("data", "image_size"), "an integer of at least 1 for imagenet", "0"
     if cutout >= (side := own or wanted) > 0:
         expected = f"an integer below the images' {side} pixels"
         yield ("data", "augmentation", "cutout"), expected, found_text(cutout)

@@ -23,7 +23,9 @@ def run(stage: Stage) -> None:
     params = stage.params.data
     root = Path(stage.params.runtime.data_root) / params.name
     cut = Cut(params.seed, params.test_fraction, params.validation_fraction, params.images_per_class)
-    request = Request(root, params.image_size, params.images_per_class, params.seed, stage.params.runtime.workers)
+    request = Request(
+        root, params.image_size, params.images_per_class, params.seed, stage.params.runtime.loader_workers
+    )
     try:
         loaded = LOADERS[params.name](request)
         side = min(loaded.images.shape[1:3])
@@ -42,7 +44,7 @@ def run(stage: Stage) -> None:
         name=params.name,
         title=params.title or loaded.title,
         classes=loaded.classes,
-        image=ImageShape(height=height, width=width, channels=channels),
+        image=ImageShape(height, width, channels, loaded.resize),
         counts=SplitCounts(**written.counts),
         mean=written.mean,
         std=written.std,

@@ -8,22 +8,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from bnas import analysis, cell_graph, figures, markdown, results
+from bnas.arrays import open_array
+from bnas.indexed import FILES, open_index
 from bnas.page.build import page_html
 from bnas.parts import weight_parts
 from bnas.text import kib
+from bnas.views import ImageArray
+from pipeline.params import Runtime
 from pipeline.stage import PREPARED, REPORTS, Stage, atomic_write, main, write_json
 from pipeline.table import NETWORKS, PAGE, TIMES, network_seconds, table
 
 SUPERNET_STAGES = ("stage1", "stage2")
 SEARCH, RETRAIN, EXPORT = Path("data/search"), NETWORKS.parent, Path("data/export")
 LINEAR = RETRAIN / "linear.json"
-TEST_IMAGES = PREPARED / "test" / "images.npy"
+TEST = PREPARED / "test"
 FIGURES = REPORTS / "figures"
 CORRELATION = REPORTS / "metrics" / "latency_table.json"
 
@@ -33,7 +35,7 @@ def run(stage: Stage) -> None:
     section, parameters = stage.params.report, parameters_text(stage)
     found = dataclasses.replace(read_run(), resource=stage.params.objectives.resource)
     text = markdown.report_markdown(found, section.size_bins, section.figure_format, parameters)
-    page = page_html(found, read_images(TEST_IMAGES), section.size_bins, parameters)
+    page = page_html(found, images(stage.params.runtime, found.dataset), section.size_bins, parameters)
     write(stage, found, pictures(found, section.size_bins), text, page)
     stage.metrics |= analysis.metrics(found, section.size_bins)
 
@@ -113,12 +115,13 @@ def packed_files() -> dict[str, analysis.PackedFile]:
     }
 
 
-def read_images(path: Path) -> NDArray[np.uint8] | None:
-    """Images `[N, H, W, C]`, memory-mapped; None where there are none."""
-    if not path.exists():
+def images(runtime: Runtime, dataset: results.DatasetDescription) -> ImageArray | None:
+    """Test images `[N, H, W, C]`, memory-mapped or read from their files; None where there are none."""
+    if (TEST / FILES).exists():
+        return open_index(TEST, Path(runtime.data_root) / dataset.name)
+    if not (TEST / "images.npy").exists():
         return None
-    images: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return images
+    return open_array(TEST / "images.npy")
 
 
 def pictures(found: analysis.Run, bins: int) -> dict[str, Figure]:

@@ -34,7 +34,7 @@ from bnas.results import (
 from bnas.space import Genotype, SearchSpace
 from pipeline import build, cache
 from pipeline import params as schema
-from pipeline.config import dataset, network_config
+from pipeline.config import dataset, files_root, network_config
 from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, main, write_json
 
 SEARCH = Path("data/search")
@@ -43,6 +43,7 @@ SUPERNET = Path("data/stage2/supernet.safetensors")
 TRAINING_CODE = (
     "__init__",
     "arrays",
+    "augment",
     "auxiliary",
     "binarize",
     "checkpoint",
@@ -53,11 +54,14 @@ TRAINING_CODE = (
     "files",
     "fused",
     "fused_kernels",
+    "images",
+    "indexed",
     "lock",
     "network",
     "ops",
     "results",
     "space",
+    "stream",
     "train",
     "views",
     "weights",
@@ -94,7 +98,14 @@ def train(stage: Stage, chosen: Sequence[Candidate], description: DatasetDescrip
     device = build.device(params.runtime)
     build.require_bfloat16(section.mixed_precision, device, "retrain")
     recipe = family.Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
-    data = family.FamilyData(PREPARED, description.mean, description.std, build.augmentation(params))
+    data = family.FamilyData(
+        PREPARED,
+        description.mean,
+        description.std,
+        build.augmentation(params),
+        files_root(description, params.runtime),
+        params.runtime.loader_workers,
+    )
     jobs = {
         c.name: job(c, network_config(params, description, params.network.final), recipe, data, description, device)
         for c in chosen
@@ -150,7 +161,7 @@ def candidates(stage: Stage, description: DatasetDescription, problem: Problem) 
     if len(front) < section.count:
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
     members = [front[i] for i in pareto.spread([m.size_bytes for m in front], section.count)]
-    build.split("test", description)  # only to know that it is whole before any time is spent
+    build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
     scorer = build.frozen_scorer(params, description, problem.space, SUPERNET)
     checkpoints = cache.checkpoints(stage, scorer.batches.normalise.device)
     scorer.keep(checkpoints.save, checkpoints.newest())

@@ -35,13 +35,13 @@ def run(
     build.require_bfloat16(section.mixed_precision, device, stage.name)
     normalise = build.normalise(description, device)
     feed = TrainingFeed(
-        build.split("train", description),
+        build.split("train", description, params.runtime),
         section.batch_size,
         normalise,
         build.augmentation(params),
         f"{stage.name}.batch_size",
     )
-    data = coevolution.SupernetData(feed, build.split("validation", description), normalise)
+    data = coevolution.SupernetData(feed, build.split("validation", description, params.runtime), normalise)
     plan = coevolution.Plan(
         stage="stage2" if stage.name == "stage2" else "stage1",
         population=section.population,

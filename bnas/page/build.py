@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import resources
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from numpy.typing import NDArray
 
 from bnas.analysis import (
     STAGE_NAMES,
@@ -33,6 +31,7 @@ from bnas.space import PARAMETER_FREE
 from bnas.tables import duration, linear_note, moment, optimistic_note, test_interval
 from bnas.text import kib, percent
 from bnas.transfer_markdown import STAGES as TRANSFER_STAGES
+from bnas.views import ImageArray
 
 
 def environment() -> Environment:
@@ -57,9 +56,7 @@ def _emphasis(text: str) -> Markup:
     return Markup("".join(f"<strong>{p}</strong>" if i % 2 else p for i, p in enumerate(pieces)))  # noqa: S704  # escaped
 
 
-def page_html(
-    run: Retrained, images: NDArray[np.uint8] | None, bins: int, parameters: str, introduction: str = ""
-) -> str:
+def page_html(run: Retrained, images: ImageArray | None, bins: int, parameters: str, introduction: str = "") -> str:
     """The whole page, the same text for the same run; without a search, what belongs to it is left out.
 
     `images` `[N, H, W, C]` are those of the test split, in the order of the predictions (None: no pictures are shown),

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from bnas import pareto
 from bnas.analysis import PackedFile, Retrained, best_by_test, confusion_matrix
@@ -22,6 +21,7 @@ from bnas.parts import Part
 from bnas.results import Predictions, RetrainedNetwork
 from bnas.tables import moment, test_interval
 from bnas.text import kib, percent
+from bnas.views import ImageArray
 
 MATRIX_CLASSES = 20
 """Of more classes a matrix is not shown: its cells would be dots."""
@@ -134,7 +134,7 @@ class NetworkView:
         return f"{n.name}, {self.role_name}: {kib(n.size_bytes)} KiB, test error {percent(n.test_error)} %"
 
 
-def network_view(run: Retrained, network: RetrainedNetwork, images: NDArray[np.uint8] | None) -> NetworkView:
+def network_view(run: Retrained, network: RetrainedNetwork, images: ImageArray | None) -> NetworkView:
     """The view of a network of the run; `images` `[N, H, W, C]` are those of the test split."""
     packed = run.packed.get(network.name)
     answers, curve = run.predictions[network.name], run.curves.get(network.name, ())
@@ -191,7 +191,7 @@ def _matrix(answers: Predictions, classes: Sequence[str]) -> tuple[MatrixRow, ..
     return tuple(MatrixRow(number, name, tuple(row)) for number, (name, row) in rows)
 
 
-def _mistakes(answers: Predictions, classes: Sequence[str], images: NDArray[np.uint8] | None) -> Iterator[Mistake]:
+def _mistakes(answers: Predictions, classes: Sequence[str], images: ImageArray | None) -> Iterator[Mistake]:
     def pictures(confusion: Confusion) -> tuple[tuple[str, int], ...]:
         shown = () if images is None else confusion.images[:CONFUSION_IMAGES]
         return tuple((image_uri(images[i]), i) for i in shown if images is not None)
@@ -201,7 +201,7 @@ def _mistakes(answers: Predictions, classes: Sequence[str], images: NDArray[np.u
         yield Mistake(actual, predicted, len(confusion.images), pictures(confusion))
 
 
-def class_examples(run: Retrained, images: NDArray[np.uint8] | None) -> list[tuple[str, str]]:
+def class_examples(run: Retrained, images: ImageArray | None) -> list[tuple[str, str]]:
     """(class, address of the first test image of it) of the first classes."""
     if images is None:
         return []

@@ -30,7 +30,7 @@ def run(stage: Stage) -> None:
         space(front, params.source.operations, path),
         (description.image.channels, description.image.height, description.image.width),
     )
-    build.split("test", description)  # only to know that it is whole before any time is spent
+    build.split("test", description, stage.params.runtime)  # only to know that it is whole before any time is spent
     retrain.train(stage, candidates(front, params, costs), description, costs)
     write_json(stage.out / "space.json", space_range(costs, description).to_dict())
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from tests.imports import ROOT
 from tests.pipeline.forks import Forks
@@ -67,6 +69,24 @@ def searched(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Searched
         assert (done.code, done.err) == (0, "")
         steps[name] = done.steps or 0
     return Searched(folder, steps)
+
+
+@pytest.fixture(scope="session")
+def indexed(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Searched:
+    """The first stage of a data set that is never copied; its raw files lie beside `data/prepared`."""
+    folder = project(tmp_path_factory.mktemp("indexed"))
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values["data"] |= {"name": "imagenet", "image_size": 16, "images_per_class": 0}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    rng = np.random.default_rng(0)
+    for place in ("train/n1", "train/n2", "val/n1", "val/n2"):
+        target = folder / "data/raw/imagenet" / place
+        target.mkdir(parents=True)
+        for i in range(50 if "train" in place else 4):
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)).save(target / f"{i}.JPEG")
+    done = forks.run(folder, "prepare")
+    assert (done.code, done.err) == (0, "")
+    return Searched(folder, {})
 
 
 def project(folder: Path) -> Path:

@@ -221,6 +221,39 @@ PARAMETERS = [
         "stage1", "dvc.yaml", another_pipeline=spoil.replaced("stages: {other: {}}"), no_stages=spoil.replaced("[]")
     ),
 ]
+NAMES, HOW = "data/prepared/train/files.txt", "data/prepared/train/index.json"
+INDEXED = [
+    *(case for case in anything("stage1", NAMES) if case.name != "missing"),
+    *cases(
+        "stage1",
+        NAMES,
+        "data/prepared/train",
+        missing=spoil.missing,
+        a_path_that_climbs_out=spoil.content(lambda old: old.replace(b"train/", b"../../", 1)),
+        an_absolute_path=spoil.content(lambda old: old.replace(b"train/", b"/", 1)),
+        another_order=spoil.content(lambda old: b"".join(old.splitlines(keepends=True)[::-1])),
+        a_line_less=spoil.content(lambda old: old[old.index(b"\n") + 1 :]),
+        a_line_too_many=spoil.content(lambda old: old + old[: old.index(b"\n") + 1]),
+        no_last_line_break=spoil.content(lambda old: old[:-1]),
+    ),
+    *as_json("stage1", HOW),
+    *cases(
+        "stage1",
+        HOW,
+        a_gigabyte_of_pixels=put("height", 10**9),
+        two_channels=put("channels", 2),
+        another_size=put("width", 17),
+        a_key_more=put("more", 1),
+    ),
+    *cases(
+        "stage1",
+        "data/raw/imagenet/train/n1/7.JPEG",
+        "n1/7.JPEG: expected a",
+        truncated=spoil.truncated,
+        garbage=spoil.garbage,
+        missing=spoil.missing,
+    ),
+]
 SEARCHED = [*ARRAYS, *DATASETS, *GENOTYPES, *WEIGHT, *RECORDS, *PARAMETERS]
 
 REPORTED = [
@@ -256,7 +289,7 @@ REPORTED = [
 
 def table_of_cases() -> list[Case]:
     """All of them; readers of other files add theirs here."""
-    return [*SEARCHED, *REPORTED]
+    return [*SEARCHED, *INDEXED, *REPORTED]
 
 
 def test_at_least_sixty_cases_are_tried() -> None:
@@ -281,6 +314,13 @@ def refused(case: Case, folder: Path, forks: Forks) -> None:
 @pytest.mark.parametrize("case", SEARCHED, ids=str)
 def test_a_stage_refuses_a_bad_file_in_one_line(case: Case, searched: Searched, forks: Forks, tmp_path: Path) -> None:
     refused(case, searched.before(case.stage, tmp_path), forks)
+
+
+@pytest.mark.parametrize("case", INDEXED, ids=str)
+def test_a_stage_refuses_a_bad_index_and_bad_pictures_in_one_line(
+    case: Case, indexed: Searched, forks: Forks, tmp_path: Path
+) -> None:
+    refused(case, indexed.before(case.stage, tmp_path), forks)
 
 
 @pytest.mark.parametrize("case", REPORTED, ids=str)

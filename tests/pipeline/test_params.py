@@ -230,13 +230,16 @@ BEYOND = [
     ("data.test_fraction", 0, "a number above 0 and below 1"),
     ("data.test_fraction", 1.0, "a number above 0 and below 1"),
     ("data.test_fraction", 0.84, "validation_fraction: expected a number below 1 - test_fraction"),
-    ("data.name", "mnist", "one of mnist5k, cifar10, cifar100, fashion_mnist, image_folder"),
+    ("data.name", "mnist", "one of mnist5k, cifar10, cifar100, fashion_mnist, image_folder, imagenet"),
     ("data.title", "two\nlines", "a text of printable characters"),
     ("data.image_size", 28, "0 for mnist5k, whose images are 28x28"),
     ("data.image_size", 1025, "an integer of at least 0 and of at most 1024"),
     ("data.on_bad_file", "ignore", "one of error, skip"),
     ("data.augmentation.cutout", 28, "an integer below the images' 28 pixels"),
     ("data.augmentation.cutout", -1, "an integer of at least 0 and of at most 512"),
+    ("data.augmentation.color_jitter", 1.1, "a number of at least 0 and of at most 1"),
+    ("data.augmentation.random_resized_crop", 1, "true or false"),
+    ("runtime.loader_workers", -1, "an integer of at least 0 and of at most 1024"),
     ("space.name", "DARTS", "one of bnas, darts"),
     ("space.operations", ["bin_conv_3x3", "conv_3x3"], "[1]: expected one of skip_connect, max_pool_3x3"),
     ("space.operations", ["bin_conv_3x3", "bin_conv_3x3"], "[1]: expected each operation once"),
@@ -298,6 +301,7 @@ def test_a_title_that_fills_the_page_is_refused(ws: Workspace) -> None:
             {"data.name": "cifar10", "data.augmentation.cutout": 32},
             "data.augmentation.cutout: expected an integer below",
         ),
+        ({"data.name": "imagenet"}, "data.image_size: expected an integer of at least 1 for imagenet, found 0"),
         (
             {"data.name": "image_folder", "data.image_size": 16, "data.augmentation.cutout": 16},
             "data.augmentation.cutout: expected an integer below the images' 16 pixels, found 16",
@@ -306,8 +310,8 @@ def test_a_title_that_fills_the_page_is_refused(ws: Workspace) -> None:
 )
 def test_what_does_not_fit_the_images_is_refused(ws: Workspace, changes: dict[str, Any], line: str) -> None:
     assert ws.refuse(changed(changes)).startswith(line)
-    (key,) = [key for key in changes if line.startswith(key)]
-    ws.load(changed(changes | {key: 0}))
+    key = line.partition(":")[0]
+    ws.load(changed(changes | {key: 0 if key in changes else 224}))
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), BEYOND)
