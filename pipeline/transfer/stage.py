@@ -22,7 +22,10 @@ PARAMS = Path("pipeline/transfer/params.yaml")
 
 def main(name: str, run: Callable[[Stage], None]) -> int:
     """`pipeline.stage.main`, started in the project's folder."""
-    os.environ.setdefault("DVC_ROOT", str(Path.cwd()))  # finished networks are shared with the main pipeline
+    project = str(Path.cwd())
+    os.environ.setdefault("DVC_ROOT", project)  # finished networks are shared with the main pipeline
+    # Processes that are started in FOLDER have to import this checkout's code.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
     FOLDER.mkdir(exist_ok=True)
     os.chdir(FOLDER)
     return stage.main(name, run, _params)
