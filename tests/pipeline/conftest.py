@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,12 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from bnas.results import RetrainedNetwork, RetrainedNetworks, read_front
+from bnas.weights import save_weights
+from pipeline.config import dataset
+from pipeline.export import built
+from pipeline.params import load
+from pipeline.stage import write_json
 from tests.imports import ROOT
 from tests.pipeline.forks import Forks
 from tests.pipeline.warm import WarmCommands
@@ -67,6 +74,22 @@ def searched(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Searched
         assert (done.code, done.err) == (0, "")
         steps[name] = done.steps or 0
     return Searched(folder, steps)
+
+
+@pytest.fixture(scope="session")
+def retrained(tmp_path_factory: pytest.TempPathFactory, searched: Searched) -> Searched:
+    """The same with one network as the retraining leaves it, but for its training."""
+    folder = searched.before("retrain", tmp_path_factory.mktemp("retrained"))
+    (member, *_) = read_front(folder / "data/search/front.json").members
+    found = RetrainedNetwork(
+        "front-1", "front", member.genotype, 2, 3, member.size_bytes, member.params, member.ops, 0.5, 6, 60, 1, None
+    )
+    place = folder / "data/retrain" / found.name
+    place.mkdir(parents=True)
+    write_json(place.with_name("networks.json"), RetrainedNetworks((found,)).to_dict())
+    with contextlib.chdir(folder):
+        save_weights(built(found, load("params.yaml"), dataset()), place / "weights.safetensors")
+    return Searched(folder, searched.steps)
 
 
 def project(folder: Path) -> Path:
