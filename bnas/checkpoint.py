@@ -112,7 +112,7 @@ class Checkpoints:
             tensors = load(body)
             plain = json.loads(tensors.pop(_PLAIN).numpy().tobytes())
             key, seconds, state = plain["key"], float(plain["seconds"]), dict(plain["state"])
-        except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (SafetensorError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
             raise ValueError(f"expected a checkpoint, found {type(error).__name__}: {error}") from None
         if key != self.key:
             raise ValueError("expected a checkpoint of this computation, found one of another")

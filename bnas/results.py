@@ -530,7 +530,8 @@ def _refuse_difference(path: Path | str, where: str, found: Any, expected: Any) 
             for name in expected:
                 _refuse_difference(path, f"{where}.{name}".lstrip("."), found[name], expected[name])
         found, expected = ", ".join(found), ", ".join(expected)
-    elif isinstance(found, list):
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
             _refuse_difference(path, f"{where}.{index}".lstrip("."), one, other)
-    raise ValueError(f"{path}: {where or 'the whole file'}: expected {expected!s:.150}, found {found!s:.150}")
+    difference = f"{where or 'the whole file'}: expected {expected!s:.150}, found {found!s:.150}"
+    raise ValueError(f"{path}: {' '.join(difference.split())}")

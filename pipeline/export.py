@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from bnas import packed
 from bnas.config import NetworkConfig
@@ -24,6 +23,7 @@ from bnas.results import (
     read_networks,
 )
 from bnas.views import ImageArray, chunks
+from bnas.weights import load_weights
 from pipeline import params as schema
 from pipeline.config import dataset, files_root, network_config
 from pipeline.params import Params
@@ -62,10 +62,15 @@ def run(stage: Stage) -> None:
 
 def trained(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
     """The network with the weights that `retrain` left."""
-    scale = schema.Scale(channels=found.channels, cells=found.cells)
-    network = Network(network_config(params, description, scale), found.genotype)
-    network.load_state_dict(load_file(RETRAIN / found.name / "weights.safetensors"))
+    network = built(found, params, description)
+    load_weights(network, RETRAIN / found.name / "weights.safetensors")
     return network.eval().to(memory_format=torch.channels_last)
+
+
+def built(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
+    """The network with weights of its own."""
+    scale = schema.Scale(channels=found.channels, cells=found.cells)
+    return Network(network_config(params, description, scale), found.genotype)
 
 
 def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDescription) -> packed.ModelCard:

@@ -107,6 +107,9 @@ MALFORMED = {
         json.dumps(_network(key="f00")),
         f"expected {GENOTYPE.key}, found f00",
     ),
+    "a list for a key": (results.read_networks, json.dumps(_network(key=[])), "networks.0.key: expected "),
+    "a list for a share": (results.read_networks, json.dumps(_network(test_error=[0.25])), "found [0.25]"),
+    "a key of two lines": (results.read_networks, json.dumps(_network(key="a\nb")), "found a b"),
     "another test error": (
         results.read_networks,
         json.dumps(_network(test_error=0.5)),

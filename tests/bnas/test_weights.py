@@ -1,6 +1,6 @@
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bnas.weights import WeightsError, load_weights, read_weights, save_weights
@@ -33,6 +33,13 @@ def test_a_refused_file_leaves_the_module_alone(tmp_path):
     with pytest.raises(WeightsError, match=r"file: 0.bias: expected float32 \[3\], found none"):
         load_weights(net, tmp_path / "file")
     assert tiny.same_weights(net, fresh)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e5m2, torch.bool])
+def test_types_that_numpy_does_not_know_are_refused_like_others(tmp_path, dtype):
+    save_file({"0.bias": torch.zeros(3, dtype=dtype)}, tmp_path / "file", {"sha256": "0"})
+    with pytest.raises(WeightsError, match="found other bytes than their hash says"):
+        read_weights(tmp_path / "file")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.5, 0.99])

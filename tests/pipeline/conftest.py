@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from bnas.results import RetrainedNetwork, RetrainedNetworks, read_front
+from bnas.weights import save_weights
+from pipeline.config import dataset
+from pipeline.export import built
+from pipeline.params import load
+from pipeline.stage import write_json
 from tests.imports import ROOT
 from tests.pipeline.forks import Forks
 from tests.pipeline.warm import WarmCommands
@@ -87,6 +94,22 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Searched:
     done = forks.run(folder, "prepare")
     assert (done.code, done.err) == (0, "")
     return Searched(folder, {})
+
+
+@pytest.fixture(scope="session")
+def retrained(tmp_path_factory: pytest.TempPathFactory, searched: Searched) -> Searched:
+    """The same with one network as the retraining leaves it, but for its training."""
+    folder = searched.before("retrain", tmp_path_factory.mktemp("retrained"))
+    (member, *_) = read_front(folder / "data/search/front.json").members
+    found = RetrainedNetwork(
+        "front-1", "front", member.genotype, 2, 3, member.size_bytes, member.params, member.ops, 0.5, 6, 60, 1, None
+    )
+    place = folder / "data/retrain" / found.name
+    place.mkdir(parents=True)
+    write_json(place.with_name("networks.json"), RetrainedNetworks((found,)).to_dict())
+    with contextlib.chdir(folder):
+        save_weights(built(found, load("params.yaml"), dataset()), place / "weights.safetensors")
+    return Searched(folder, searched.steps)
 
 
 def project(folder: Path) -> Path:

@@ -19,11 +19,11 @@ from bnas import checkpoint, evaluate, population
 from bnas.network import NetworkConfig, Supernet
 from bnas.space import SearchSpace
 from bnas.train import count_wrong
-from pipeline import prepare, report, retrain, search, stage1, stage2
+from pipeline import export, prepare, report, retrain, search, stage1, stage2
 from pipeline.stage import main
 
 MODULES = {"prepare": prepare, "stage1": stage1, "stage2": stage2, "search": search, "retrain": retrain}
-MODULES["report"] = report
+MODULES |= {"export": export, "report": report}
 
 weight = torch.nn.Parameter(torch.zeros(1))
 weight.sum().backward()

@@ -27,6 +27,8 @@ POPULATION, WEIGHTS = "data/stage1/population.json", "data/stage1/supernet.safet
 EARLIER, LATER = "data/stage1/generations.json", "data/stage2/generations.json"
 FRONT = "data/search/front.json"
 LINEAR = "data/retrain/linear.json"
+TABLE = "data/latency_table/table.json"
+TRAINED = "data/retrain/front-1/weights.safetensors"
 NETWORKS, PREDICTIONS = "data/retrain/networks.json", "data/retrain/front-1/predictions.csv"
 
 
@@ -256,6 +258,41 @@ INDEXED = [
 ]
 SEARCHED = [*ARRAYS, *DATASETS, *GENOTYPES, *WEIGHT, *RECORDS, *PARAMETERS]
 
+LATENCIES = [
+    *(case._replace(spoil=spoil.for_latency(case.spoil)) for case in as_json("stage1", TABLE)),
+    *cases(
+        "stage1",
+        TABLE,
+        no_cells=spoil.for_latency(put("table", "cells", [])),
+        a_negative_time=spoil.for_latency(put("table", "cells", 0, "edges", 0, "seconds", -1.0)),
+    ),
+]
+SEARCHED += LATENCIES
+
+EXPORTED = [
+    *as_json("export", NETWORKS),
+    *cases(
+        "export",
+        NETWORKS,
+        "",
+        a_name_that_climbs_out=put("networks", 0, "name", "../../../etc"),
+    ),
+    *cases("export", NETWORKS, "channels", a_billion_channels=put("networks", 0, "channels", 10**9)),
+    *cases("export", NETWORKS, "cells", a_billion_cells=put("networks", 0, "cells", 10**9)),
+    *cases("export", NETWORKS, TRAINED, more_channels=put("networks", 0, "channels", 4)),
+    *anything("export", TRAINED),
+    *cases(
+        "export",
+        TRAINED,
+        a_flipped_weight=spoil.flipped(0.9),
+        a_terabyte_tensor=spoil.claimed_tensor,
+        a_torch_file=spoil.torch_file,
+        a_tensor_less=spoil.tensors(lambda state: state.pop(first_tensor(state))),
+        no_hash=spoil.tensors(lambda state: None, hashed=False),
+    ),
+    *cases("export", "data/prepared/test/images.npy", a_flipped_pixel=spoil.flipped(0.5), truncated=spoil.truncated),
+]
+
 REPORTED = [
     *as_json("report", NETWORKS),
     *cases(
@@ -289,7 +326,7 @@ REPORTED = [
 
 def table_of_cases() -> list[Case]:
     """All of them; readers of other files add theirs here."""
-    return [*SEARCHED, *INDEXED, *REPORTED]
+    return [*SEARCHED, *INDEXED, *EXPORTED, *REPORTED]
 
 
 def test_at_least_sixty_cases_are_tried() -> None:
@@ -323,6 +360,13 @@ def test_a_stage_refuses_a_bad_index_and_bad_pictures_in_one_line(
     refused(case, indexed.before(case.stage, tmp_path), forks)
 
 
+@pytest.mark.parametrize("case", EXPORTED, ids=str)
+def test_the_export_refuses_a_bad_file_in_one_line(
+    case: Case, retrained: Searched, forks: Forks, tmp_path: Path
+) -> None:
+    refused(case, retrained.before("export", tmp_path), forks)
+
+
 @pytest.mark.parametrize("case", REPORTED, ids=str)
 def test_the_report_refuses_a_bad_file_in_one_line(case: Case, forks: Forks, tmp_path: Path) -> None:
     finished_run.write(tmp_path)
@@ -344,8 +388,8 @@ def test_the_table_refuses_a_bad_file_in_one_line(
     assert NETWORKS in line
 
 
-def test_whole_files_are_not_refused(searched: Searched, forks: Forks, tmp_path: Path) -> None:
-    for stage in ("stage1", "stage2", "search"):
-        folder = searched.before(stage, tmp_path / stage)
+def test_whole_files_are_not_refused(searched: Searched, retrained: Searched, forks: Forks, tmp_path: Path) -> None:
+    for stage in ("stage1", "stage2", "search", "export"):
+        folder = (retrained if stage == "export" else searched).before(stage, tmp_path / stage)
         done = forks.run(folder, stage, megabytes=MEGABYTES)
         assert (done.code, done.err) == (0, "")

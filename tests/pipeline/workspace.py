@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from bnas.config import NetworkConfig
+from bnas.lock import lock
 from bnas.packed.latency import network_seconds
 from bnas.space import SearchSpace
 from tests.imports import ROOT
@@ -94,9 +95,10 @@ class Workspace:
 
 
 def compile_kernels() -> None:
-    """Compile the packed kernels in this checkout, unless numba finds them in its cache."""
+    """Compile the packed kernels in this checkout, unless numba finds them in its cache; one process at a time."""
     genotype = SearchSpace(nodes=1).sample(random.Random(0))
-    network_seconds(NetworkConfig(1, 2, 1, 3), genotype, 4, 4, 0.0)
+    with lock(ROOT / ".cache/locks/tests.lock", "compiling", wait=True):
+        network_seconds(NetworkConfig(1, 2, 1, 3), genotype, 4, 4, 0.0)
 
 
 def tiny_params() -> str:
