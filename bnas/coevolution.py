@@ -26,8 +26,8 @@ from bnas.train import CosineRate, Training, TrainingError, adam, fit
 Advance = Callable[[float, str], None]
 """Told how much work is done, in images trained on (scoring an image counts `SCORING_WORK`), and a short note."""
 
-SCORING_WORK = 0.2
-"""Cost of scoring an image relative to training on it: about the forward pass's share."""
+SCORING_WORK = 0.05
+"""Cost of scoring an image relative to training on it: a forward pass in binary arithmetic, shared with others."""
 
 
 @dataclass(frozen=True)

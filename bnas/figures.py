@@ -69,8 +69,8 @@ def front_figure(front: Front, networks: Sequence[RetrainedNetwork], linear: Lin
         left.plot(sizes, errors, "o", color=colour, markerfacecolor=face, markersize=6, label=label)
     right.set_title("retrained from scratch: test error, 95 % interval")
     _tested(right, networks, linear)
-    for axes in (left, right):
-        _error_over_size(axes)
+    _error_over_size(left)
+    _error_over_size(right, crowded=linear is not None)
     return figure
 
 
@@ -81,7 +81,7 @@ def transfer_figure(networks: Sequence[RetrainedNetwork], linear: LinearBaseline
     axes = figure.subplots()
     axes.set_title("retrained from scratch: test error, 95 % interval")
     _tested(axes, networks, linear)
-    _error_over_size(axes)
+    _error_over_size(axes, crowded=linear is not None)
     return figure
 
 
@@ -92,11 +92,11 @@ def _tested(axes: Axes, networks: Sequence[RetrainedNetwork], linear: LinearBase
         linear_line(axes, linear)
 
 
-def _error_over_size(axes: Axes) -> None:
+def _error_over_size(axes: Axes, *, crowded: bool = False) -> None:
     size_axis(axes)
     axes.set_ylabel("error, %")
     axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
-    axes.legend(loc="upper right")
+    axes.legend(loc="best" if crowded else "upper right")
 
 
 def _role_points(axes: Axes, networks: Sequence[RetrainedNetwork], role: Role) -> None:

@@ -28,7 +28,7 @@ def run(stage: Stage) -> None:
     }
     parameters = report.parameters_text(stage)
     text = transfer_markdown(found, source, handed, section.size_bins, section.figure_format, parameters)
-    introduction = transferred(found, source, handed)
+    introduction = transferred(found, source, handed).replace("`", "")
     page = page_html(found, report.read_images(report.TEST_IMAGES), section.size_bins, parameters, introduction)
     report.write(stage, found, drawn, text, page, PROJECT)
     metrics = analysis.retrained_metrics(found, section.size_bins)

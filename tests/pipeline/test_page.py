@@ -8,9 +8,11 @@ import json
 
 import pytest
 
+from bnas.analysis import Retrained
 from bnas.page.build import page_html
 from bnas.page.compare import ComparedRun, Point, compare_html
 from bnas.parts import Part
+from bnas.transfer_markdown import transferred as transferred_words
 from tests import finished_run
 from tests.browser import Watched, chromium
 
@@ -33,6 +35,18 @@ def run(tmp_path_factory):
 def file(run, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "index.html"
     file.write_text(page_html(run, finished_run.images(0), 10, "data:\n  name: <i>made up</i>"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def transferred(run, tmp_path_factory):
+    """The same networks without a search."""
+    unscored = [dataclasses.replace(network, supernet_error=None) for network in run.networks]
+    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(Retrained)}
+    retrained = Retrained(**fields | {"networks": tuple(unscored)})
+    file = tmp_path_factory.mktemp("page") / "index.html"
+    words = transferred_words(retrained, "pipeline/<b>front</b>.json", 23)
+    file.write_text(page_html(retrained, finished_run.images(0), 10, "transfer: {}", words))
     return file
 
 
@@ -79,11 +93,21 @@ def test_the_page_is_one_small_file_without_addresses_of_others(file):
 
 @pytest.mark.parametrize("width", [360, 1400])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_nothing_overflows(browser, file, compared, width, dark):
-    for each in (file, compared):
+def test_nothing_overflows(browser, file, transferred, compared, width, dark):
+    for each in (file, transferred, compared):
         with opened(browser, each, width, dark=dark) as (page, watched):
             page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
             assert watched.overflow() == []
+
+
+def test_a_page_without_a_search_leaves_out_what_belongs_to_it(browser, transferred, run):
+    with opened(browser, transferred) as (page, _):
+        assert page.locator("#search, #population, a[href='#search']").count() == 0
+        assert page.locator("nav a").evaluate_all("all => all.every((a) => document.querySelector(a.hash))")
+        assert "<b>front</b>" in page.locator(".masthead").inner_text()
+        assert page.locator("#training .drawing").is_visible()
+        point(page, "front-2").focus()
+        assert shown(page) == "front-2"
 
 
 def test_themes_differ(browser, file):
