@@ -53,7 +53,9 @@ def test_no_image_deviates_from_a_network_rightly_packed(model):
     assert deviating(model, to_network(model), images(200)).tolist() == []
 
 
-def test_the_maps_before_signs_are_those_of_the_trained_network(model):
+@pytest.mark.parametrize("space", ["bnas", "darts"])
+def test_the_maps_before_signs_are_those_of_the_trained_network(space):
+    model = builders.balanced(builders.network(seed=3, space=space), SIZE)
     found, x = to_network(model), images(3)
     seen = before_signs(model, x)
     blocks = [(i, step) for i, step in enumerate(found.steps) if isinstance(step, Block)]
