@@ -295,9 +295,9 @@ def test_test_split_is_opened_once_after_the_last_epoch(data, monkeypatch):
 
     class Watched(Split):
         @classmethod
-        def open(cls, folder):
+        def open(cls, folder, *where):
             events.append(folder.name)
-            return Split.open(folder)
+            return Split.open(folder, *where)
 
     monkeypatch.setattr(family, "Split", Watched)
     here(data, on_epoch=lambda record: events.append(record.epoch))
