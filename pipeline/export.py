@@ -40,7 +40,9 @@ def run(stage: Stage) -> None:
     description = dataset()
     networks = read_networks(RETRAIN / "networks.json")
     runtime = stage.params.runtime
-    images = Split.open(PREPARED / "test", files_root(description, runtime), runtime.loader_workers).images
+    test = Split.open(PREPARED / "test", files_root(description, runtime), runtime.loader_workers)
+    test.verify(PREPARED / "test")
+    images = test.images
     advance = stage.progress(len(networks))
     exported, latencies = [], []
     for found in networks:

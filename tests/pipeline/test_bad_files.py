@@ -370,6 +370,9 @@ def test_the_export_refuses_a_bad_file_in_one_line(
 @pytest.mark.parametrize("case", REPORTED, ids=str)
 def test_the_report_refuses_a_bad_file_in_one_line(case: Case, forks: Forks, tmp_path: Path) -> None:
     finished_run.write(tmp_path)
+    table_metrics = tmp_path / "reports/metrics/latency_table.json"
+    table_metrics.parent.mkdir(parents=True, exist_ok=True)
+    table_metrics.write_text('{"latency_correlation": null}')
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, tmp_path)
     refused(case, tmp_path, forks)
