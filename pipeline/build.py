@@ -81,7 +81,7 @@ def problem(params: Params, description: DatasetDescription) -> Problem:
     section = params.objectives
     if section.resource == "latency":
         measured = read_measured_latencies(LATENCIES).table
-        if measured is None:
+        if measured is None or not measured.cells:
             raise ValueError(f"{LATENCIES}: expected measured latencies, found none")
         resource = latency_table(measured, space)
     else:
