@@ -15,7 +15,7 @@ from tests.imports import ROOT
 _SERVER = """
 import importlib, json, os, random, resource, signal, sys, traceback
 import torch
-from bnas import checkpoint, evaluate, population
+from bnas import checkpoint, evaluate, fused_kernels, population
 from bnas.network import NetworkConfig, Supernet
 from bnas.space import SearchSpace
 from bnas.train import count_wrong
