@@ -70,11 +70,11 @@ def text_of(name: str) -> str:
     if name == target.default:
         text = whole
     else:
-        yaml = _round_trip()
-        content = yaml.load(whole)
+        parser = _round_trip()
+        content = parser.load(whole)
         _overlay(content, _mapping(path), path, ())
         written = io.StringIO()
-        yaml.dump(content, written)
+        parser.dump(content, written)
         text = written.getvalue()
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / target.file.name
