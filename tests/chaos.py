@@ -93,7 +93,19 @@ def interrupt(workspace: Workspace, stages: int, seconds: float, number: signal.
             process.wait(timeout=5)
         end_group(process.pid)
         process.wait()
+        remove_cut_rwlock(workspace.folder)
         return Kill(round(seconds, 2), ["dvc", *started(log)][-1], number.name)
+
+
+def remove_cut_rwlock(folder: Path) -> None:
+    """As README says: DVC writes this file in place, so that a kill at that moment leaves it empty."""
+    path = folder / ".dvc/tmp/rwlock"
+    try:
+        json.loads(path.read_text())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        path.unlink()
 
 
 def started(log: Path) -> list[str]:
