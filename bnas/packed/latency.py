@@ -23,7 +23,7 @@ EdgeStep = Block | Pool | Shuffle
 REPEATS = 16
 """Equal steps in one program, so that a step's time stands out from the call's."""
 
-PASSES = 3
+PASSES = 10
 """Times that everything is measured, one after another; the least counts: what else a machine does only adds."""
 
 CHECKED = 24
@@ -33,7 +33,7 @@ LEAST_CORRELATION = 0.9
 """Of sums with whole networks; a table with less has been measured on a machine that was busy with other things."""
 
 
-def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, seconds: float = 0.05) -> LatencyTable:
+def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, seconds: float = 0.015) -> LatencyTable:
     """Seconds that each operation takes at each place of a network, for one image on one thread, and all the rest.
 
     A step is timed `REPEATS` times in a row within one call, each place and operation for `seconds` in each of
@@ -80,7 +80,7 @@ def check(
     return float(np.corrcoef(summed, whole)[0, 1])
 
 
-def network_seconds(config: NetworkConfig, genotype: Genotype, height: int, width: int, seconds: float = 0.1) -> float:
+def network_seconds(config: NetworkConfig, genotype: Genotype, height: int, width: int, seconds: float = 0.03) -> float:
     """Median seconds of a whole network of random weights for one image on one thread."""
     return timed_steps(layout(config, genotype, height, width), seconds)
 
