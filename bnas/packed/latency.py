@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,8 @@ EdgeStep = Block | Pool | Shuffle
 REPEATS = 16
 """Equal steps in one program, so that a step's time stands out from the call's."""
 
+PASSES = 10
+"""Times that everything is measured, one after another; the least counts: what else a machine does only adds."""
 
 CHECKED = 24
 """Whole networks that a table's sums are compared with."""
@@ -31,23 +33,20 @@ LEAST_CORRELATION = 0.9
 """Of sums with whole networks; a table with less has been measured on a machine that was busy with other things."""
 
 
-def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, seconds: float = 0.05) -> LatencyTable:
+def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, seconds: float = 0.015) -> LatencyTable:
     """Seconds that each operation takes at each place of a network, for one image on one thread, and all the rest.
 
-    A step is timed `REPEATS` times in a row within one call, each place and operation for `seconds`. What is left of a
-    whole network when its edges are taken away is `fixed_seconds`.
+    A step is timed `REPEATS` times in a row within one call, each place and operation for `seconds` in each of
+    `PASSES`. What is left of a whole network when its edges are taken away is `fixed_seconds`.
     """
-    known: dict[EdgeStep, float] = {}
+    by_op = {op: _edges(config, everywhere(op, space), height, width) for op in space.ops}
+    steps = [step for edges in by_op.values() for edge in edges.values() for step in edge]
+    plain = dict.fromkeys(map(_plain, filter(_takes_time, steps)))
+    known = _least({step: [step] * REPEATS for step in plain}, seconds)
 
     def step_seconds(step: EdgeStep) -> float:
-        if isinstance(step, Pool) and step.kind == "skip" and step.stride == 1:
-            return 0.0  # an identity is not even a copy
-        plain = replace(step, name="", source=0)
-        if plain not in known:
-            known[plain] = timed_steps([plain] * REPEATS, seconds) / REPEATS
-        return known[plain]
+        return known[_plain(step)] / REPEATS if _takes_time(step) else 0.0
 
-    by_op = {op: _edges(config, everywhere(op, space), height, width) for op in space.ops}
     cells = []
     for index in range(config.cells):
         reduction = index in config.reductions
@@ -59,7 +58,7 @@ def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, 
         ]
         cells.append(CellLatencies(reduction, tuple(edges)))
     probe = everywhere(space.ops[-1], space)
-    whole = network_seconds(config, probe, height, width, 4 * seconds)
+    whole = min(network_seconds(config, probe, height, width, 4 * seconds) for _ in range(PASSES))
     table = latency_table(LatencyTable(0.0, tuple(cells)), space)
     return LatencyTable(max(whole - table(probe), 0.0), tuple(cells))
 
@@ -73,16 +72,31 @@ def check(
     """
     sums, rng = latency_table(table, space), random.Random(0)
     genotypes = distinct(lambda: space.sample_mixed(rng), count)
-    whole = [network_seconds(config, genotype, height, width) for genotype in genotypes]
+    passes = [[network_seconds(config, genotype, height, width) for genotype in genotypes] for _ in range(PASSES)]
+    whole = [min(times) for times in zip(*passes, strict=True)]
     summed = [sums(genotype) for genotype in genotypes]
     if len(genotypes) < 3 or len(set(summed)) == 1 or len(set(whole)) == 1:
         return None
     return float(np.corrcoef(summed, whole)[0, 1])
 
 
-def network_seconds(config: NetworkConfig, genotype: Genotype, height: int, width: int, seconds: float = 0.2) -> float:
+def network_seconds(config: NetworkConfig, genotype: Genotype, height: int, width: int, seconds: float = 0.03) -> float:
     """Median seconds of a whole network of random weights for one image on one thread."""
     return timed_steps(layout(config, genotype, height, width), seconds)
+
+
+def _takes_time(step: EdgeStep) -> bool:
+    """Not an identity, which is not even a copy."""
+    return not (isinstance(step, Pool) and step.kind == "skip" and step.stride == 1)
+
+
+def _plain(step: EdgeStep) -> EdgeStep:
+    return replace(step, name="", source=0)
+
+
+def _least(programs: Mapping[EdgeStep, Sequence[Step]], seconds: float) -> dict[EdgeStep, float]:
+    passes = [{name: timed_steps(steps, seconds) for name, steps in programs.items()} for _ in range(PASSES)]
+    return {name: min(times[name] for times in passes) for name in programs}
 
 
 def timed_steps(steps: Sequence[Step], seconds: float) -> float:
