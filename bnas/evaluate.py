@@ -183,7 +183,7 @@ class Scorer:
                 yield from ((genotype, index, value) for index, value in zip(indices, wrong, strict=True))
 
     def _alone(self, genotype: Genotype, indices: range) -> list[int]:
-        """Wrong answers of one individual on some mini-batches: what every faster way has to be equal to."""
+        """Wrong answers of one individual on some mini-batches: a faster way has to equal it but for rounding."""
         try:
             with torch.no_grad(), self._model(genotype) as model:
                 return [count_wrong(model, self.batches, index) for index in indices]

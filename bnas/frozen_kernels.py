@@ -11,16 +11,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from bnas.compiled import keeps
 from bnas.packed import kernels as k
 from bnas.packed.lanes import LANES, POSITIONS, TOGETHER, count_differences, max_row, mean_row, sum_row, thin_row
 
-KERNELS_VERSION = "84912e1bef0a9caa"
+KERNELS_VERSION = "0cb14b7803380740"
 """The beginning of the SHA-256 of `packed/kernels.py`, which holds that of `lanes.py`. numba's cache on disk watches
 this file only, so a change there has to be one here, too: a test compares."""
 
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+compiled = njit(cache=keeps(), nogil=True, error_model="numpy")
 
-_summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+_summing = njit(cache=keeps(), nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 """Sums in an order that vectors allow; they are in float64, and seen in float32."""
 
 

@@ -20,6 +20,8 @@ from numba import extending, float32, float64, types
 from numba.core import cgutils
 from numba.extending import models, overload, register_model
 
+from bnas.compiled import keeps
+
 LANES = 16
 """Floats computed at once: those of the widest vector register there is."""
 
@@ -39,7 +41,7 @@ SUMS, SQUARES, SIGN, FINISH, UNFINISH, UNSIGN, JOIN = range(7)
 # Their types are of no use where calls are compiled.
 intrinsic: Any = extending.intrinsic
 carray: Any = getattr(numba, "carray")  # noqa: B009  # not in its stubs
-compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+compiled: Any = numba.njit(cache=keeps(), nogil=True, error_model="numpy")
 
 _FLOAT, _INT, _WORD = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
@@ -470,4 +472,4 @@ def _run(data):
 @functools.cache
 def runner() -> Any:
     """`_run` as a C function of a pointer; compiled at the first call in an environment."""
-    return numba.cfunc(types.void(types.voidptr), cache=True, error_model="numpy")(_run)
+    return numba.cfunc(types.void(types.voidptr), cache=keeps(), error_model="numpy")(_run)

@@ -47,6 +47,7 @@ TRAINING_CODE = (
     "auxiliary",
     "binarize",
     "checkpoint",
+    "compiled",
     "config",
     "convolutions",
     "data",

@@ -16,11 +16,10 @@ sees is first copied together without borders.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numba import njit
 
+from bnas.compiled import keeps
 from bnas.packed.lanes import (
     POSITIONS,
     TOGETHER,
@@ -46,21 +45,7 @@ STEM, BLOCK, HALVE, MAX, AVG, SUM, CLASSIFY, SHUFFLE, NONE = range(9)
 """Values of the column OP."""
 
 
-def _keeps() -> bool:
-    """Whether what is compiled can be kept on disk: beside this file, or in the user's cache, or in NUMBA_CACHE_DIR."""
-    try:
-        njit(cache=True)(lambda: None)
-    except RuntimeError:  # numba found no folder that it may write to
-        warnings.warn(
-            "no folder to keep compiled code in: every process compiles for some seconds; set NUMBA_CACHE_DIR",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
-
-
-compiled = njit(cache=_keeps(), nogil=True, error_model="numpy")
+compiled = njit(cache=keeps(), nogil=True, error_model="numpy")
 
 
 @compiled

@@ -45,8 +45,7 @@ SIDES = {16: 32, 32: 32, 64: 16, 128: 16, 256: 8}
 """Channels → side of the map, as in a network that halves the map when it doubles the channels."""
 
 KERNELS = [(3, 1), (5, 1), (3, 2), (5, 2)]
-IMAGES, BLOCK = {1: 16, 2: 64}, 4
-"""Images a call by number of threads: in a network a thread is woken once for all of its layers, here for each."""
+IMAGES, BLOCK = 16, 4
 
 LEAST = {16: 2, 32: 2, 64: 4, 128: 6, 256: 6}
 """Channels → how many times faster than PyTorch a layer has to be."""
@@ -72,7 +71,7 @@ def layers() -> list[dict[str, Any]]:
 def layer(channels: int, side: int, kernel: int, dilation: int, threads: int) -> dict[str, Any]:
     """One row of `layers`."""
     torch.set_num_threads(threads)
-    rng, count = np.random.default_rng(0), IMAGES[threads]
+    rng = np.random.default_rng(0)
     shape = Shape(channels, side, side)
     step = Block("layer", 0, shape, shape, kernel, 1, dilation)
 
@@ -81,10 +80,10 @@ def layer(channels: int, side: int, kernel: int, dilation: int, threads: int) ->
 
     weight = np.where(rng.random((channels, channels, kernel, kernel)) < 0.5, -1, 1).astype(np.int8)
     values = BlockParameters(draw(channels), draw(channels), weight, draw(channels), draw(channels), draw(channels))
-    x = draw(count, *shape)
+    x = draw(IMAGES, *shape)
     got = Machine([step], [values], 1)(x[:2]).reshape(2, *shape)
     assert np.array_equal(got, reference.run([step], [values], x[:2]))
-    workers = [worker(step, values, x[i * BLOCK :], count // BLOCK // threads) for i in range(threads)]
+    workers = [worker(step, values, x[i * BLOCK :], IMAGES // BLOCK // threads) for i in range(threads)]
     bits = torch.from_numpy(np.where(x > 0, np.float32(1), np.float32(-1)))
     rival = {}
     for name, layout in (("contiguous", torch.contiguous_format), ("channels last", torch.channels_last)):
@@ -102,7 +101,7 @@ def layer(channels: int, side: int, kernel: int, dilation: int, threads: int) ->
 
         found = compared({"packed block": ours, **rival})
     best = min(rival, key=lambda name: found[name]["median"])
-    macs = count * channels**2 * kernel**2 * side**2
+    macs = IMAGES * channels**2 * kernel**2 * side**2
     return {
         "kernel": f"{kernel}x{kernel}" + (" dilated" if dilation > 1 else ""),
         "packed ms": found["packed block"],
@@ -258,8 +257,7 @@ def text(found: Mapping[str, Any]) -> list[str]:
     """The figures as paragraphs of Markdown."""
     return [
         "## Packed layers",
-        f"A whole packed block (signs, packing, convolution, BatchNorm, shortcut, PReLU) on {IMAGES[1]} images "
-        f"({IMAGES[2]} on two threads), "
+        f"A whole packed block (signs, packing, convolution, BatchNorm, shortcut, PReLU) on {IMAGES} images, "
         "against PyTorch's bare float32 convolution in the better memory format, on the same number of threads. The "
         "bounds are exclusive or, popcount and addition alone, by thread: in 64-bit words, and in the widest vectors.",
         table(found["layers"]),

@@ -535,10 +535,17 @@ def test_individuals_scored_side_by_side_give_the_same_run():
 def test_the_search_leaves_the_supernet_alone():
     net = tiny.supernet()
     fresh = tiny.supernet()
-    scorer = Scorer(net, tiny.batches(SCORED))
-    search(scorer, tiny.problem(), tiny.search_plan(generations=2), [], seed=0, first_generation=1)
-    assert scorer.image_evaluations > 0
-    assert tiny.same_weights(net, fresh)
+    for scored in (net, lambda x, genotype: net(x, genotype)):  # paths together, and each by itself
+        seen = []
+        for module in net.modules():
+            module.register_forward_hook(lambda *call, seen=seen: seen.append(torch.is_grad_enabled()))
+        scorer = Scorer(scored, tiny.batches(SCORED))
+        search(scorer, tiny.problem(), tiny.search_plan(generations=2), [], seed=0, first_generation=1)
+        assert scorer.image_evaluations > 0
+        assert not any(seen)
+        assert all(parameter.grad is None for parameter in net.parameters())
+        assert tiny.same_weights(net, fresh)
+    assert seen
 
 
 # ---- Earlier generations on common mini-batches ----

@@ -51,7 +51,9 @@ from numba.core import caching
 caching.CacheImpl._locator_classes = []
 with warnings.catch_warnings(record=True) as found:
     warnings.simplefilter("always")
+    from bnas import frozen_kernels, fused_kernels
     from bnas.packed import kernels
+    fused_kernels.runner()
 assert ["NUMBA_CACHE_DIR" in str(warning.message) for warning in found] == [True]
 import numpy as np
 kernels._fill(out := np.zeros(3), 1, 2, 5.0)
