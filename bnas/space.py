@@ -135,7 +135,7 @@ class Genotype:
         if not isinstance(value, dict) or set(value) != {"space", "normal", "reduction"}:
             raise ValueError(f"Genotype: expected an object with space, normal and reduction, found {str(value)[:80]}")
         if not isinstance(value["space"], str):
-            raise ValueError(f"Genotype.space: expected a name, found {value['space']!r}")
+            raise ValueError(f"Genotype.space: expected a name, found {value['space']!r:.80}")
         cells = []
         for name in ("normal", "reduction"):
             try:
@@ -150,7 +150,9 @@ class Genotype:
 
 def _node(genes: Sequence[Gene], cell: str, index: int, space: str) -> Node:
     # Searches build thousands of genotypes of a few hundred nodes. Equal values of other types go the slow way.
-    if type(genes) is tuple and all(type(gene) is Gene and type(gene.source) is int for gene in genes):
+    if type(genes) is tuple and all(
+        type(gene) is Gene and type(gene.source) is int and type(gene.op) is str for gene in genes
+    ):
         return _remembered_node(genes, cell, index, space)
     return _checked_node(genes, cell, index, space)
 
@@ -167,17 +169,19 @@ def _checked_node(genes: Sequence[Gene], cell: str, index: int, space: str) -> N
     for gene in genes:
         gene = Gene(*gene)
         if not isinstance(gene.op, str):
-            raise ValueError(f"Genotype: expected an operation name in {where}, found {gene.op!r}")
+            raise ValueError(f"Genotype: expected an operation name in {where}, found {gene.op!r:.80}")
         if type(gene.source) is not int or not 0 <= gene.source < CELL_INPUTS + index:
             raise ValueError(
-                f"Genotype: expected a source from 0 to {CELL_INPUTS + index - 1} in {where}, found {gene.source!r}"
+                f"Genotype: expected a source from 0 to {CELL_INPUTS + index - 1} in {where}, found {gene.source!r:.80}"
             )
     first, second = sorted(Gene(*gene) for gene in genes)
     if first.source == second.source:
         raise ValueError(f"Genotype: expected two distinct sources in {where}, found {first.source} twice")
     for gene in (first, second):
         if known is not None and gene.op not in known:
-            raise ValueError(f"Genotype: expected an operation out of {', '.join(known)} in {where}, found {gene.op!r}")
+            raise ValueError(
+                f"Genotype: expected an operation out of {', '.join(known)} in {where}, found {gene.op!r:.80}"
+            )
     return first, second
 
 

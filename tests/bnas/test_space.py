@@ -111,6 +111,16 @@ def test_text_that_is_no_genotype_is_refused(text):
 
 
 @pytest.mark.parametrize(
+    "gene", [[["max_pool_3x3", 0], 0], ["max_pool_3x3", [0]], ["x" * 10_000, 0], [{"x": "y" * 10_000}, 0]], ids=range(4)
+)
+def test_a_gene_of_any_shape_is_refused_in_one_short_line(gene):
+    value = {"space": "bnas", "normal": [[gene, ["skip_connect", 1]]], "reduction": [[gene, ["skip_connect", 1]]]}
+    with pytest.raises(ValueError, match="normal node 0") as refused:
+        Genotype.from_dict(value)
+    assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
     ("arguments", "field"),
     [
         ({"ops": ()}, "ops"),
