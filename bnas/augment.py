@@ -18,6 +18,9 @@ RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 """Crops drawn until one fits; after that, the middle is taken."""
 
+EVERYTHING = slice(None)
+"""All of a mini-batch."""
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -28,7 +31,8 @@ class Augmentation:
     with probability 1/2. `color_jitter`: brightness, contrast and saturation by a factor up to so much from 1, hue by
     up to half as much of the way around the circle. `cutout`: a square of so many pixels a side around a uniformly
     drawn pixel, cut off at the border, is set to the mean colour (DeVries & Taylor, 2017, arXiv:1708.04552).
-    What is off draws nothing.
+    What is off draws nothing. Images may be a `part` of a mini-batch of `total`, for all of which is drawn, so that an
+    image's draws do not depend on how a mini-batch is divided.
     """
 
     shift: int
@@ -37,43 +41,45 @@ class Augmentation:
     random_resized_crop: bool = False
     color_jitter: float = 0.0
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator, part: slice = EVERYTHING, total: int = 0) -> Tensor:
         """uint8 `[N, H, W, C]` → the same shape, each image changed by a draw of its own; `cut_out` is apart."""
         if self.random_resized_crop:
-            images = resized_crops(images, crop_boxes(len(images), images.shape[1], images.shape[2], generator))
-        return self.recolour(self.move(images, generator), generator)
+            boxes = crop_boxes(total or len(images), images.shape[1], images.shape[2], generator)
+            images = resized_crops(images, boxes[part])
+        return self.recolour(self.move(images, generator, part, total), generator, part, total)
 
-    def move(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def move(self, images: Tensor, generator: torch.Generator, part: slice = EVERYTHING, total: int = 0) -> Tensor:
         """Shifted and mirrored."""
         n, h, w, c = images.shape
         if self.shift:
             s = self.shift
             padded = images.new_zeros(n, h + 2 * s, w + 2 * s, c)
             padded[:, s : s + h, s : s + w] = images
-            dy, dx = torch.randint(0, 2 * s + 1, (2, n, 1), generator=generator)
+            dy, dx = torch.randint(0, 2 * s + 1, (2, total or n, 1), generator=generator)[:, part]
             rows, columns = torch.arange(h) + dy, torch.arange(w) + dx
             images = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
         if self.flip:
-            mirrored = torch.rand(n, generator=generator) < 0.5
+            mirrored = torch.rand(total or n, generator=generator)[part] < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(2), images)
         return images
 
-    def recolour(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def recolour(self, images: Tensor, generator: torch.Generator, part: slice = EVERYTHING, total: int = 0) -> Tensor:
         """Jittered colours."""
         if not self.color_jitter:
             return images
         s = self.color_jitter
         low = torch.tensor([max(0.0, 1 - s)] * 3 + [-s / 2])
         high = torch.tensor([1 + s] * 3 + [s / 2])
-        factors = low + (high - low) * torch.rand(len(images), 4, generator=generator)
+        factors = low + (high - low) * torch.rand(total or len(images), 4, generator=generator)[part]
         return (jittered(images.float() / 255, factors) * 255).round().to(torch.uint8)
 
-    def cut_out(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    def cut_out(self, inputs: Tensor, generator: torch.Generator, part: slice = EVERYTHING, total: int = 0) -> Tensor:
         """Normalised inputs `[N, C, H, W]`, of which 0 is the mean colour, with a square of zeros in each, in place."""
         if not self.cutout:
             return inputs
         n, _, h, w = inputs.shape
-        first = [torch.randint(0, side, (n, 1), generator=generator) - self.cutout // 2 for side in (h, w)]
+        centres = [torch.randint(0, side, (total or n, 1), generator=generator)[part] for side in (h, w)]
+        first = [centre - self.cutout // 2 for centre in centres]
         rows, columns = (
             (torch.arange(side) >= start) & (torch.arange(side) < start + self.cutout)
             for side, start in zip((h, w), first, strict=True)

@@ -15,13 +15,14 @@ from torch import Tensor
 from bnas import evolve
 from bnas.checkpoint import Save, State, forget
 from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
+from bnas.distributed import ALONE, Ranks
 from bnas.evaluate import Problem, Scorer
 from bnas.evolve import Variation
-from bnas.network import PathDropout, Supernet
+from bnas.network import PathDropout, Rows, Supernet
 from bnas.progress import Progress
 from bnas.results import EpochRecord, GenerationRecord, Member, StageName
 from bnas.space import Genotype
-from bnas.train import CosineRate, Training, TrainingError, adam, fit
+from bnas.train import UNDIVIDED, CosineRate, Sharing, Training, TrainingError, adam, fit
 
 Advance = Callable[[float, str], None]
 """Told how much work is done, in images trained on (scoring an image counts `SCORING_WORK`), and a short note."""
@@ -48,7 +49,15 @@ class Scoring:
     where: str
     """The parameters' section, for messages."""
 
-    def scorer(self, supernet: Supernet, train: Split, validation: Split, normalise: Normalise, seed: int) -> Scorer:
+    def scorer(
+        self,
+        supernet: Supernet,
+        train: Split,
+        validation: Split,
+        normalise: Normalise,
+        seed: int,
+        ranks: Ranks = ALONE,
+    ) -> Scorer:
         """A scorer on a sequence of mini-batches of the validation split, drawn by the seed."""
         cut = partial(
             MiniBatches, batch_size=self.batch_size, normalise=normalise, seed=seed, where=f"{self.where}.batch_size"
@@ -57,7 +66,7 @@ class Scoring:
         if self.batch_norm == "recalibrated":
             batches = cut(train)
             calibration = [batches[i][0] for i in range(min(self.calibration_batches, len(batches)))]
-        return Scorer(supernet, cut(validation), calibration, self.workers)
+        return Scorer(supernet, cut(validation), calibration, self.workers, ranks)
 
     def count(self, batches: MiniBatches, wanted: int | None = None) -> int:
         """Mini-batches that individuals are scored on: `wanted` (default `batches`), or all in mode full."""
@@ -139,6 +148,7 @@ def coevolve(
     advance: Advance = lambda work, note: None,
     state: State | None = None,
     save: Save = forget,
+    sharing: Sharing = UNDIVIDED,
 ) -> Coevolved:
     """Train the supernet in place and evolve the population on it (Tan et al. 2026; the schedule is ours).
 
@@ -147,13 +157,14 @@ def coevolve(
     draws fresh validation mini-batches shared by all, scores parents and offspring on them and selects by
     `plan.selection`. A population smaller than `plan.population` is filled up with drawn members. Generations are
     numbered from `first_generation`. `save` gets the stage's state after every epoch and generation; from such a
-    `state` the stage goes on, and ends as if it had never stopped.
+    `state` the stage goes on, and ends as if it had never stopped. Ranks take all the same way: each draws and selects
+    by the same seed, and they divide only the images of a training step and the genotypes to score.
     """
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     progress = Progress(Training(supernet, adam(supernet, plan.weight_decay), generator), rng, tuple(population))
     if state is not None:
         progress.restore(state)
-    train = _trainer(progress, plan, data.feed, save, advance)
+    train = _trainer(progress, plan, data.feed, sharing, save, advance)
     train(lambda: problem.space.sample(rng), plan.epochs, "uniform paths")
     if plan.generations and len(progress.training.curve) == plan.epochs and not progress.generations:
         progress.members = tuple(problem.topped_up(population, plan.population, rng))
@@ -161,7 +172,8 @@ def coevolve(
         note = f"generation {t}/{plan.generations}"
         train(progress.next_member, plan.epochs + t * plan.epochs_per_generation, note)
         progress.waiting.clear()
-        scorer = plan.scoring.scorer(supernet, data.feed.split, data.validation, data.normalise, rng.randrange(2**32))
+        cut = rng.randrange(2**32)
+        scorer = plan.scoring.scorer(supernet, data.feed.split, data.validation, data.normalise, cut, sharing.ranks)
         count = plan.scoring.count(scorer.batches)
         step = evolve.step(
             progress.members,
@@ -184,7 +196,7 @@ def coevolve(
 
 
 def _trainer(
-    progress: Progress, plan: Plan, feed: TrainingFeed, save: Save, advance: Advance
+    progress: Progress, plan: Plan, feed: TrainingFeed, sharing: Sharing, save: Save, advance: Advance
 ) -> Callable[[Callable[[], Genotype], int, str], None]:
     """Trains, on the paths that the first argument returns, until so many epochs of the stage are done."""
     training = progress.training
@@ -192,11 +204,14 @@ def _trainer(
 
     def train(path: Callable[[], Genotype], epochs: int, note: str) -> None:
         last: Genotype | None = None
+        at = -1
 
-        def forward(x: Tensor, step: int) -> Tensor:
-            nonlocal last
-            last = path()
-            logits: Tensor = training.model(x, last, _dropout(plan, step / rate.steps, training.generator))
+        def forward(x: Tensor, step: int, rows: Rows) -> Tensor:
+            nonlocal last, at
+            if step != at:
+                last, at = path(), step
+            dropout = _dropout(plan, step / rate.steps, training.generator, rows)
+            logits: Tensor = training.model(x, last, dropout)
             return logits
 
         def finish(record: EpochRecord) -> None:
@@ -214,6 +229,7 @@ def _trainer(
                 rate,
                 todo,
                 generator=training.generator,
+                sharing=sharing,
                 mixed_precision=plan.mixed_precision,
                 on_epoch=finish,
             )
@@ -245,10 +261,10 @@ def record_generation(
     return GenerationRecord(stage, generation, rule, ordered)
 
 
-def _dropout(plan: Plan, progress: float, generator: torch.Generator) -> PathDropout | None:
+def _dropout(plan: Plan, progress: float, generator: torch.Generator, rows: Rows) -> PathDropout | None:
     if plan.dropout_mode == "none":
         return None
-    return PathDropout(plan.dropout_mode, plan.dropout_maximum * progress, generator)
+    return PathDropout(plan.dropout_mode, plan.dropout_maximum * progress, generator, rows)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas.arrays import content_hash, open_array
+from bnas.augment import EVERYTHING
 from bnas.augment import Augmentation as Augmentation  # also for those who import it from here
 from bnas.files import read_text
 from bnas.indexed import FILES, FileImages, index_bytes, open_index
@@ -113,14 +114,20 @@ class TrainingFeed:
         for step in range(self.steps):
             yield np.sort(order[step * self.batch_size : (step + 1) * self.batch_size])
 
-    def load(self, rows: NDArray[np.int64], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """These rows, augmented: (inputs `[B, C, H, W]`, labels `[B]`)."""
-        images = self.augmentation(torch.from_numpy(self.split.images[rows]), generator)
-        inputs = self.augmentation.cut_out(self.normalise(images), generator)
-        return inputs, torch.from_numpy(self.split.labels[rows]).to(self.normalise.device)
+    def load(
+        self, rows: NDArray[np.int64], generator: torch.Generator, part: slice = EVERYTHING
+    ) -> tuple[Tensor, Tensor]:
+        """This part of these rows, augmented: (inputs `[B, C, H, W]`, labels `[B]`).
 
-    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """(inputs `[B, C, H, W]`, labels `[B]`) of one pass over the split.
+        Changes are drawn for all rows, so that they do not depend on the part; only the part is read.
+        """
+        here, total = rows[part], len(rows)
+        images = self.augmentation(torch.from_numpy(self.split.images[here]), generator, part, total)
+        inputs = self.augmentation.cut_out(self.normalise(images), generator, part, total)
+        return inputs, torch.from_numpy(self.split.labels[here]).to(self.normalise.device)
+
+    def epoch(self, generator: torch.Generator, part: slice = EVERYTHING) -> Iterator[tuple[Tensor, Tensor]]:
+        """(inputs `[B, C, H, W]`, labels `[B]`) of one pass over the split; only this part of every mini-batch.
 
         Files are read ahead by other processes; an image's draws then follow from its place in the epoch and one draw
         of the generator, not from who reads it.
@@ -128,13 +135,13 @@ class TrainingFeed:
         parts = file_parts(self.split.images)
         if not parts:
             for rows in self.rows(generator):
-                yield self.load(rows, generator)
+                yield self.load(rows, generator, part)
             return
         batches = list(self.rows(generator))
         seed = int(torch.randint(0, 2**62, (1,), generator=generator))
-        for rows, images in zip(batches, streamed(parts, self.augmentation, batches, seed), strict=True):
-            inputs = self.augmentation.cut_out(self.normalise(images), generator)
-            yield inputs, torch.from_numpy(self.split.labels[rows]).to(self.normalise.device)
+        for rows, images in zip(batches, streamed(parts, self.augmentation, batches, seed, part), strict=True):
+            inputs = self.augmentation.cut_out(self.normalise(images), generator, part, len(rows))
+            yield inputs, torch.from_numpy(self.split.labels[rows[part]]).to(self.normalise.device)
 
 
 KEPT_BYTES = 2**28

@@ -18,6 +18,7 @@ from bnas import pareto, population
 from bnas.checkpoint import Save, State
 from bnas.cost import CostTable
 from bnas.data import MiniBatches
+from bnas.distributed import ALONE, Ranks
 from bnas.edges import EdgeTable
 from bnas.network import Supernet
 from bnas.population import EvaluationError
@@ -83,6 +84,10 @@ SAVE_SECONDS = 60.0
 """The longest that answers wait to be saved while scoring goes on."""
 
 
+GENOTYPES_BETWEEN = 64
+"""Genotypes that each of several ranks scores before they tell each other."""
+
+
 def _ignore(images: int) -> None:
     pass
 
@@ -95,14 +100,21 @@ class Scorer:
     pays only for what is new. `calibration` mini-batches (inputs only are used) switch from the mini-batch's own
     BatchNorm statistics to statistics recalibrated for each path on them. `workers` threads score side by side, each
     without further threads: small networks do not feed more. Answers depend neither on how many there are nor on who
-    else is scored. `image_evaluations` counts images passed through a path, calibration included, whether by this
-    scorer or by the one whose answers it started from (`keep`); what paths share counts for each.
+    else is scored: `ranks` divide the individuals among them and tell each other, and have to ask for the same.
+    `image_evaluations` counts images passed through a path, calibration included, whether by this scorer or by the one
+    whose answers it started from (`keep`); what paths share counts for each.
     """
 
     def __init__(
-        self, supernet: Supernet, batches: MiniBatches, calibration: Sequence[torch.Tensor] = (), workers: int = 1
+        self,
+        supernet: Supernet,
+        batches: MiniBatches,
+        calibration: Sequence[torch.Tensor] = (),
+        workers: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.supernet, self.batches, self.calibration, self.workers = supernet, batches, calibration, workers
+        self.ranks = ranks
         self.image_evaluations = 0
         self._wrong: dict[Genotype, list[int]] = {}
         self._remembered: dict[Genotype, list[int]] = {}
@@ -146,7 +158,7 @@ class Scorer:
             if self.known(genotype) < count:
                 todo[genotype] = range(self.known(genotype), count)
         early: dict[tuple[Genotype, int], int] = {}
-        for genotype, index, wrong in self.answers(todo):
+        for genotype, index, wrong in self._all_answers(todo):
             early[genotype, index] = wrong
             while (genotype, self.known(genotype)) in early:
                 self._keep_answer(genotype, early.pop((genotype, self.known(genotype))))
@@ -163,6 +175,24 @@ class Scorer:
 
     def _images(self, index: int) -> int:
         return self.batches.images(index + 1) - self.batches.images(index)
+
+    def _all_answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
+        """`answers` of all ranks, each of which computes a share: neighbours by key, who have most in common.
+
+        They meet after every `GENOTYPES_BETWEEN` genotypes a rank, so that what all know is saved now and then.
+        """
+        if self.ranks.size == 1:
+            yield from self.answers(todo)
+            return
+        ordered = sorted(todo, key=lambda genotype: genotype.key)
+        self.ranks.agree("genotypes to score", *(f"{genotype.key} {todo[genotype]}" for genotype in ordered))
+        for start in range(0, len(ordered), GENOTYPES_BETWEEN * self.ranks.size):
+            these = ordered[start : start + GENOTYPES_BETWEEN * self.ranks.size]
+            share = self.ranks.share(len(these))
+            number = {genotype: share.start + i for i, genotype in enumerate(these[share])}
+            mine = self.answers({genotype: todo[genotype] for genotype in number}) if number else ()
+            for found in self.ranks.gather([[number[genotype], index, wrong] for genotype, index, wrong in mine]):
+                yield from ((these[i], index, wrong) for i, index, wrong in found)
 
     def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
         """(genotype, mini-batch, wrong answers on it) for all that is asked for, in any order, as soon as it is known.

@@ -1,20 +1,26 @@
-"""Training a family of networks from scratch, several side by side, each in a process with one thread.
+"""Training a family of networks from scratch: several side by side, each in a process with one thread.
 
-Small networks do not feed many threads; a process each does, and its result does not depend on how many there are.
+Small networks do not feed many threads; a process each does, and its result does not depend on how many there are,
+nor on the rank that trains it. Where there are fewer networks than ranks, all ranks can train each of them together.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from multiprocessing import connection
 from pathlib import Path
 from queue import Empty
@@ -26,12 +32,13 @@ from torch import Tensor
 from bnas.auxiliary import WithAuxiliary
 from bnas.checkpoint import Checkpoints, Save, State, forget
 from bnas.data import Augmentation, Normalise, Split, TrainingFeed
+from bnas.distributed import ALONE, Letters, Ranks
 from bnas.files import atomic_write, read_json
 from bnas.lock import lock
-from bnas.network import Network, NetworkConfig, PathDropout
+from bnas.network import Network, NetworkConfig, PathDropout, Rows
 from bnas.results import EpochRecord, Predictions, parse, read_epochs, read_predictions
 from bnas.space import Genotype
-from bnas.train import CosineRate, Outputs, Training, TrainingError, adam, calibrate, fit, predict
+from bnas.train import CosineRate, Outputs, Sharing, Training, TrainingError, adam, calibrate, fit, predict
 from bnas.weights import read_weights, save_weights
 
 TEST_BATCH = 256
@@ -53,12 +60,13 @@ class Recipe:
     Cosine schedule from `learning_rate` to `final_learning_rate` over `epochs`; `drop_path` is the probability, at
     the end, of dropping an edge for a sample, rising linearly from 0 (DARTS). With an `auxiliary_weight` above 0 a head
     at two thirds of the depth is trained, too, and left behind. `seed` draws weights, order and
-    augmentation, the same for every network.
+    augmentation, the same for every network. BatchNorm normalises `batch_norm_group` images together, 0 for all.
     """
 
     seed: int
     epochs: int
     batch_size: int
+    batch_norm_group: int
     learning_rate: float
     final_learning_rate: float
     weight_decay: float
@@ -66,6 +74,10 @@ class Recipe:
     label_smoothing: float
     auxiliary_weight: float
     mixed_precision: bool
+
+    def sharing(self, ranks: Ranks = ALONE) -> Sharing:
+        """How a training step is divided."""
+        return Sharing(ranks, self.batch_norm_group, "retrain.batch_norm_group")
 
 
 @dataclass(frozen=True)
@@ -142,10 +154,12 @@ def train_network(
     on_epoch: Callable[[EpochRecord], None],
     state: State | None = None,
     save: Save = forget,
+    ranks: Ranks = ALONE,
 ) -> tuple[Network, list[EpochRecord], Predictions]:
     """Train from scratch on train + validation; then, once, the network's answers on the test split.
 
     `save` gets the training's state after every epoch; from such a `state` it goes on as if it had never stopped.
+    Several `ranks` divide the images of each step and come to the same network.
     """
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
@@ -161,10 +175,10 @@ def train_network(
         training.restore(state)
     rate = CosineRate(recipe.learning_rate, recipe.final_learning_rate, recipe.epochs * feed.steps)
 
-    def forward(x: Tensor, step: int) -> Outputs:
+    def forward(x: Tensor, step: int, rows: Rows) -> Outputs:
         dropout = None
         if recipe.drop_path:
-            dropout = PathDropout("sample", recipe.drop_path * step / rate.steps, generator)
+            dropout = PathDropout("sample", recipe.drop_path * step / rate.steps, generator, rows)
         outputs: Outputs = model(x, dropout)
         return outputs
 
@@ -185,6 +199,7 @@ def train_network(
             label_smoothing=recipe.label_smoothing,
             auxiliary_weight=recipe.auxiliary_weight,
             mixed_precision=recipe.mixed_precision,
+            sharing=recipe.sharing(ranks),
             on_epoch=finish,
         )
     except TrainingError as error:
@@ -204,32 +219,129 @@ def train_family(
     device: torch.device,
     workers: int,
     on_epoch: Callable[[str, EpochRecord], None] = lambda name, record: None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train every job that is not finished yet, `workers` processes at a time, each from its newest checkpoint.
 
     A finished network's folder appears whole: `weights.safetensors`, `curve.json`, `predictions.csv` and
     `seconds.json`; its checkpoints go. A job that another process is at work on is waited for. The first failure is
-    raised here; networks finished by then stay.
+    raised here; networks finished by then stay. Ranks, each with so many processes, take the next job whenever they
+    can, and the main one returns when all folders are on its disk; `on_epoch` is called on the main one only.
     """
-    waiting = [job for job in jobs if not job.is_finished(recipe.epochs)]
+    waiting = [job for job in jobs if not job.is_finished(recipe.epochs)] if ranks.is_main else []
+    names = ranks.main_value([job.name for job in waiting])
+    waiting = [job for job in jobs if job.name in names]
+    todo = (waiting[i] for i in ranks.next_of("network", len(waiting)))
+    post = Post(ranks, {job.name: job for job in waiting}, on_epoch) if ranks.size > 1 else None
     context = multiprocessing.get_context("spawn")
     ticks = context.Queue()
-    with ProcessPoolExecutor(
-        max(1, min(workers, len(waiting))), context, initializer=_start_worker, initargs=(ticks,)
-    ) as pool:
-        pending: set[Future[None]] = {pool.submit(_work, job, recipe, data, device) for job in waiting}
+    places = max(1, min(workers, len(waiting)))
+    with ProcessPoolExecutor(places, context, initializer=_start_worker, initargs=(ticks,)) as pool:
+        pending: dict[Future[None], Job] = {}
+
+        def fill() -> None:
+            for job in islice(todo, places - len(pending)):
+                pending[pool.submit(_work, job, recipe, data, device)] = job
+
         try:
+            fill()
             while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                _report(ticks, on_epoch)
+                done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                _report(ticks, on_epoch if post is None else post.epoch)
                 for future in done:
+                    job = pending.pop(future)
                     future.result()
+                    if post is not None:
+                        post.finished(job)
+                fill()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
-        _report(ticks, on_epoch)
+        _report(ticks, on_epoch if post is None else post.epoch)
+    if post is not None:
+        post.close()
+
+
+class Post:
+    """What ranks tell the main one of the networks they train: epochs as they pass, and in the end all files.
+
+    The main rank's disk may be another one than theirs. Where it is the same, the files are there already.
+    """
+
+    def __init__(self, ranks: Ranks, jobs: Mapping[str, Job], on_epoch: Callable[[str, EpochRecord], None]) -> None:
+        self.ranks, self.jobs, self.on_epoch = ranks, jobs, on_epoch
+        self.letters = Letters(ranks, "networks")
+        self.open = set(jobs)
+
+    def epoch(self, name: str, record: EpochRecord) -> None:
+        """A network has been trained for another epoch here."""
+        if self.ranks.is_main:
+            self.on_epoch(name, record)
+            self.receive()
+        else:
+            self.letters.send([name, record.to_dict(), None])
+
+    def finished(self, job: Job) -> None:
+        """A network is finished here."""
+        if self.ranks.is_main:
+            self.open.remove(job.name)
+            self.receive()
+        else:
+            files = {path.name: base64.b64encode(path.read_bytes()).decode() for path in sorted(job.folder.iterdir())}
+            self.letters.send([job.name, None, files])
+
+    def receive(self) -> None:
+        """Pass on what other ranks have told."""
+        for name, record, files in self.letters.received():
+            if record is not None:
+                self.on_epoch(name, parse("a rank", record, EpochRecord))
+                continue
+            if not self.jobs[name].folder.exists():
+                with _whole(self.jobs[name].folder) as folder:
+                    for file, content in files.items():
+                        atomic_write(folder / file, base64.b64decode(content))
+            self.open.remove(name)
+
+    def close(self) -> None:
+        """On the main rank, wait until everything is here."""
+        while self.ranks.is_main and self.open:
+            time.sleep(0.1)
+            self.receive()
+
+
+def train_together(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    data: FamilyData,
+    *,
+    device: torch.device,
+    ranks: Ranks,
+    on_epoch: Callable[[str, EpochRecord], None] = lambda name, record: None,
+) -> None:
+    """`train_family` one network after the other, each by all ranks; only the main one writes."""
+    for job in jobs:
+        if ranks.main_value(ranks.is_main and job.is_finished(recipe.epochs)):
+            continue
+        unfinished = job.unfinished()
+        with ExitStack() as held:
+            if ranks.is_main:
+                held.enter_context(lock(job.checkpoints.with_suffix(".lock"), f"{job.name}: its training", wait=True))
+            network, curve, predictions = train_network(
+                job.config,
+                job.genotype,
+                recipe,
+                data,
+                device,
+                partial(on_epoch, job.name) if ranks.is_main else lambda record: None,
+                ranks.main_state(unfinished.newest() if ranks.is_main else None),
+                unfinished.save if ranks.is_main else forget,
+                ranks,
+            )
+            if ranks.is_main:
+                _keep(job, unfinished, network, curve, predictions)
+    ranks.wait()
 
 
 def _report(ticks: Any, on_epoch: Callable[[str, EpochRecord], None]) -> None:
@@ -276,12 +388,26 @@ def _work(job: Job, recipe: Recipe, data: FamilyData, device: torch.device) -> N
             unfinished.newest(),
             unfinished.save,
         )
-        partial = job.folder.with_name(f".{job.folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_weights(network, partial / "weights.safetensors")
-        atomic_write(partial / "curve.json", json.dumps([record.to_dict() for record in curve], indent=1) + "\n")
-        atomic_write(partial / "predictions.csv", predictions.to_csv())
-        atomic_write(partial / "seconds.json", json.dumps(round(unfinished.seconds, 1)))
-        partial.rename(job.folder)
-        unfinished.remove()
+        _keep(job, unfinished, network, curve, predictions)
+
+
+def _keep(
+    job: Job, unfinished: Checkpoints, network: Network, curve: Sequence[EpochRecord], predictions: Predictions
+) -> None:
+    """Write a finished network's folder and remove its checkpoints."""
+    with _whole(job.folder) as folder:
+        save_weights(network, folder / "weights.safetensors")
+        atomic_write(folder / "curve.json", json.dumps([record.to_dict() for record in curve], indent=1) + "\n")
+        atomic_write(folder / "predictions.csv", predictions.to_csv())
+        atomic_write(folder / "seconds.json", json.dumps(round(unfinished.seconds, 1)))
+    unfinished.remove()
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes this name when everything is in it."""
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(folder)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bnas.data import Normalise, TrainingFeed
 from bnas.family import TEST_BATCH, FamilyData, Recipe
+from bnas.network import Rows
 from bnas.results import EpochRecord, LinearBaseline
 from bnas.train import CosineRate, TrainingError, adam, fit, predict
 
@@ -30,7 +31,7 @@ def train_linear(
     model = nn.Sequential(nn.Flatten(), classifier).to(device)
     rate = CosineRate(recipe.learning_rate, recipe.final_learning_rate, recipe.epochs * feed.steps)
 
-    def forward(x: Tensor, step: int) -> Tensor:
+    def forward(x: Tensor, step: int, rows: Rows) -> Tensor:
         logits: Tensor = model(x)
         return logits
 

@@ -19,18 +19,32 @@ Edge = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Images `start` to `stop` of a mini-batch of `total`: what a forward pass sees of it."""
+
+    start: int
+    stop: int
+    total: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
 class PathDropout:
     """Dropping edges of the path while training [paper: in the second stage only; its form is ours].
 
     `mode` `sample`: each edge is dropped for each sample with `probability`, survivors scaled by 1/(1 − p), as
     DARTS' drop-path. `batch`: a whole edge is dropped for the mini-batch, unscaled, with at least one live input per
     node, so that an edge stays with probability 1 − p + p²/2. Skips are exempt in both. `generator` is the source of
-    randomness.
+    randomness. Draws are made for the whole mini-batch also where a forward pass sees only `rows` of it, so that they
+    do not depend on how it is divided.
     """
 
     mode: str
     probability: float
     generator: torch.Generator
+    rows: Rows | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in ("sample", "batch"):
@@ -55,7 +69,8 @@ class PathDropout:
         if self.mode == "batch" or gene.op == "skip_connect" or self.probability == 0:
             return y
         keep = 1 - self.probability
-        kept = torch.rand(y.shape[0], 1, 1, 1, generator=self.generator) < keep
+        rows = self.rows or Rows(0, y.shape[0], y.shape[0])
+        kept = torch.rand(rows.total, 1, 1, 1, generator=self.generator)[rows.start : rows.stop] < keep
         return y * (kept.to(y.dtype) / keep).to(y.device)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bnas.augment import Augmentation, crop_boxes
+from bnas.augment import EVERYTHING, Augmentation, crop_boxes
 from bnas.images import ImageError, cropped, opened_image
 from bnas.indexed import FileImages
 from bnas.views import DataError, ImageArray, Joined
@@ -60,10 +60,10 @@ class Pictures(Dataset[Tensor | str]):
 
 
 class _Jobs:
-    """The rows of each mini-batch with a seed for each image, which its place in the epoch gives."""
+    """The rows of a part of each mini-batch with a seed for each image, which its place in the epoch gives."""
 
-    def __init__(self, batches: Sequence[NDArray[np.int64]], seed: int) -> None:
-        self._batches, self._seed = batches, seed
+    def __init__(self, batches: Sequence[NDArray[np.int64]], seed: int, part: slice) -> None:
+        self._batches, self._seed, self._part = batches, seed, part
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -71,21 +71,25 @@ class _Jobs:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         place = self._seed
         for rows in self._batches:
-            yield [(row, place + i) for i, row in enumerate(rows.tolist())]
+            yield [(row, place + i) for i, row in enumerate(rows.tolist())][self._part]
             place += len(rows)
 
 
 def streamed(
-    parts: Sequence[FileImages], augmentation: Augmentation, batches: Sequence[NDArray[np.int64]], seed: int
+    parts: Sequence[FileImages],
+    augmentation: Augmentation,
+    batches: Sequence[NDArray[np.int64]],
+    seed: int,
+    part: slice = EVERYTHING,
 ) -> Iterator[Tensor]:
-    """The mini-batches of these rows, augmented, uint8 `[B, H, W, C]`.
+    """The mini-batches of these rows, or a part of each, augmented, uint8 `[B, H, W, C]`.
 
     They are the same however many processes read them (as many as the parts have threads; with 0 this one does).
     Raises DataError, which names the file, for a picture that cannot be read.
     """
     loader: DataLoader[Tensor | str] = DataLoader(
         Pictures(parts, augmentation),
-        batch_sampler=_Jobs(batches, seed),
+        batch_sampler=_Jobs(batches, seed, part),
         num_workers=max(part.threads for part in parts),
         collate_fn=_stacked,
         generator=torch.Generator(),  # else the loader would draw from the global one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnas.binarize import BinaryConv2d
 from bnas.checkpoint import State
 from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
+from bnas.distributed import ALONE, Ranks
+from bnas.network import Rows
 from bnas.results import EpochRecord, parse
 
 
@@ -82,6 +84,41 @@ class CosineRate:
         return self.last + (self.first - self.last) * (1 + math.cos(math.pi * step / self.steps)) / 2
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """How a mini-batch is divided: into groups that BatchNorm normalises together, and these among ranks.
+
+    `group` images make a group, 0 means the whole mini-batch. It is part of what is computed; how many ranks compute
+    it changes the order of sums at most. `where` names the parameter for messages.
+    """
+
+    ranks: Ranks = ALONE
+    group: int = 0
+    where: str = "batch_norm_group"
+
+    def groups(self, batch_size: int) -> int:
+        """Groups of a mini-batch. Raises ValueError where they have different sizes."""
+        if batch_size % (self.group or batch_size):
+            raise ValueError(f"{self.where}: expected a divisor of batch_size ({batch_size}), found {self.group}")
+        return batch_size // (self.group or batch_size)
+
+    def rows(self, batch_size: int) -> list[Rows]:
+        """This rank's groups, which follow each other. Raises ValueError where a rank has none."""
+        groups = self.groups(batch_size)
+        if groups < self.ranks.size:
+            found = self.group or "0 (the whole mini-batch)"
+            raise ValueError(
+                f"{self.where}: expected at most {batch_size // self.ranks.size}, so that each of "
+                f"{self.ranks.size} processes has images of its own to normalise, found {found}"
+            )
+        size, mine = batch_size // groups, self.ranks.share(groups)
+        return [Rows(i * size, (i + 1) * size, batch_size) for i in range(mine.start, mine.stop)]
+
+
+UNDIVIDED = Sharing()
+"""A mini-batch as a whole, in one process."""
+
+
 def adam(model: nn.Module, weight_decay: float) -> torch.optim.Adam:
     """Adam over a model's parameters; the latent weights of binary convolutions are never decayed.
 
@@ -101,7 +138,7 @@ Outputs = Tensor | tuple[Tensor, Tensor]
 
 
 def fit(
-    forward: Callable[[Tensor, int], Outputs],
+    forward: Callable[[Tensor, int, Rows], Outputs],
     optimizer: torch.optim.Optimizer,
     feed: TrainingFeed,
     rate: CosineRate,
@@ -111,45 +148,86 @@ def fit(
     label_smoothing: float = 0.0,
     auxiliary_weight: float = 0.0,
     mixed_precision: bool = False,
+    sharing: Sharing = UNDIVIDED,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
 ) -> list[EpochRecord]:
     """Train for the given epochs (numbered from 0 over the whole schedule) and return a record of each.
 
-    `forward(x, step)` maps inputs `[B, C, H, W]` to logits `[B, classes]`; the step counts from the schedule's start,
-    so a caller picks the path of a supernet, or the strength of a dropout, by it. Loss is the cross-entropy; where
-    `forward` returns an auxiliary head's logits, too, `auxiliary_weight` times theirs is added. `mixed_precision` lets
-    what is not binary compute in bfloat16 [ours: its range is float32's, so no gradient has to be scaled]. A record's
-    loss and error are means over the epoch's mini-batches as they were trained on. Raises TrainingError, with step and
-    learning rate, as soon as a loss is not finite or an epoch ends with a weight that is not: `on_epoch` never sees it.
+    `forward(x, step, rows)` maps inputs `[B, C, H, W]`, which are these rows of the step's mini-batch, to logits
+    `[B, classes]`; the step counts from the schedule's start, so a caller picks the path of a supernet, or the
+    strength of a dropout, by it. It is called for one group of images after the other, and `generator` begins each
+    time where it stood for the first. Loss is the cross-entropy over the whole mini-batch, whichever rank computes its
+    groups; where `forward` returns an auxiliary head's logits, too, `auxiliary_weight` times theirs is added.
+    `mixed_precision` lets what is not binary compute in bfloat16 [ours: its range is float32's, so no gradient has to
+    be scaled]. A record's loss and error are means over the epoch's mini-batches as they were trained on. Raises
+    TrainingError, with step and learning rate, as soon as a loss is not finite or an epoch ends with a weight that is
+    not: `on_epoch` never sees it.
     """
+    rows = sharing.rows(feed.batch_size)
+
+    def objective(x: Tensor, y: Tensor, step: int, part: Rows) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed_precision):
+            outputs = forward(x, step, part)
+            logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
+            loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+            if auxiliary is not None:
+                loss = loss + auxiliary_weight * F.cross_entropy(auxiliary, y, label_smoothing=label_smoothing)
+        return loss, (logits.argmax(1) != y).sum()
+
     records = []
     for epoch in epochs:
         total, wrong, seen = 0.0, 0, 0
-        for i, (x, y) in enumerate(feed.epoch(generator)):
+        for i, (x, y) in enumerate(feed.epoch(generator, slice(rows[0].start, rows[-1].stop))):
             step = epoch * feed.steps + i
             for group in optimizer.param_groups:
                 group["lr"] = rate.at(step)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed_precision):
-                outputs = forward(x, step)
-                logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
-                loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
-                if auxiliary is not None:
-                    more = F.cross_entropy(auxiliary, y, label_smoothing=label_smoothing)
-                    loss = loss + auxiliary_weight * more
+            optimizer.zero_grad(set_to_none=True)
+            loss, missed = _gradients(objective, x, y, step, rows, generator)
+            sharing.ranks.sum([loss, missed, *_touched(optimizer)])
             if not math.isfinite(loss.item()):
                 raise TrainingError(
                     f"training: loss is {loss.item()} at step {step} (learning rate {rate.at(step):.3g})"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            total += loss.item() * len(y)
-            wrong += int((logits.argmax(1) != y).sum())
-            seen += len(y)
+            total += loss.item() * feed.batch_size
+            wrong += int(missed)
+            seen += feed.batch_size
         _refuse_lost_weights(optimizer, step, rate)
         records.append(EpochRecord(epoch + 1, total / seen, wrong / seen, rate.at(epoch * feed.steps)))
         on_epoch(records[-1])
     return records
+
+
+def _gradients(
+    objective: Callable[[Tensor, Tensor, int, Rows], tuple[Tensor, Tensor]],
+    x: Tensor,
+    y: Tensor,
+    step: int,
+    rows: Sequence[Rows],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Add these rows' part of the gradient of the mini-batch's mean loss; returns their part of loss and wrong answers.
+
+    x and y hold all of the rows, which follow each other. Both results are float32 scalars.
+    """
+    losses, wrong = [], []
+    before = generator.get_state() if len(rows) > 1 else None
+    for part in rows:
+        if before is not None:
+            generator.set_state(before)
+        here = slice(part.start - rows[0].start, part.stop - rows[0].start)
+        loss, missed = objective(x[here], y[here], step, part)
+        if len(part) < part.total:
+            loss = loss * (len(part) / part.total)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+        wrong.append(missed)
+    return torch.stack(losses).sum(), torch.stack(wrong).sum().float()
+
+
+def _touched(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The gradients that there are: those of parameters on the step's path."""
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def _refuse_lost_weights(optimizer: torch.optim.Optimizer, step: int, rate: CosineRate) -> None:

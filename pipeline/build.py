@@ -8,6 +8,7 @@ import torch
 
 from bnas import coevolution, data
 from bnas.cost import CostTable
+from bnas.distributed import ALONE, Ranks
 from bnas.edges import latency_table
 from bnas.evaluate import Problem, Scorer
 from bnas.evolve import Variation
@@ -42,13 +43,18 @@ def _shape(split: str, description: DatasetDescription) -> list[int]:
     return [getattr(description.counts, split), image.height, image.width, image.channels]
 
 
-def device(runtime: schema.Runtime) -> torch.device:
-    """The device to run on, after setting the number of threads. Raises ValueError if it is not there."""
+def device(runtime: schema.Runtime, ranks: Ranks = ALONE) -> torch.device:
+    """The device to run on, after setting the number of threads. Raises ValueError if it is not there.
+
+    Each of several ranks on a host has a GPU of its own.
+    """
     torch.set_num_threads(runtime.threads)
     available = torch.cuda.is_available()
     if runtime.device == "cuda" and not available:
         raise ValueError("runtime.device: expected a device that is present, found 'cuda' on a machine without")
-    return torch.device("cuda" if available and runtime.device != "cpu" else "cpu")
+    if not available or runtime.device == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda") if ranks.size == 1 else torch.device("cuda", ranks.local)
 
 
 def require_bfloat16(wanted: bool, on: torch.device, section: str) -> None:
@@ -123,9 +129,11 @@ def load_supernet(params: Params, description: DatasetDescription, space: Search
     return supernet
 
 
-def frozen_scorer(params: Params, description: DatasetDescription, space: SearchSpace, weights: Path) -> Scorer:
+def frozen_scorer(
+    params: Params, description: DatasetDescription, space: SearchSpace, weights: Path, ranks: Ranks = ALONE
+) -> Scorer:
     """Scores in the finished supernet, as the search defines them: one cut of the validation split, one seed."""
-    on = device(params.runtime)
+    on = device(params.runtime, ranks)
     supernet = load_supernet(params, description, space, weights).to(on).eval()
     search = params.search
     return scoring(search.evaluation, params.runtime.workers, "search.evaluation").scorer(
@@ -134,4 +142,5 @@ def frozen_scorer(params: Params, description: DatasetDescription, space: Search
         split("validation", description, params.runtime),
         normalise(description, on),
         search.seed,
+        ranks,
     )

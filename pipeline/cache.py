@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from bnas.cache import CHECKPOINTS, lock_of
-from bnas.checkpoint import Checkpoints
+from bnas.checkpoint import Checkpoints, Save, State, forget
+from bnas.distributed import Ranks
 from bnas.lock import LockedError, lock
 from pipeline.params import declared
 from pipeline.stage import Stage, cache_root
@@ -26,13 +27,13 @@ def no_resume() -> bool:
     return bool(os.environ.get("BNAS_NO_RESUME"))
 
 
-def checkpoints(stage: Stage, device: torch.device) -> Checkpoints:
+def checkpoints(stage: Stage, device: torch.device, processes: int = 1) -> Checkpoints:
     """The stage's checkpoints; they go when it succeeds.
 
     Another run of the same stage with the same key, in a queued experiment, has a folder of its own beside this one:
     whichever is free is taken, for what is in them leads to the same end.
     """
-    key = stage_key(stage, device)
+    key = stage_key(stage, device, processes)
     for number in itertools.count(1):
         folder = cache_root() / CHECKPOINTS / f"{stage.name}-{key[:32]}-{number}"
         try:
@@ -48,11 +49,19 @@ def checkpoints(stage: Stage, device: torch.device) -> Checkpoints:
     return found
 
 
-def stage_key(stage: Stage, device: torch.device) -> str:
+def resumable(stage: Stage, device: torch.device, ranks: Ranks) -> tuple[State | None, Save]:
+    """The newest state of the stage, the same on all ranks, and what keeps the next ones: the main rank does."""
+    if not ranks.is_main:
+        return ranks.main_state(None), forget
+    found = checkpoints(stage, device, ranks.size)
+    return ranks.main_state(found.newest()), found.save
+
+
+def stage_key(stage: Stage, device: torch.device, processes: int = 1) -> str:
     """SHA-256 of what determines a stage's outputs to the bit.
 
     That is what dvc.yaml declares - sections of the parameters, code and data by content -, and the libraries,
-    the processor, the device and the number of threads, on which the rounding depends.
+    the processor, the device and the numbers of threads and processes, on which the rounding depends.
     """
     digest = hashlib.sha256()
     sections, dependencies = declared(Path("params.yaml"), stage.name)
@@ -62,7 +71,7 @@ def stage_key(stage: Stage, device: torch.device) -> str:
             if file.is_file():
                 with file.open("rb") as opened:
                     digest.update(f"\n{file.as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}".encode())
-    digest.update(f"\n{machine(device)} threads {stage.params.runtime.threads}".encode())
+    digest.update(f"\n{machine(device)} threads {stage.params.runtime.threads} processes {processes}".encode())
     return digest.hexdigest()
 
 

@@ -157,6 +157,7 @@ class Training(Section):
     """A recipe with a cosine schedule between two learning rates."""
 
     batch_size: BatchSize
+    batch_norm_group: Natural
     learning_rate: Positive
     final_learning_rate: NonNegative
     weight_decay: NonNegative
@@ -226,6 +227,7 @@ class Runtime(Section):
     """What changes results by rounding at most; no stage declares it, every stage may read it."""
 
     device: Literal["auto", "cpu", "cuda"]
+    processes: Few
     threads: Few
     workers: Few
     loader_workers: Annotated[int, Field(ge=0, le=1024)]
@@ -386,6 +388,9 @@ def _broken_rates(name: str, recipe: Training) -> Iterator[Problem]:
     if recipe.final_learning_rate > recipe.learning_rate:
         expected = f"a number of at most learning_rate ({recipe.learning_rate})"
         yield (name, "final_learning_rate"), expected, found_text(recipe.final_learning_rate)
+    if recipe.batch_norm_group == 1 or recipe.batch_size % (recipe.batch_norm_group or 1):
+        expected = f"0 or a divisor of batch_size ({recipe.batch_size}) above 1"
+        yield (name, "batch_norm_group"), expected, found_text(recipe.batch_norm_group)
 
 
 def broken_operations(loc: Loc, operations: Sequence[str], known: Collection[str]) -> Iterator[Problem]:

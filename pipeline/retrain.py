@@ -8,8 +8,9 @@ import random
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,12 +19,14 @@ import bnas
 from bnas import baselines, family, pareto
 from bnas.cache import CHECKPOINTS, NETWORKS
 from bnas.cost import CostTable, cost
+from bnas.distributed import ALONE, Ranks
 from bnas.evaluate import Problem
 from bnas.linear import train_linear
 from bnas.network import Network, NetworkConfig
 from bnas.published import PUBLISHED
 from bnas.results import (
     DatasetDescription,
+    EpochRecord,
     NetworkTime,
     RetrainedNetwork,
     RetrainedNetworks,
@@ -35,7 +38,8 @@ from bnas.space import Genotype, SearchSpace
 from pipeline import build, cache
 from pipeline import params as schema
 from pipeline.config import dataset, files_root, network_config
-from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, main, write_json
+from pipeline.processes import main
+from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, write_json
 
 SEARCH = Path("data/search")
 SUPERNET = Path("data/stage2/supernet.safetensors")
@@ -51,6 +55,7 @@ TRAINING_CODE = (
     "config",
     "convolutions",
     "data",
+    "distributed",
     "family",
     "files",
     "fused",
@@ -86,17 +91,23 @@ class Candidate:
     matched: str | None = None
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     """Choose networks and train them."""
     description = dataset()
     problem = build.problem(stage.params, description)
-    train(stage, candidates(stage, description, problem), description, problem.costs)
+    train(stage, candidates(stage, description, problem, ranks), description, problem.costs, ranks)
 
 
-def train(stage: Stage, chosen: Sequence[Candidate], description: DatasetDescription, costs: CostTable) -> None:
+def train(
+    stage: Stage,
+    chosen: Sequence[Candidate],
+    description: DatasetDescription,
+    costs: CostTable,
+    ranks: Ranks = ALONE,
+) -> None:
     """Train candidates side by side (networks finished earlier are taken from the cache), and collect their results."""
     params, section = stage.params, stage.params.retrain
-    device = build.device(params.runtime)
+    device = build.device(params.runtime, ranks)
     build.require_bfloat16(section.mixed_precision, device, "retrain")
     recipe = family.Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
     data = family.FamilyData(
@@ -107,27 +118,63 @@ def train(stage: Stage, chosen: Sequence[Candidate], description: DatasetDescrip
         files_root(description, params.runtime),
         params.runtime.loader_workers,
     )
-    jobs = {
-        c.name: job(c, network_config(params, description, params.network.final), recipe, data, description, device)
-        for c in chosen
-    }
-    if cache.no_resume():
+    together = trained_together(len(chosen), recipe, ranks)
+    how = f"{ranks.size} processes, {params.runtime.threads} threads" if together else ""
+    final = network_config(params, description, params.network.final)
+    jobs = {c.name: job(c, final, recipe, data, description, device, how) for c in chosen}
+    if ranks.is_main and cache.no_resume():
         for each in jobs.values():
             shutil.rmtree(each.folder, ignore_errors=True)
             each.unfinished().remove()
-    waiting = [each for each in jobs.values() if not each.is_finished(section.epochs)]
+    waiting = [each for each in jobs.values() if ranks.is_main and not each.is_finished(section.epochs)]
     done = sum(each.unfinished().count for each in waiting)
     advance = stage.progress((len(waiting) + section.linear_baseline) * section.epochs, done)
     # Heaviest first, so that no long training is left to the end with one process idle.
     weights = {c.name: costs(c.genotype).ops * c.channels**2 for c in chosen}
-    family.train_family(
-        sorted(jobs.values(), key=lambda each: -weights[each.name]),
-        recipe,
-        data,
-        device=device,
-        workers=params.runtime.workers,
-        on_epoch=lambda name, record: advance(1, f"{name}, epoch {record.epoch}/{section.epochs}"),
-    )
+    ordered = sorted(jobs.values(), key=lambda each: -weights[each.name])
+
+    def on_epoch(name: str, record: EpochRecord) -> None:
+        advance(1, f"{name}, epoch {record.epoch}/{section.epochs}")
+
+    if together:
+        family.train_together(ordered, recipe, data, device=device, ranks=ranks, on_epoch=on_epoch)
+    else:
+        workers = params.runtime.workers
+        family.train_family(ordered, recipe, data, device=device, workers=workers, on_epoch=on_epoch, ranks=ranks)
+    if not ranks.is_main:
+        return
+    if section.linear_baseline:
+        told = partial(on_epoch, "linear baseline")
+        baseline = train_linear(recipe, data, len(description.classes), device, told)
+        write_json(stage.out / "linear.json", baseline.to_dict())
+    collect(stage, chosen, jobs, description, section.epochs)
+
+
+def trained_together(networks: int, recipe: family.Recipe, ranks: Ranks) -> bool:
+    """Whether all ranks train each network together: where there are fewer networks than ranks.
+
+    Not if the recipe's BatchNorm normalises more images together than a rank would have; a warning says so.
+    """
+    if networks >= ranks.size:
+        return False
+    groups = recipe.sharing().groups(recipe.batch_size)
+    if groups < ranks.size:
+        warnings.warn(
+            f"retrain.batch_norm_group: expected at most {recipe.batch_size // ranks.size} for {ranks.size} processes "
+            f"to train a network together, found {recipe.batch_norm_group}; {ranks.size - networks} have nothing to do",
+            stacklevel=1,
+        )
+    return groups >= ranks.size
+
+
+def collect(
+    stage: Stage,
+    chosen: Sequence[Candidate],
+    jobs: Mapping[str, family.Job],
+    description: DatasetDescription,
+    epochs: int,
+) -> None:
+    """Write what the finished networks' folders hold to the outputs."""
     networks, times = [], []
     for candidate in chosen:
         finished, target = jobs[candidate.name], stage.out / candidate.name
@@ -135,21 +182,14 @@ def train(stage: Stage, chosen: Sequence[Candidate], description: DatasetDescrip
         seconds = family.read_seconds(target)
         (target / "seconds.json").unlink()
         times.append(NetworkTime(candidate.name, seconds).to_dict())
-        networks.append(result(candidate, finished, target, description, section.epochs))
-    if section.linear_baseline:
-        baseline = train_linear(
-            recipe,
-            data,
-            len(description.classes),
-            device,
-            lambda record: advance(1, f"linear baseline, epoch {record.epoch}/{section.epochs}"),
-        )
-        write_json(stage.out / "linear.json", baseline.to_dict())
+        networks.append(result(candidate, finished, target, description, epochs))
     write_json(stage.out / "networks.json", RetrainedNetworks(tuple(networks)).to_dict())
     write_json(REPORTS / "times" / "networks.json", times)
 
 
-def candidates(stage: Stage, description: DatasetDescription, problem: Problem) -> list[Candidate]:
+def candidates(
+    stage: Stage, description: DatasetDescription, problem: Problem, ranks: Ranks = ALONE
+) -> list[Candidate]:
     """Members spread over the front, random architectures of their sizes, the hand-designed cell, published ones.
 
     Every one but a hand-designed one of another width has its supernet error, from the whole validation split.
@@ -163,9 +203,9 @@ def candidates(stage: Stage, description: DatasetDescription, problem: Problem) 
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
     members = [front[i] for i in pareto.spread([m.size_bytes for m in front], section.count)]
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
-    scorer = build.frozen_scorer(params, description, problem.space, SUPERNET)
-    checkpoints = cache.checkpoints(stage, scorer.batches.normalise.device)
-    scorer.keep(checkpoints.save, checkpoints.newest())
+    scorer = build.frozen_scorer(params, description, problem.space, SUPERNET, ranks)
+    state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)
+    scorer.keep(save, state)
     full = len(scorer.batches)
     chosen = [Candidate(f"front-{i}", "front", m.genotype, channels, m.error) for i, m in enumerate(members, 1)]
     matches = baselines.size_matched(
@@ -200,8 +240,12 @@ def job(
     data: family.FamilyData,
     description: DatasetDescription,
     device: torch.device,
+    how: str = "",
 ) -> family.Job:
-    """The training of a candidate; its folder is named by everything that determines the result, code included."""
+    """The training of a candidate; its folder is named by everything that determines the result, code included.
+
+    `how` tells processes and threads where the rounding depends on them.
+    """
     config = NetworkConfig(**{**asdict(final), "channels": candidate.channels})
     code = hashlib.sha256()
     for module in TRAINING_CODE:
@@ -213,7 +257,7 @@ def job(
         "augmentation": asdict(data.augmentation),
         "data": description.hash,
         "code": code.hexdigest(),
-        "machine": cache.machine(device),
+        "machine": f"{cache.machine(device)} {how}".strip(),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:32]
     finished, unfinished = cache_root() / NETWORKS / key, cache_root() / CHECKPOINTS / f"network-{key}"

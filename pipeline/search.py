@@ -7,24 +7,26 @@ import sys
 from pathlib import Path
 
 from bnas import coevolution, pareto
+from bnas.distributed import ALONE, Ranks
 from bnas.evaluate import Problem, Scorer, confirm_front
 from bnas.results import Front, FrontMember, Generations, SearchSummary, read_generations
 from bnas.space import Genotype
 from pipeline import build, cache
 from pipeline.config import dataset
-from pipeline.stage import Stage, main, write_json
+from pipeline.processes import main
+from pipeline.stage import Stage, write_json
 from pipeline.supernet import read_genotypes
 
 STAGES = (Path("data/stage1"), Path("data/stage2"))
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     """Search, confirm the front, score earlier generations again, and write all three."""
     params, description = stage.params, dataset()
     problem = build.problem(params, description)
     section = params.search
     scoring = build.scoring(section.evaluation, params.runtime.workers, "search.evaluation")
-    scorer = build.frozen_scorer(params, description, problem.space, STAGES[1] / "supernet.safetensors")
+    scorer = build.frozen_scorer(params, description, problem.space, STAGES[1] / "supernet.safetensors", ranks)
     plan = coevolution.SearchPlan(
         population=section.population,
         generations=section.generations,
@@ -35,8 +37,8 @@ def run(stage: Stage) -> None:
         last_batches=section.evaluation.last_batches,
     )
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
-    checkpoints = cache.checkpoints(stage, scorer.batches.normalise.device)
-    scorer.keep(checkpoints.save, checkpoints.newest())
+    state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)
+    scorer.keep(save, state)
     done = coevolution.SCORING_WORK * scorer.remembered_images()
     advance = stage.progress(plan.work(len(scorer.batches.split)), done)
     found = coevolution.search(
@@ -52,6 +54,8 @@ def run(stage: Stage) -> None:
     front, summary = confirm(found, before, scorer, problem)
     common = scoring.count(scorer.batches, section.evaluation.rescore_batches)
     records = coevolution.rescored([*earlier, *found.generations], scorer, common, advance)
+    if not ranks.is_main:
+        return
     space = problem.range(len(description.classes))
     write_json(stage.out / "front.json", Front(space, front).to_dict())
     write_json(stage.out / "generations.json", Generations(tuple(records)).to_dict())

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -98,26 +98,32 @@ def cache_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
 
 
-def _params() -> Params:
+def parameters() -> Params:
+    """Those of the main pipeline."""
     return load("params.yaml")
 
 
-def main(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = _params) -> int:
+def main(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = parameters) -> int:
     """Run a stage and return its exit code: 0, 2 with one line on stderr for bad input, 130 or 143 if interrupted.
 
     Outputs are collected in a folder of their own and moved to `data/<name>` in the end, so that a stage that fails
     leaves nothing behind. The time it took goes to `reports/times/<name>.json`, a file that no stage depends on. A
     second run of the stage in the same folder is refused while the first lives. `read` gets the parameters.
     """
+
+    def alone() -> None:
+        with stage_lock(name):
+            produce(name, run, read)
+
+    return guarded(name, alone)
+
+
+def guarded(name: str, call: Callable[[], None]) -> int:
+    """Call something in a stage's name; the exit codes and lines of `main`."""
     signal.signal(signal.SIGTERM, _terminate)
-    warnings.formatwarning = _one_line_warning
-    stage: Stage | None = None
+    warnings.formatwarning = one_line_warning
     try:
-        with lock(Path(".cache/locks") / f"{name}.lock", f"stage {name}"):
-            folder = PREPARED if name == "prepare" else Path("data") / name
-            stage = Stage(name, read(), folder.with_name(f".partial-{folder.name}"))
-            with stage.held:
-                _run(stage, run, folder)
+        call()
     except (ValueError, OSError) as error:
         if os.environ.get("BNAS_TRACEBACK"):
             raise
@@ -127,6 +133,32 @@ def main(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = _
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def stage_lock(name: str) -> AbstractContextManager[None]:
+    """Held while a stage runs in this folder."""
+    return lock(Path(".cache/locks") / f"{name}.lock", f"stage {name}")
+
+
+def new(name: str, read: Callable[[], Params] = parameters) -> Stage:
+    """A run of a stage by the parameters as they are."""
+    return Stage(name, read(), unfinished(name))
+
+
+def produce(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = parameters) -> None:
+    """Run a stage that nobody else runs meanwhile, and put its outputs in their place."""
+    stage = new(name, read)
+    with stage.held:
+        _run(stage, run, _folder(name))
+
+
+def unfinished(name: str) -> Path:
+    """The folder that holds a stage's outputs until it is done."""
+    return _folder(name).with_name(f".partial-{_folder(name).name}")
+
+
+def _folder(name: str) -> Path:
+    return PREPARED if name == "prepare" else Path("data") / name
 
 
 def _run(stage: Stage, run: Callable[[Stage], None], folder: Path) -> None:
@@ -154,5 +186,6 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _one_line_warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+def one_line_warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """A warning without the line of code that raised it."""
     return f"warning: {message}\n"

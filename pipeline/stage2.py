@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from bnas.distributed import ALONE, Ranks
 from bnas.results import read_generations
 from pipeline import build, supernet
 from pipeline.config import dataset
-from pipeline.stage import Stage, main
+from pipeline.processes import main
+from pipeline.stage import Stage
 
 STAGE1 = Path("data/stage1")
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     """Continue from stage 1's weights, population and count of generations."""
     params, description = stage.params, dataset()
     problem = build.problem(params, description)
@@ -27,6 +29,7 @@ def run(stage: Stage) -> None:
         problem,
         population,
         first_generation=first,
+        ranks=ranks,
         dropout=params.stage2.path_dropout,
     )
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from bnas import coevolution
 from bnas.data import TrainingFeed
+from bnas.distributed import Ranks
 from bnas.evaluate import Problem
 from bnas.files import read_json
 from bnas.network import Supernet
 from bnas.results import Generations
 from bnas.space import Genotype, SearchSpace
+from bnas.train import Sharing
 from bnas.weights import save_weights
 from pipeline import build, cache
 from pipeline import params as schema
@@ -27,11 +29,12 @@ def run(
     population: Sequence[Genotype],
     *,
     first_generation: int,
+    ranks: Ranks,
     dropout: schema.PathDropout | None = None,
 ) -> None:
     """Co-evolve by the parameters of a stage and write weights, population, generations and loss curve."""
     params, description = stage.params, dataset()
-    device = build.device(params.runtime)
+    device = build.device(params.runtime, ranks)
     build.require_bfloat16(section.mixed_precision, device, stage.name)
     normalise = build.normalise(description, device)
     feed = TrainingFeed(
@@ -59,8 +62,8 @@ def run(
         mixed_precision=section.mixed_precision,
     )
     supernet.to(device)
-    checkpoints = cache.checkpoints(stage, device)
-    state = checkpoints.newest()
+    sharing = Sharing(ranks, section.batch_norm_group, f"{stage.name}.batch_norm_group")
+    state, save = cache.resumable(stage, device, ranks)
     images = len(data.validation)
     result = coevolution.coevolve(
         supernet,
@@ -72,8 +75,11 @@ def run(
         first_generation=first_generation,
         advance=stage.progress(plan.work(feed, images), plan.done(feed, images, state)),
         state=state,
-        save=checkpoints.save,
+        save=save,
+        sharing=sharing,
     )
+    if not ranks.is_main:
+        return
     save_weights(supernet, stage.out / "supernet.safetensors")
     write_genotypes(stage.out / "population.json", result.population)
     write_genotypes(stage.out / "evaluated.json", sorted(result.evaluated, key=lambda g: g.key))

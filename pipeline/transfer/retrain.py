@@ -9,17 +9,19 @@ from pathlib import Path
 
 from bnas import baselines, pareto
 from bnas.cost import CostTable
+from bnas.distributed import ALONE, Ranks
 from bnas.results import DatasetDescription, Front, SpaceRange, read_front
 from bnas.space import SearchSpace
 from pipeline import build, retrain
 from pipeline.config import dataset, network_config
+from pipeline.processes import main
 from pipeline.retrain import Candidate
 from pipeline.stage import Stage, write_json
 from pipeline.transfer.params import TransferParams
-from pipeline.transfer.stage import PROJECT, main
+from pipeline.transfer.stage import PROJECT, enter, parameters
 
 
-def run(stage: Stage) -> None:
+def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     """Choose by size at the transfer's scale, train as the main pipeline does, and note the range of sizes."""
     params, description = stage.params, dataset()
     assert isinstance(params, TransferParams)
@@ -31,7 +33,9 @@ def run(stage: Stage) -> None:
         (description.image.channels, description.image.height, description.image.width),
     )
     build.split("test", description, stage.params.runtime)  # only to know that it is whole before any time is spent
-    retrain.train(stage, candidates(front, params, costs), description, costs)
+    retrain.train(stage, candidates(front, params, costs), description, costs, ranks)
+    if not ranks.is_main:
+        return
     write_json(stage.out / "space.json", space_range(costs, description).to_dict())
 
 
@@ -67,4 +71,5 @@ def candidates(front: Front, params: TransferParams, costs: CostTable) -> list[C
 
 
 if __name__ == "__main__":
-    sys.exit(main("retrain", run))
+    enter()
+    sys.exit(main("retrain", run, parameters, "pipeline.transfer.retrain"))

@@ -22,16 +22,24 @@ PARAMS = Path("pipeline/transfer/params.yaml")
 
 def main(name: str, run: Callable[[Stage], None]) -> int:
     """`pipeline.stage.main`, started in the project's folder."""
+    enter()
+    return stage.main(name, run, parameters)
+
+
+def enter() -> None:
+    """Go from the project's folder to the transfer's; ranks are started there."""
+    if "BNAS_LAUNCHER" in os.environ:
+        return
     project = str(Path.cwd())
     os.environ.setdefault("DVC_ROOT", project)  # finished networks are shared with the main pipeline
     # Processes that are started in FOLDER have to import this checkout's code.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
     FOLDER.mkdir(exist_ok=True)
     os.chdir(FOLDER)
-    return stage.main(name, run, _params)
 
 
-def _params() -> TransferParams:
+def parameters() -> TransferParams:
+    """Those of the transfer, seen from its folder."""
     found = load(PROJECT / PARAMS)
     runtime = found.runtime.model_copy(update={"data_root": str(PROJECT / found.runtime.data_root)})
     return found.model_copy(update={"runtime": runtime})

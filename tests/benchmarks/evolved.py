@@ -73,7 +73,7 @@ def warmed(supernet: Supernet, digits: Digits, epochs: int, seed: int = 0) -> Su
     """Trained on uniformly sampled paths."""
     rng, feed = random.Random(seed), digits.feed()
     fit(
-        lambda x, step: supernet(x, supernet.space.sample(rng)),
+        lambda x, *_: supernet(x, supernet.space.sample(rng)),
         adam(supernet, 0.0),
         feed,
         CosineRate(0.003, 0.001, max(1, epochs * feed.steps)),

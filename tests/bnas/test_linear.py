@@ -17,6 +17,7 @@ RECIPE = Recipe(
     seed=3,
     epochs=6,
     batch_size=8,
+    batch_norm_group=0,
     learning_rate=0.01,
     final_learning_rate=0.0,
     weight_decay=0.0,

@@ -115,6 +115,22 @@ def test_training_images_are_the_same_however_many_processes_read_them(folder, r
     assert all(torch.equal(a, b) for a, b in zip(alone[4:], resumed, strict=True))
 
 
+@pytest.mark.parametrize("streams", [True, False])
+def test_parts_of_a_mini_batch_have_the_draws_of_the_whole(folder, root, streams):
+    split = opened(folder, root)
+    if not streams:
+        split = Split(np.stack([split.images[np.array([i])][0] for i in range(len(split))]), split.labels)
+    feed = TrainingFeed(split, 6, PLAIN, FULL, "batch_size")
+    generators = [rng() for _ in range(3)]
+    whole = list(feed.epoch(generators[0]))
+    first, second = list(feed.epoch(generators[1], slice(0, 2))), list(feed.epoch(generators[2], slice(2, 6)))
+    assert [len(x) for x, _ in first] == [2] * feed.steps
+    for both in zip(whole, first, second, strict=True):
+        for everything, *parts in zip(*both, strict=True):
+            assert torch.equal(torch.cat(parts), everything)
+    assert len({tuple(generator.get_state().tolist()) for generator in generators}) == 1
+
+
 def test_an_epoch_takes_nothing_from_the_global_generator(folder, root):
     before = torch.get_rng_state()
     epochs(folder, root, 1, count=1)

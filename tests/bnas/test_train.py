@@ -96,7 +96,7 @@ def test_parameters_off_the_path_get_no_gradient_and_no_step():
     assert both
 
     fresh = {name: value.detach().clone() for name, value in names.items()}
-    fit(lambda x, _: net(x, first), optimizer, feed, RATE, range(1), generator=tiny.generator(0))
+    fit(lambda x, *_: net(x, first), optimizer, feed, RATE, range(1), generator=tiny.generator(0))
     for name, value in names.items():
         stepped = name in paths["first"]
         assert stepped == (value.grad is not None) == (value in optimizer.state), name
@@ -105,7 +105,7 @@ def test_parameters_off_the_path_get_no_gradient_and_no_step():
     after = {name: value.detach().clone() for name, value in names.items()}
 
     # Zero gradients instead of none would go on moving these by their momentum, and decay them.
-    fit(lambda x, _: net(x, second), optimizer, feed, RATE, range(1, 2), generator=tiny.generator(1))
+    fit(lambda x, *_: net(x, second), optimizer, feed, RATE, range(1, 2), generator=tiny.generator(1))
     for name in idle:
         assert torch.equal(names[name], after[name]), name
         state = optimizer.state[names[name]]
@@ -123,7 +123,7 @@ def train(epoch_ranges, seed=0, log=None):
     feed = tiny.feed(tiny.split(24), augmentation=Augmentation(1, True))
     draws, records = tiny.generator(seed), []
 
-    def forward(x, step):
+    def forward(x, step, rows):
         if log is not None:
             log.append((step, [group["lr"] for group in optimizer.param_groups]))
         return net(x)
@@ -174,7 +174,7 @@ def test_loss_is_the_cross_entropy_with_smoothed_labels_and_error_the_share_of_w
     logits, part, seen = (2.0, 1.0, 0.0, -1.0), tiny.split(10), []
     net = Constant(logits)
     records = fit(
-        lambda x, step: net(x),
+        lambda x, *_: net(x),
         adam(net, 0.0),
         tiny.feed(part, 5),
         CosineRate(0.0, 0.0, 2),
@@ -199,9 +199,9 @@ def test_the_loss_of_an_auxiliary_head_is_added_by_its_weight():
         more = {"generator": tiny.generator(0), "auxiliary_weight": weight}
         return fit(forward, adam(net, 0.0), feed, rate, range(1), **more)[0].loss
 
-    main, head = loss(lambda x, step: net(x), 0.4), loss(lambda x, step: -net(x), 0.4)
+    main, head = loss(lambda x, *_: net(x), 0.4), loss(lambda x, *_: -net(x), 0.4)
     assert main != pytest.approx(head)
-    both = loss(lambda x, step: (net(x), -net(x)), 0.4)
+    both = loss(lambda x, *_: (net(x), -net(x)), 0.4)
     assert both == pytest.approx(main + 0.4 * head)
 
 
@@ -214,7 +214,7 @@ def test_mixed_precision_leaves_all_that_is_binary_exact(wanted):
             layer.register_forward_hook(lambda layer, args, out, name=name: seen.update({name: (args[0], out)}))
     feed, rate = tiny.feed(tiny.split(16)), CosineRate(0.01, 0.0, 2)
     fit(
-        lambda x, _: net(x, path),
+        lambda x, *_: net(x, path),
         adam(net, 0.0),
         feed,
         rate,
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(bad):
     optimizer = adam(net, 0.0)
     seen = []
 
-    def forward(x, step):
+    def forward(x, step, rows):
         seen.append(net.logits.detach().clone())
         return net(x) * (torch.tensor([bad, 1, 1, 1]) if step == 7 else 1)
 
@@ -263,7 +263,7 @@ def trained():
     torch.set_num_threads(1)
     net = tiny.network(tiny.everywhere("bin_conv_3x3")).train()
     feed, rate = tiny.feed(tiny.split(48)), CosineRate(0.01, 0.0, 36)
-    return net, fit(lambda x, _: net(x), adam(net, 0.0), feed, rate, range(6), generator=tiny.generator(0))
+    return net, fit(lambda x, *_: net(x), adam(net, 0.0), feed, rate, range(6), generator=tiny.generator(0))
 
 
 def test_loss_falls_on_a_learnable_toy(trained):

@@ -84,7 +84,7 @@ def trained_supernet(epochs: int = 8) -> Supernet:
     net, rng = supernet(), random.Random(0)
     part = feed(split(64))
     fit(
-        lambda x, step: net(x, SPACE.sample(rng)),
+        lambda x, *_: net(x, SPACE.sample(rng)),
         adam(net, 0.0),
         part,
         CosineRate(0.01, 0.0, epochs * part.steps),

@@ -19,8 +19,7 @@ from bnas import checkpoint, evaluate, fused_kernels, population
 from bnas.network import NetworkConfig, Supernet
 from bnas.space import SearchSpace
 from bnas.train import count_wrong
-from pipeline import export, prepare, report, retrain, search, stage1, stage2
-from pipeline.stage import main
+from pipeline import export, prepare, processes, report, retrain, search, stage, stage1, stage2
 
 MODULES = {"prepare": prepare, "stage1": stage1, "stage2": stage2, "search": search, "retrain": retrain}
 MODULES |= {"export": export, "report": report}
@@ -71,6 +70,7 @@ def run(order):
     population.wrong_answers = scored_together
     # Stages with compiled kernels are imported by those that run them.
     module = MODULES.get(order["stage"]) or importlib.import_module("pipeline." + order["stage"])
+    main = processes.main if order["stage"] in ("stage1", "stage2", "search", "retrain") else stage.main
     code = main(order["stage"], module.run)
     print("steps", len(steps), flush=True)
     return code

@@ -237,7 +237,7 @@ def supernet_step(params: Params, description: DatasetDescription, folder: Path)
     normalise = build.normalise(description, device)
     feed = TrainingFeed(Split.open(folder), 2, normalise, build.augmentation(params), "stage1.batch_size")
     (record,) = fit(
-        lambda x, step: supernet(x, genotype),
+        lambda x, *_: supernet(x, genotype),
         adam(supernet, section.weight_decay),
         feed,
         CosineRate(section.learning_rate, section.final_learning_rate, 1),
