@@ -12,19 +12,27 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bnas import fused_convolutions as at
 from bnas import fused_kernels as kernels
 from bnas.binarize import BinaryConv2d, approx_sign, sign, ste_sign
-from bnas.fused_kernels import LANES
+from bnas.fused_convolutions import FACTOR, NORM_ROWS, SLOPE, prepare_counts, prepare_gradient
+from bnas.fused_plan import CHUNKS, CLASSES, HIGH, TAP_ORDER, TAPS, WIDE, WORDS, Plan, Shape, plan
+from bnas.fused_tiles import OUTPUTS
+from bnas.fused_vectors import LANES
 
 TASK = 1 << 14
 """Elements of a task: what it reads and writes stays in a core's second cache."""
+
+MANY = 1 << 15
+"""Weights from which on their gradients are summed in fewer parts."""
 
 
 class Block(Protocol):
@@ -54,14 +62,12 @@ def _team() -> Callable[..., None] | None:
     return found
 
 
-def _run(kind: int, pixels: int, channels: int, tasks: int | None, *arguments: int | Tensor) -> None:
+def _run(kind: int, channels: int, tasks: int, fields: Mapping[int, int | Tensor], pixels: int = 0) -> None:
     """One pass, on as many threads as PyTorch uses; see `bnas.fused_kernels`."""
     cycle = period(channels)
-    length = cycle * max(1, TASK // cycle)
-    if tasks is None:
-        tasks = -(-pixels * channels // length)
-    values = [value.data_ptr() if isinstance(value, Tensor) else value for value in arguments]
-    numbers = (ctypes.c_int64 * kernels.ROOM)(0, tasks, kind, pixels, channels, cycle, length, *values)
+    numbers = (ctypes.c_int64 * kernels.ROOM)(0, tasks, kind, pixels, channels, cycle, _length(cycle))
+    for field, value in fields.items():
+        numbers[field] = value.data_ptr() if isinstance(value, Tensor) else value
     function, threads, team = kernels.runner(), min(tasks, torch.get_num_threads()), _team()
     if threads > 1 and team is not None:
         team(function.address, numbers, threads, 0)
@@ -69,30 +75,41 @@ def _run(kind: int, pixels: int, channels: int, tasks: int | None, *arguments: i
         function.ctypes(ctypes.addressof(numbers))
 
 
+def _elementwise(kind: int, x: Tensor, *arguments: int | Tensor) -> None:
+    """A pass over maps of the shape of x `[N, C, H, W]`."""
+    pixels, channels = x.numel() // x.shape[1], x.shape[1]
+    _run(kind, channels, _tasks(x), dict(enumerate(arguments, kernels.A)), pixels)
+
+
 def period(channels: int) -> int:
     """Elements after which the pattern of channels over vectors repeats."""
     return math.lcm(channels, LANES)
 
 
-def _tasks(pixels: int, channels: int) -> int:
-    cycle = period(channels)
-    return -(-pixels * channels // (cycle * max(1, TASK // cycle)))
+def _length(cycle: int) -> int:
+    return cycle * max(1, TASK // cycle)
 
 
-def _norm(x: Tensor, layer: nn.BatchNorm2d, factor: Tensor | None, extra: Tensor | None = None) -> Tensor:
-    """Rows mean, 1 / deviation, scale, shift, `extra` `[5, period]` of a BatchNorm on this mini-batch.
+def _tasks(x: Tensor) -> int:
+    """Tasks of an elementwise pass over x."""
+    return -(-x.numel() // _length(period(x.shape[1])))
 
-    With a factor by channel, x is multiplied by it first, in place.
-    """
+
+def _norm(x: Tensor, layer: nn.BatchNorm2d, factor: Tensor | None = None, slope: Tensor | None = None) -> Tensor:
+    """Rows `[NORM_ROWS, period]` of a BatchNorm on this mini-batch; with a factor, x are counts `[N, C, H, W]` that it
+    multiplies by channel first."""
     n, channels, h, w = x.shape
     pixels, tasks = n * h * w, torch.get_num_threads()
-    norm = torch.empty(5, period(channels))
-    norm[4, :channels] = 0 if extra is None else extra.detach()
-    sums = torch.empty(tasks, channels)
+    norm = torch.zeros(NORM_ROWS, period(channels))
+    fields: dict[int, int | Tensor] = {kernels.A: x, kernels.C: norm}
+    if factor is not None and slope is not None:
+        norm[SLOPE, :channels], norm[FACTOR, :channels] = slope.detach(), factor
+        fields[kernels.D] = norm[FACTOR]
+    fields[kernels.B] = sums = torch.empty(tasks, channels)
     rows, parts = norm.numpy(), sums.numpy()
-    _run(kernels.SUMS, pixels, channels, tasks, x, sums, 0 if factor is None else factor)
+    _run(kernels.SUMS, channels, tasks, fields, pixels)
     kernels.mean_of(parts, pixels, rows[0])
-    _run(kernels.SQUARES, pixels, channels, tasks, x, sums, norm)
+    _run(kernels.SQUARES, channels, tasks, fields, pixels)
     kernels.norm_of(parts, pixels, layer.eps, layer.weight.detach().numpy(), layer.bias.detach().numpy(), rows)
     if layer.running_mean is not None and layer.running_var is not None:
         assert layer.num_batches_tracked is not None
@@ -118,66 +135,50 @@ class _Block(torch.autograd.Function):
         conv: BinaryConv2d = block.conv
         latent, slope = parameters[2], parameters[5]
         x = _laid_out(x.detach())
-        norm_in = _norm(x, block.norm_in, None)
+        norm_in = _norm(x, block.norm_in)
         with torch.no_grad():
-            scale = conv.scale().flatten()
-            y = _laid_out(conv.convolve(_signs(_seen(x, conv), norm_in), sign(latent)))
-        norm_out = _norm(y, block.norm_out, scale, slope)
+            y = _counts(_seen(x, conv), conv, norm_in, latent)
+            norm_out = _norm(y, block.norm_out, conv.scale().flatten(), slope)
         added = x if shortcut is None else _laid_out(shortcut.detach())
-        out = _like(y)
-        n, channels, h, w = y.shape
-        _run(kernels.FINISH, n * h * w, channels, None, y, added, out, norm_out[2], norm_out[3], norm_out[4])
+        out = torch.empty(y.shape, memory_format=torch.channels_last)
+        _elementwise(kernels.FINISH, y, y, added, out, norm_out)
         ctx.block = block
-        ctx.save_for_backward(x, y, shortcut, norm_in, norm_out, scale, latent)
+        ctx.save_for_backward(x, y, shortcut, norm_in, norm_out, latent)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, shortcut, norm_in, norm_out, scale, latent = ctx.saved_tensors
+        x, y, shortcut, norm_in, norm_out, latent = ctx.saved_tensors
         conv: BinaryConv2d = ctx.block.conv
         grad, added = _laid_out(grads[0]), x if shortcut is None else _laid_out(shortcut)
-        n, channels, h, w = y.shape
-        pixels, tasks = n * h * w, _tasks(n * h * w, channels)
-        inner, sums = _like(y), torch.empty(tasks, 3, period(channels))
-        mean, _, factor, shift, slope = norm_out
-        _run(kernels.UNFINISH, pixels, channels, None, grad, y, added, inner, factor, shift, slope, mean, sums)
-        coefficients, found_out = _coefficients(sums, pixels, channels, scale, norm_out)
-        raw = _like(y)
-        _run(kernels.JOIN, pixels, channels, None, inner, y, raw, 0, *coefficients, mean)
+        channels = y.shape[1]
+        inner, sums = _like(grad), torch.empty(_tasks(y), 3, period(channels))
+        _elementwise(kernels.UNFINISH, y, grad, y, added, inner, norm_out, sums)
+        factor = norm_out[FACTOR, :channels]
+        to_counts, found_out = _coefficients(sums, y.numel() // channels, channels, factor, norm_out)
 
-        seen = _seen(x, conv)
-        geometry = conv.geometry
-        grad_signs, grad_bits, _ = torch.ops.aten.convolution_backward(
-            raw, _signs(seen, norm_in), sign(latent), None, geometry.stride, geometry.padding, geometry.dilation,
-            False, (0, 0), conv.groups, (True, True, False),
-        )  # fmt: skip
-        del raw
-        grad_signs = _laid_out(grad_signs)
-        n, channels, h, w = seen.shape
-        mean, _, factor, shift, _ = norm_in
-        sums = torch.empty(_tasks(n * h * w, channels), 2, period(channels))
-        ste = int(ctx.block.sign is ste_sign)
-        _run(kernels.UNSIGN, n * h * w, channels, None, grad_signs, seen, grad_signs, factor, shift, mean, ste, sums)
-        pixels = x.numel() // channels
-        coefficients, found_in = _coefficients(sums, pixels, channels, torch.ones(channels), norm_in)
+        seen, channels = _seen(x, conv), x.shape[1]
+        outer = inner, y, norm_out, to_counts
+        grad_latent, grad_signs, sums = _gradients(seen, conv, norm_in, latent, outer, ctx.block.sign is ste_sign)
+        to_input, found_in = _coefficients(sums, x.numel() // channels, channels, torch.ones(channels), norm_in)
         grad_x = None
         if ctx.needs_input_grad[1]:
             through = inner if shortcut is None else 0
             # In place of a gradient that nobody needs any more, where there is one of this shape.
             grad_x = inner if shortcut is None else grad_signs if seen is x else _like(x)
             whole = grad_signs if seen is x else 0
-            _run(kernels.JOIN, pixels, channels, None, whole, x, grad_x, through, *coefficients, mean)
+            _elementwise(kernels.JOIN, x, whole, x, grad_x, through, to_input, norm_in)
             if seen is not x:
-                some = grad_x[..., :: geometry.step[0], :: geometry.step[1]]
-                some.addcmul_(grad_signs, coefficients[0, :channels, None, None])
+                step = conv.geometry.step
+                grad_x[..., :: step[0], :: step[1]].addcmul_(grad_signs, to_input[0, :channels, None, None])
         return (
             None,
             grad_x,
             None if shortcut is None else inner,
             found_in[1],
             found_in[0],
-            grad_bits * (latent.abs() <= 1),
+            grad_latent,
             found_out[1],
             found_out[0],
             found_out[2],
@@ -190,10 +191,79 @@ def _seen(x: Tensor, conv: BinaryConv2d) -> Tensor:
     return x if step == (1, 1) else _laid_out(x[..., :: step[0], :: step[1]])
 
 
+def _plan(x: Tensor, conv: BinaryConv2d) -> Plan | None:
+    """Of our own convolution; None where PyTorch's is to be taken."""
+    g, (kernel, other) = conv.geometry, conv.kernel_size
+    if conv.groups > 1 or isinstance(g.padding, str) or kernel != other:
+        return None
+    if len({*g.padding}) > 1 or len({*g.stride}) > 1 or len({*g.dilation}) > 1:
+        return None
+    return plan(Shape(*x.shape[1:2], conv.out_channels, *x.shape[2:], kernel, g.stride[0], g.padding[0], g.dilation[0]))
+
+
+def _taps(latent: Tensor) -> Tensor:
+    """Weights `[O, T, C]`, as they lie in memory channels last."""
+    return latent.detach().permute(0, 2, 3, 1).reshape(latent.shape[0], -1, latent.shape[1])
+
+
+def _counts(seen: Tensor, conv: BinaryConv2d, norm: Tensor, latent: Tensor) -> Tensor:
+    """Sums of products of signs, int16 `[N, O, H', W']`."""
+    p = _plan(seen, conv)
+    if p is None:
+        return _laid_out(conv.convolve(_signs(seen, norm), sign(latent))).to(torch.int16)
+    n, blocks = seen.shape[0], -(-conv.out_channels // LANES)
+    shape = (n, conv.out_channels, p[HIGH], p[WIDE])
+    y = torch.empty(shape, dtype=torch.int16, memory_format=torch.channels_last)
+    words = np.empty((blocks, p[WORDS], LANES), np.uint32)
+    fixes = np.zeros((blocks, p[CLASSES], LANES), np.int32)
+    prepare_counts(_taps(latent).numpy(), p.lacking, p.shape.together, words, fixes)
+    space = torch.empty(torch.get_num_threads() * p.bits, dtype=torch.uint8)
+    fields: dict[int, int | Tensor] = {at.PLAN: p.address, at.X: seen, at.NORM_IN: norm, at.OUT: y, at.SPACE: space}
+    fields |= {at.WEIGHTS: words.ctypes.data, at.FIXES: fixes.ctypes.data, at.SIZE: p.bits}
+    _run(kernels.CONVOLVE, seen.shape[1], n, fields)
+    return y
+
+
+Outer = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What the gradient of the counts is made of: that of the PReLU's input, the counts, BatchNorm's rows, coefficients."""
+
+
+def _gradients(
+    seen: Tensor, conv: BinaryConv2d, norm: Tensor, latent: Tensor, outer: Outer, ste: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the latent weights and of the sign's input, and sums of that `[tasks, 2, period]`."""
+    p, (inner, y, norm_out, to_counts), (n, channels) = _plan(seen, conv), outer, seen.shape[:2]
+    if p is None:
+        raw, g = _like(inner), conv.geometry
+        _elementwise(kernels.JOIN_COUNTS, y, inner, y, raw, 0, to_counts, norm_out)
+        grad_signs, grad_bits, _ = torch.ops.aten.convolution_backward(
+            raw, _signs(seen, norm), sign(latent), None, g.stride, g.padding, g.dilation,
+            False, (0, 0), conv.groups, (True, True, False),
+        )  # fmt: skip
+        grad_signs, sums = _laid_out(grad_signs), torch.empty(_tasks(seen), 2, period(channels))
+        _elementwise(kernels.UNSIGN, seen, grad_signs, seen, norm, int(ste), sums)
+        return grad_bits * (latent.abs() <= 1), grad_signs, sums
+    weights = np.empty((-(-channels // LANES), p[TAPS], conv.out_channels, LANES), np.float32)
+    taps = _taps(latent)
+    prepare_gradient(taps.numpy(), p.table[p[TAP_ORDER] : p[TAP_ORDER] + p[TAPS]], weights)
+    # So many sums of the weights' gradients, whatever the number of threads.
+    tasks = min(n, 16 if taps.numel() < MANY else 8)
+    parts = torch.empty(tasks, p[CHUNKS], -(-conv.out_channels // OUTPUTS) * OUTPUTS, LANES)
+    grad_signs, sums = _like(seen), torch.empty(tasks, 2, period(channels))
+    space = torch.empty(torch.get_num_threads(), p.floats)
+    fields: dict[int, int | Tensor] = {at.PLAN: p.address, at.IMAGES: n, at.X: seen, at.Y: y, at.NORM_IN: norm}
+    fields |= {at.NORM_OUT: norm_out, at.WEIGHTS: weights.ctypes.data, at.INNER: inner, at.COEFFICIENTS: to_counts}
+    fields |= {at.OUT: grad_signs, at.PARTS: parts, at.SUMS: sums, at.STE: int(ste), at.SPACE: space, at.SIZE: p.floats}
+    _run(kernels.GRADIENTS, channels, tasks, fields)
+    found = torch.empty_like(taps)
+    fields = {at.PLAN: p.address, at.IMAGES: tasks, at.PARTS: parts, at.WEIGHTS: taps, at.OUT: found}
+    _run(kernels.GATHER, channels, p[CHUNKS], fields)
+    return found.view(latent.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2), grad_signs, sums
+
+
 def _signs(x: Tensor, norm: Tensor) -> Tensor:
-    n, channels, h, w = x.shape
     out = _like(x)
-    _run(kernels.SIGN, n * h * w, channels, None, x, out, norm[2], norm[3])
+    _elementwise(kernels.SIGN, x, x, out, norm)
     return out
 
 

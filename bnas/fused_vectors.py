@@ -1,0 +1,221 @@
+"""Vectors of floats in numba: what the passes of `bnas.fused_kernels` are written in.
+
+Vectors are written out, since numba's own loops over a few channels stay scalar. `count` is how many of a vector's
+lanes there are in memory: others are read as 0 and not written. Arrays are given by their address.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+from numba.extending import models, overload, register_model
+
+from bnas.compiled import keeps
+
+LANES = 16
+"""Floats computed at once: those of the widest vector register there is."""
+
+# Their types are of no use where calls are compiled.
+intrinsic: Any = extending.intrinsic
+carray: Any = getattr(numba, "carray")  # noqa: B009  # not in its stubs
+compiled: Any = numba.njit(cache=keeps(), nogil=True, error_model="numpy")
+
+_FLOAT, _SHORT, _INT, _WORD = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_MASK = ir.VectorType(ir.IntType(1), LANES)
+
+
+class Vector(types.Type):
+    """`LANES` float32 values."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Vector")
+
+
+vector = Vector()
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _VECTOR)
+
+
+def _pointer(builder: Any, address: Any, index: Any, kind: Any) -> Any:
+    place = builder.gep(builder.inttoptr(address, _FLOAT.as_pointer()), [index])
+    return builder.bitcast(place, kind.as_pointer())
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, LANES), None))
+
+
+def _there(builder: Any, count: Any) -> Any:
+    numbers = ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES)))
+    return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, _INT)))
+
+
+@intrinsic
+def load(typing: Any, address: Any, index: Any, count: Any) -> Any:
+    """The vector at `address[index]`."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        place = _pointer(b, args[0], args[1], _VECTOR)
+        kind = ir.FunctionType(_VECTOR, [_VECTOR.as_pointer(), _INT, _MASK, _VECTOR])
+        masked = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+        return b.call(masked, [place, ir.Constant(_INT, 4), _there(b, args[2]), ir.Constant(_VECTOR, None)])
+
+    return vector(types.int64, types.int64, types.int64), build
+
+
+@intrinsic
+def store(typing: Any, address: Any, index: Any, count: Any, value: Any) -> Any:
+    """Writes a vector to `address[index]`."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        place = _pointer(b, args[0], args[1], _VECTOR)
+        kind = ir.FunctionType(ir.VoidType(), [_VECTOR, _VECTOR.as_pointer(), _INT, _MASK])
+        masked = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+        b.call(masked, [args[3], place, ir.Constant(_INT, 4), _there(b, args[2])])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, vector), build
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> Any:
+    """A vector of one value."""
+    return vector(types.float32), lambda context, b, signature, args: _splat(b, args[0])
+
+
+@intrinsic
+def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """`x · y + z`, rounded once, of vectors or numbers."""
+    kind, name = (_VECTOR, f"v{LANES}f32") if isinstance(x, Vector) else (_FLOAT, "f32")
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        function = ir.FunctionType(kind, [kind, kind, kind])
+        return b.call(cgutils.get_or_insert_function(b.module, function, f"llvm.fma.{name}"), args)
+
+    of = vector if isinstance(x, Vector) else types.float32
+    return of(of, of, of), build
+
+
+@intrinsic
+def where_positive(typing: Any, tested: Any, x: Any, y: Any) -> Any:
+    """x where `tested > 0`, else y."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.select(b.fcmp_ordered(">", args[0], ir.Constant(_VECTOR, None)), args[1], args[2])
+
+    return vector(vector, vector, vector), build
+
+
+@intrinsic
+def signs(typing: Any, x: Any) -> Any:
+    """+1 where x ≥ 0, else −1."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        one, other = (ir.Constant(_VECTOR, [value] * LANES) for value in (1.0, -1.0))
+        return b.select(b.fcmp_ordered(">=", args[0], ir.Constant(_VECTOR, None)), one, other)
+
+    return vector(vector), build
+
+
+@intrinsic
+def magnitude(typing: Any, x: Any) -> Any:
+    """|x|."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_VECTOR, [_VECTOR])
+        return b.call(cgutils.get_or_insert_function(b.module, kind, f"llvm.fabs.v{LANES}f32"), args)
+
+    return vector(vector), build
+
+
+def _binary(name: str) -> Any:
+    def declare(typing: Any, x: Any, y: Any) -> Any:
+        return vector(vector, vector), lambda context, b, signature, args: getattr(b, name)(*args)
+
+    return intrinsic(declare)
+
+
+_add, _subtract, _multiply = _binary("fadd"), _binary("fsub"), _binary("fmul")
+
+
+@overload(operator.add)
+def _plus(x, y):
+    return (lambda x, y: _add(x, y)) if isinstance(x, Vector) else None
+
+
+@overload(operator.sub)
+def _minus(x, y):
+    return (lambda x, y: _subtract(x, y)) if isinstance(x, Vector) else None
+
+
+@overload(operator.mul)
+def _times(x, y):
+    return (lambda x, y: _multiply(x, y)) if isinstance(x, Vector) else None
+
+
+@intrinsic
+def take(typing: Any, address: Any) -> Any:
+    """The number at an address, which it raises by one: nobody else gets the same."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        place = b.inttoptr(args[0], _WORD.as_pointer())
+        return b.atomic_rmw("add", place, ir.Constant(_WORD, 1), "monotonic")
+
+    return types.int64(types.int64), build
+
+
+@intrinsic
+def address_of(typing: Any, data: Any) -> Any:
+    return types.int64(types.voidptr), lambda context, b, signature, args: b.ptrtoint(args[0], _WORD)
+
+
+@intrinsic
+def load_counts(typing: Any, address: Any, index: Any, count: Any) -> Any:
+    """The vector of the int16 values at `address[index]`."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        shorts, whole = (ir.VectorType(kind, LANES) for kind in (_SHORT, _INT))
+        place = b.gep(b.inttoptr(args[0], _SHORT.as_pointer()), [args[1]])
+        kind = ir.FunctionType(shorts, [shorts.as_pointer(), _INT, _MASK, shorts])
+        masked = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.load.v{LANES}i16.p0")
+        there = _there(b, args[2])
+        found = b.call(
+            masked, [b.bitcast(place, shorts.as_pointer()), ir.Constant(_INT, 2), there, ir.Constant(shorts, None)]
+        )
+        return b.sitofp(b.sext(found, whole), _VECTOR)
+
+    return vector(types.int64, types.int64, types.int64), build
+
+
+@intrinsic
+def store_bits(typing: Any, address: Any, count: Any, value: Any) -> Any:
+    """Writes two bytes: bit i is set where lane i ≥ 0 and i < `count`."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        set_ = b.and_(b.fcmp_ordered(">=", args[2], ir.Constant(_VECTOR, None)), _there(b, args[1]))
+        b.store(b.bitcast(set_, _SHORT), b.inttoptr(args[0], _SHORT.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, vector), build
+
+
+@intrinsic
+def number(typing: Any, address: Any, index: Any) -> Any:
+    """The int64 at `address[index]`."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.load(b.gep(b.inttoptr(args[0], _WORD.as_pointer()), [args[1]]))
+
+    return types.int64(types.int64, types.int64), build
