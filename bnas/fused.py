@@ -198,7 +198,9 @@ def _plan(x: Tensor, conv: BinaryConv2d) -> Plan | None:
         return None
     if len({*g.padding}) > 1 or len({*g.stride}) > 1 or len({*g.dilation}) > 1:
         return None
-    return plan(Shape(*x.shape[1:2], conv.out_channels, *x.shape[2:], kernel, g.stride[0], g.padding[0], g.dilation[0]))
+    _, channels, rows, columns = x.shape
+    sizes = (channels, conv.out_channels, rows, columns)
+    return plan(Shape(*sizes, kernel, g.stride[0], g.padding[0], g.dilation[0]))
 
 
 def _taps(latent: Tensor) -> Tensor:
@@ -214,9 +216,10 @@ def _counts(seen: Tensor, conv: BinaryConv2d, norm: Tensor, latent: Tensor) -> T
     n, blocks = seen.shape[0], -(-conv.out_channels // LANES)
     shape = (n, conv.out_channels, p[HIGH], p[WIDE])
     y = torch.empty(shape, dtype=torch.int16, memory_format=torch.channels_last)
-    words = np.empty((blocks, p[WORDS], LANES), np.uint32)
-    fixes = np.zeros((blocks, p[CLASSES], LANES), np.int32)
-    prepare_counts(_taps(latent).numpy(), p.lacking, p.shape.together, words, fixes)
+    words = np.empty((blocks, p[WORDS], LANES, 4), np.uint8)
+    fixes = np.empty((blocks, p[CLASSES], LANES), np.int32)
+    taps = _taps(latent)
+    prepare_counts(taps.data_ptr(), tuple(taps.shape), p.lacking, p.shape.together, words, fixes)
     space = torch.empty(torch.get_num_threads() * p.bits, dtype=torch.uint8)
     fields: dict[int, int | Tensor] = {at.PLAN: p.address, at.X: seen, at.NORM_IN: norm, at.OUT: y, at.SPACE: space}
     fields |= {at.WEIGHTS: words.ctypes.data, at.FIXES: fixes.ctypes.data, at.SIZE: p.bits}
@@ -245,7 +248,8 @@ def _gradients(
         return grad_bits * (latent.abs() <= 1), grad_signs, sums
     weights = np.empty((-(-channels // LANES), p[TAPS], conv.out_channels, LANES), np.float32)
     taps = _taps(latent)
-    prepare_gradient(taps.numpy(), p.table[p[TAP_ORDER] : p[TAP_ORDER] + p[TAPS]], weights)
+    order = p.table[p[TAP_ORDER] : p[TAP_ORDER] + p[TAPS]]
+    prepare_gradient(taps.data_ptr(), tuple(taps.shape), order, weights.ctypes.data)
     # So many sums of the weights' gradients, whatever the number of threads.
     tasks = min(n, 16 if taps.numel() < MANY else 8)
     parts = torch.empty(tasks, p[CHUNKS], -(-conv.out_channels // OUTPUTS) * OUTPUTS, LANES)
@@ -293,6 +297,7 @@ def applies(block: Block, x: Tensor) -> bool:
         and (block.sign is approx_sign or block.sign is ste_sign)
         and not torch.is_autocast_enabled("cpu")
         and block.conv.weight.dtype == torch.float32
+        and block.conv.weight[0].numel() <= torch.iinfo(torch.int16).max  # which sums of products are kept as
         and all(norm.training or norm.running_mean is None for norm in norms)
         and all(norm.momentum is not None and norm.weight is not None for norm in norms)
         and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in block.children())

@@ -56,12 +56,14 @@ from bnas.fused_tiles import (
 )
 from bnas.fused_vectors import (
     LANES,
+    bits,
     compiled,
     fma,
     load,
     load_counts,
     magnitude,
     number,
+    popcount,
     signs,
     splat,
     store,
@@ -69,17 +71,25 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
+PARTS_VERSION = "08ab78788a502901"
+"""The beginning of the SHA-256 of `fused_plan.py`, `fused_tiles.py` and `fused_vectors.py`, one behind the other.
+numba's cache on disk watches this file only, so a change there has to be one here, too: a test compares."""
+
+TAKEN, TASKS, PASS, PIXELS, CHANNELS, PERIOD, LENGTH = range(7)
+"""Header of every pass: counter, number of tasks, pass; pixels P, channels C, a multiple of C and `LANES` after which
+the pattern of channels over vectors repeats, and (elementwise passes) elements per task."""
+
 PLAN, IMAGES, X, Y, NORM_IN, NORM_OUT, WEIGHTS, FIXES, INNER, COEFFICIENTS, OUT, PARTS, SUMS, STE, SPACE, SIZE = range(
     7, 23
 )
-"""Fields of a pass: address of the plan, number of images; then addresses of x, the counts y, both BatchNorms' rows,
-weights, what counts are subtracted from, the gradient of the PReLU's input, the rows that make it that of y, the result,
-sums by task of weights' gradients and of BatchNorm's; whether the sign is straight-through; room to work in, and how
-many bytes (forward) or floats (backward) of it are each thread's."""
+"""Fields of a pass over images: address of the plan, number of images; then addresses of x, the counts y, both
+BatchNorms' rows, weights, what counts are subtracted from, the gradient of the PReLU's input, the rows that make it
+that of y, the result, sums by task of weights' gradients and of BatchNorm's; whether the sign is straight-through; room
+to work in, and how many bytes (forward) or floats (backward) of it are each thread's."""
 
 MEAN, INVERSE, SCALE, SHIFT, SLOPE, FACTOR, NORM_ROWS = range(7)
-"""Rows of a BatchNorm: mean, 1 / deviation, the scale and shift that it is; slope of the PReLU behind it, and the factor
-α by which what it normalises is multiplied first."""
+"""Rows of a BatchNorm: mean, 1 / deviation, the scale and shift that it is; slope of the PReLU behind it, and the
+factor α by which what it normalises is multiplied first."""
 
 
 @compiled
@@ -90,12 +100,12 @@ def clear(address, floats):
 
 
 @compiled
-def _pack(plan, x, norm, period, bits):
+def _pack(plan, x, norm, period, frame):
     """The signs of BatchNorm's result, as bits, into their frame."""
     channels, line, pixel = number(plan, C), number(plan, LINE), number(plan, BYTES)
     scales, shifts, padding = norm + 4 * period * SCALE, norm + 4 * period * SHIFT, number(plan, PADDING)
     for y in range(number(plan, H)):
-        to = bits + ((y + padding) * line + padding) * pixel
+        to = frame + ((y + padding) * line + padding) * pixel
         for _ in range(number(plan, W)):
             for c in range(0, channels - LANES + 1, LANES):
                 value = fma(load(x, c, LANES), load(scales, c, LANES), load(shifts, c, LANES))
@@ -115,9 +125,9 @@ def convolve(a, image, slot):
     plan = a[PLAN]
     channels, made, stride = number(plan, C), number(plan, O), number(plan, STRIDE)
     high, wide, line, pixel = number(plan, HIGH), number(plan, WIDE), number(plan, LINE), number(plan, BYTES)
-    bits = a[SPACE] + slot * a[SIZE]
-    period = a[5]
-    _pack(plan, a[X] + 4 * image * number(plan, H) * number(plan, W) * channels, a[NORM_IN], period, bits)
+    frame = a[SPACE] + slot * a[SIZE]
+    period = a[PERIOD]
+    _pack(plan, a[X] + 4 * image * number(plan, H) * number(plan, W) * channels, a[NORM_IN], period, frame)
     words = number(plan, WORDS)
     offsets, masks = plan + 8 * number(plan, WORD_OFFSETS), plan + 8 * number(plan, WORD_MASKS)
     classes = plan + 8 * number(plan, COLUMN_CLASSES)
@@ -129,7 +139,7 @@ def convolve(a, image, slot):
             fixes = a[FIXES] + 4 * (first * number(plan, CLASSES) + row * LANES)
             for column in range(0, wide, together):
                 x = min(column, wide - together)
-                seen = bits + (y * stride * line + x * stride) * pixel
+                seen = frame + (y * stride * line + x * stride) * pixel
                 out = a[OUT] + 2 * (((image * high + y) * wide + x) * made + first)
                 rest = (offsets, masks, weights, fixes, classes + 8 * x, out, made, made - first)
                 numbers = (seen, stride * pixel, words, *rest)
@@ -168,7 +178,7 @@ def join_counts(inner, y, i, count, norm, rows, period, c):
 @compiled
 def _spread_gradient(a, image, raw):
     """The gradient of the counts into its frame, 16 channels after the other."""
-    plan, period = a[PLAN], a[5]
+    plan = a[PLAN]
     made, high, wide = number(plan, O), number(plan, HIGH), number(plan, WIDE)
     line, part = number(plan, GRADIENT_LINE), LANES * number(plan, GRADIENT_ROWS) * number(plan, GRADIENT_LINE)
     i = image * high * wide * made
@@ -245,7 +255,15 @@ def _gradient_of_input(plan, raw, weights, out):
                 for column in range(0, wide, broad):
                     x = min(column, wide - broad)
                     place = out + 4 * (((y * stride + top) * all_columns + x * stride + side) * channels + c)
-                    start = (raw + 4 * LANES * (y * line + x), line * LANES, part, offsets + 8 * first, many, lanes, made)
+                    start = (
+                        raw + 4 * LANES * (y * line + x),
+                        line * LANES,
+                        part,
+                        offsets + 8 * first,
+                        many,
+                        lanes,
+                        made,
+                    )
                     numbers = (*start, place, stride * all_columns * channels, stride * channels, channels - c)
                     if broad == 16:
                         inputs_1_16(numbers)
@@ -293,7 +311,7 @@ def unsign(grad, x, norm, period, first, last, ste, totals):
 @compiled
 def gradients(a, task, slot):
     """Of a range of images: gradients of the weights (`PARTS`), of the sign's input (`OUT`) and sums of it (`SUMS`)."""
-    plan, period = a[PLAN], a[5]
+    plan, period = a[PLAN], a[PERIOD]
     made, channels = number(plan, O), number(plan, C)
     size = number(plan, H) * number(plan, W) * channels
     seen = a[SPACE] + 4 * slot * a[SIZE]
@@ -302,7 +320,7 @@ def gradients(a, task, slot):
     parts, totals = a[PARTS] + 4 * task * whole, a[SUMS] + 8 * task * period
     clear(parts, whole)
     clear(totals, 2 * period)
-    for image in range(task * a[IMAGES] // a[1], (task + 1) * a[IMAGES] // a[1]):
+    for image in range(task * a[IMAGES] // a[TASKS], (task + 1) * a[IMAGES] // a[TASKS]):
         x, out = a[X] + 4 * image * size, a[OUT] + 4 * image * size
         _spread_gradient(a, image, raw)
         _spread_signs(plan, x, a[NORM_IN], period, seen)
@@ -329,38 +347,45 @@ def gather(a, chunk):
 
 
 @compiled
-def prepare_counts(latent, lacking, together, words, fixes):
-    """Signs of weights `[O, T, C]` as `words` `[O / 16, words, 16]` (uint32), so many taps together; and `fixes`
-    `[O / 16, classes, 16]` (int32): what twice the count is subtracted from, for classes that lack taps `lacking`.
+def prepare_counts(latent, shape, lacking, together, words, fixes):
+    """Signs of weights `[O, T, C]` at an address as `words` `[O / 16, words, 16, 4]` bytes, so many taps together; and
+    `fixes` `[O / 16, classes, 16]`: what twice the count is subtracted from, for classes that lack taps `lacking`.
 
     A tap over the border meets bits that are 0: those that count there are added again."""
-    made, taps, channels = latent.shape
-    each, pixel = words.shape[1] * together // taps, (channels + 7) // 8 * 8
+    made, taps, channels = shape
+    each, pixel = words.shape[1] * together // taps, (channels + 7) // 8
     words[:] = 0
-    set_bits = np.zeros(taps, np.int64)
-    for o in range(made):
-        block, lane = o // LANES, o % LANES
+    excess = np.empty((taps, LANES), np.int32)
+    for block in range(len(words)):
         for tap in range(taps):
-            set_bits[tap] = 0
-            for c in range(channels):
-                if latent[o, tap, c] >= 0:
-                    bit = tap % together * pixel + c
-                    words[block, tap // together * each + bit // 32, lane] |= np.uint32(1) << np.uint32(bit % 32)
-                    set_bits[tap] += 1
+            first, byte = tap // together * each, tap % together * pixel
+            for lane in range(min(LANES, made - block * LANES)):
+                row = ((block * LANES + lane) * taps + tap) * channels
+                count = 0
+                for c in range(0, channels, LANES):
+                    found = bits(load(latent, row + c, min(LANES, channels - c)), channels - c)
+                    count += popcount(found)
+                    to = byte + c // 8
+                    words[block, first + to // 4, lane, to % 4] = found & 255
+                    if channels - c > 8:
+                        words[block, first + (to + 1) // 4, lane, (to + 1) % 4] = found >> 8
+                excess[tap, lane] = 2 * count - channels
         for case in range(len(lacking)):
-            value = 0
+            fixes[block, case] = taps * channels
             for tap in range(taps):
-                value += 2 * set_bits[tap] if lacking[case, tap] else channels
-            fixes[block, case, lane] = value
+                if lacking[case, tap]:
+                    for lane in range(LANES):
+                        fixes[block, case, lane] += excess[tap, lane]
 
 
 @compiled
-def prepare_gradient(latent, order, out):
-    """Signs of weights `[O, T, C]` as `[C / 16, T, O, 16]`, taps in the given order, 0 where there is no channel."""
-    made, taps, channels = latent.shape
-    out[:] = 0
-    for place in range(taps):
-        for o in range(made):
-            for c in range(channels):
-                one = np.float32(1) if latent[o, order[place], c] >= 0 else np.float32(-1)
-                out[c // LANES, place, o, c % LANES] = one
+def prepare_gradient(latent, shape, order, out):
+    """Signs of weights `[O, T, C]` at an address as `[C / 16, T, O, 16]`, taps in the given order."""
+    made, taps, channels = shape
+    to = 0
+    for c in range(0, channels, LANES):
+        for tap in order:
+            for o in range(made):
+                value = load(latent, (o * taps + tap) * channels + c, min(LANES, channels - c))
+                store(out, to, LANES, signs(value))
+                to += LANES

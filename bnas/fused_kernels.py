@@ -16,13 +16,19 @@ from numba import float32, float64, types
 
 from bnas.compiled import keeps
 from bnas.fused_convolutions import (
+    CHANNELS,
     FACTOR,
+    LENGTH,
     NORM_ROWS,
+    PASS,
+    PERIOD,
+    PIXELS,
     SCALE,
     SHIFT,
     SIZE,
     SLOPE,
     SPACE,
+    TASKS,
     clear,
     convolve,
     gather,
@@ -44,13 +50,9 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-CODE_VERSION = ""
-"""The beginning of the SHA-256 of the other files of these kernels, as `bnas.fused.sources` orders them. numba's cache
-on disk watches this file only, so a change there has to be one here, too: a test compares."""
-
-TAKEN, TASKS, PASS, PIXELS, CHANNELS, PERIOD, LENGTH = range(7)
-"""Header of a pass: counter, number of tasks, pass; pixels P, channels C, a multiple of C and `LANES` after which the
-pattern of channels over vectors repeats, and (elementwise passes) elements per task."""
+CONVOLUTIONS_VERSION = "2e615cbc4fb638e3"
+"""The beginning of the SHA-256 of `fused_convolutions.py`. numba's cache on disk watches this file only, so a change
+there has to be one here, too: a test compares."""
 
 A, B, C, D, E, F, G = range(7, 14)
 """Addresses and flags of an elementwise pass, as its docstring lists them."""
@@ -107,8 +109,8 @@ def _square_lanes(a, task, first, last, channel, count):
 
 @compiled
 def _moments(a, task, squares):
-    """Sums over a range of pixels (A: x, B: sums by task `[tasks, C]`, D: none, or the factor α of counts), or of squared
-    distances (C: the means). One after another, as PyTorch sums them."""
+    """Sums over a range of pixels (A: x, B: sums by task `[tasks, C]`, D: none, or the factor α of counts), or of
+    squared distances (C: the means). One after another, as PyTorch sums them."""
     pixels, channels = a[PIXELS], a[CHANNELS]
     each = (pixels + a[TASKS] - 1) // a[TASKS]
     first, last = min(pixels, task * each), min(pixels, (task + 1) * each)
@@ -181,7 +183,8 @@ def _unfinish_one(a, i, count, rows, mean, sums):
 @compiled
 def _unfinish(a, task):
     """Gradient of the PReLU's input z from that of its result, and sums by channel of it, of it times `α · y − mean`,
-    and of the slope's gradient (A: gradient, B: y, C: shortcut, D: result, E: BatchNorm, F: sums `[tasks, 3, period]`)."""
+    and of the slope's gradient (A: gradient, B: y, C: shortcut, D: result, E: BatchNorm, F: the sums
+    `[tasks, 3, period]`)."""
     period = a[PERIOD]
     first, last = _bounds(a, task)
     for v in range(0, period, LANES):
@@ -200,7 +203,8 @@ def _unfinish(a, task):
 
 @compiled
 def _unsign(a, task):
-    """`unsign` of a task's elements (A: gradient, B: x, C: BatchNorm, D: 0 approx, 1 ste, E: sums `[tasks, 2, period]`)."""
+    """`unsign` of a task's elements (A: gradient, B: x, C: BatchNorm, D: 0 approx, 1 ste, E: the sums
+    `[tasks, 2, period]`)."""
     first, last = _bounds(a, task)
     totals = a[E] + 8 * task * a[PERIOD]
     clear(totals, 2 * a[PERIOD])
@@ -316,7 +320,7 @@ def _run(data):
     a = carray(data, (ROOM,), types.int64)
     start = address_of(data)
     kind, slot = a[PASS], 0
-    if kind == CONVOLVE or kind == GRADIENTS:
+    if kind in (CONVOLVE, GRADIENTS):
         slot = take(start + 8 * JOINED)
         each = a[SIZE] if kind == GRADIENTS else a[SIZE] // 4
         clear(a[SPACE] + 4 * each * slot, each)

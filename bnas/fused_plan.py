@@ -1,4 +1,4 @@
-"""Where the taps of a convolution lie in memory, for `bnas.fused_convolutions`: whole numbers that depend on shapes only.
+"""Where the taps of a convolution lie in memory, for `bnas.fused_convolutions`: whole numbers, by shapes alone.
 
 An image is copied into a frame of zeros before it is convolved: its signs as bits (forward) or floats (gradient of the
 weights), each with the padding around it, and the gradient of the result with a border that is as wide as its reader
@@ -123,7 +123,9 @@ def plan(shape: Shape) -> Plan:
     left, right = _border(s, s.columns, wide)
     numbers[[UP, LEFT, GRADIENT_ROWS, GRADIENT_LINE]] = up, left, high + up + below, wide + left + right
     numbers[TAPS] = s.kernel**2
-    offsets, order, phases = [], [], []
+    offsets: list[int] = []
+    order: list[int] = []
+    phases: list[int] = []
     for row in range(s.stride):
         for column in range(s.stride):
             first = len(order)
@@ -169,7 +171,7 @@ def _chunks(s: Shape, line: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _reached(s: Shape, phase: int) -> Iterator[tuple[int, int]]:
-    """Taps by which a row (or column) `stride · i + phase` of the input is seen, and from which `i + …` of the result."""
+    """Taps by which a row (or column) `stride · i + phase` of the input is seen, and from which `i + …` of it."""
     for tap in range(s.kernel):
         place = phase + s.padding - s.dilation * tap
         if place % s.stride == 0:

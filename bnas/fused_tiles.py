@@ -104,7 +104,7 @@ def _count(pixels: int) -> Any:
     """
 
     @_tile(11)
-    def count(e: _Emitter, bits, step, words, offsets, masks, weights, fixes, classes, out, depth, channels) -> None:  # type: ignore[no-untyped-def]
+    def count(e: _Emitter, bits, step, words, offsets, masks, weights, fixes, classes, out, depth, channels) -> None:
         b = e.b
         sums = e.sums(_INTS, pixels)
         starts = [b.add(bits, b.mul(step, e.word(p))) for p in range(pixels)]
@@ -129,12 +129,12 @@ def _count(pixels: int) -> Any:
 def _weights(chunks: int) -> Any:
     """`weights(gradient, line, seen, seen_line, seen_step, rows, columns, out, pitch, offset, …)`.
 
-    For chunks of 16 weights and `OUTPUTS` channels o: adds `Σ gradient[pixel, o] · seen[pixel, offset …]` over all pixels
-    to `out` `[chunk, o, 16]`, chunks `pitch` apart. Pixels of the gradient are 16 apart, its rows `line`.
+    For chunks of 16 weights and `OUTPUTS` channels o: adds `Σ gradient[pixel, o] · seen[pixel, offset …]` over all
+    pixels to `out` `[chunk, o, 16]`, chunks `pitch` apart. Pixels of the gradient are 16 apart, its rows `line`.
     """
 
     @_tile(9 + chunks)
-    def weights(e: _Emitter, gradient, line, seen, seen_line, seen_step, rows, columns, out, pitch, *offsets) -> None:  # type: ignore[no-untyped-def]
+    def weights(e: _Emitter, gradient, line, seen, seen_line, seen_step, rows, columns, out, pitch, *offsets) -> None:
         b = e.b
         sums = e.sums(_FLOATS, chunks * OUTPUTS)
         with cgutils.for_range(b, rows) as row:
@@ -162,7 +162,7 @@ def _inputs(rows: int, columns: int) -> Any:
     """
 
     @_tile(11)
-    def inputs(e: _Emitter, gradient, line, part, offsets, taps, weights, depth, out, out_line, out_step, channels):  # type: ignore[no-untyped-def]
+    def inputs(e: _Emitter, gradient, line, part, offsets, taps, weights, depth, out, out_line, out_step, channels):
         b = e.b
         sums = e.sums(_FLOATS, rows * columns)
         full = b.sdiv(b.add(depth, e.word(LANES - 1)), e.word(LANES))

@@ -178,6 +178,7 @@ def take(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def address_of(typing: Any, data: Any) -> Any:
+    """Of what a pointer points to."""
     return types.int64(types.voidptr), lambda context, b, signature, args: b.ptrtoint(args[0], _WORD)
 
 
@@ -219,3 +220,20 @@ def number(typing: Any, address: Any, index: Any) -> Any:
         return b.load(b.gep(b.inttoptr(args[0], _WORD.as_pointer()), [args[1]]))
 
     return types.int64(types.int64, types.int64), build
+
+
+@intrinsic
+def bits(typing: Any, value: Any, count: Any) -> Any:
+    """An int64 whose bit i is set where lane i ≥ 0 and i < `count`."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        set_ = b.and_(b.fcmp_ordered(">=", args[0], ir.Constant(_VECTOR, None)), _there(b, args[1]))
+        return b.zext(b.bitcast(set_, _SHORT), _WORD)
+
+    return types.int64(vector, types.int64), build
+
+
+@intrinsic
+def popcount(typing: Any, value: Any) -> Any:
+    """How many bits of an int64 are set."""
+    return types.int64(types.int64), lambda context, b, signature, args: b.ctpop(args[0])

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bnas import frozen_kernels
+from bnas import frozen_kernels, fused_convolutions, fused_kernels
 from bnas.config import NetworkConfig
 from bnas.packed import kernels, lanes
 from tests.bnas.packed import builders
@@ -70,3 +70,13 @@ def test_a_change_of_the_instructions_is_one_of_the_file_that_numbas_cache_watch
 def test_a_change_of_those_kernels_is_one_of_the_file_that_takes_parts_of_them():
     content = Path(kernels.__file__).read_bytes()
     assert hashlib.sha256(content).hexdigest().startswith(frozen_kernels.KERNELS_VERSION)
+
+
+def test_a_change_of_what_training_kernels_are_made_of_is_one_of_the_files_that_numbas_cache_watches():
+    folder = Path(fused_kernels.__file__).parent
+    made_of = b"".join((folder / f"fused_{name}.py").read_bytes() for name in ("plan", "tiles", "vectors"))
+    assert hashlib.sha256(made_of).hexdigest().startswith(fused_convolutions.PARTS_VERSION)
+    assert fused_convolutions.PARTS_VERSION
+    content = Path(fused_convolutions.__file__).read_bytes()
+    assert hashlib.sha256(content).hexdigest().startswith(fused_kernels.CONVOLUTIONS_VERSION)
+    assert fused_kernels.CONVOLUTIONS_VERSION
