@@ -62,7 +62,7 @@ def _team() -> Callable[..., None] | None:
     return found
 
 
-def _run(kind: int, channels: int, tasks: int, fields: Mapping[int, int | Tensor], pixels: int = 0) -> None:
+def run_pass(kind: int, channels: int, tasks: int, fields: Mapping[int, int | Tensor], pixels: int = 0) -> None:
     """One pass, on as many threads as PyTorch uses; see `bnas.fused_kernels`."""
     cycle = period(channels)
     numbers = (ctypes.c_int64 * kernels.ROOM)(0, tasks, kind, pixels, channels, cycle, _length(cycle))
@@ -78,7 +78,7 @@ def _run(kind: int, channels: int, tasks: int, fields: Mapping[int, int | Tensor
 def _elementwise(kind: int, x: Tensor, *arguments: int | Tensor) -> None:
     """A pass over maps of the shape of x `[N, C, H, W]`."""
     pixels, channels = x.numel() // x.shape[1], x.shape[1]
-    _run(kind, channels, _tasks(x), dict(enumerate(arguments, kernels.A)), pixels)
+    run_pass(kind, channels, _tasks(x), dict(enumerate(arguments, kernels.A)), pixels)
 
 
 def period(channels: int) -> int:
@@ -107,9 +107,9 @@ def _norm(x: Tensor, layer: nn.BatchNorm2d, factor: Tensor | None = None, slope:
         fields[kernels.D] = norm[FACTOR]
     fields[kernels.B] = sums = torch.empty(tasks, channels)
     rows, parts = norm.numpy(), sums.numpy()
-    _run(kernels.SUMS, channels, tasks, fields, pixels)
+    run_pass(kernels.SUMS, channels, tasks, fields, pixels)
     kernels.mean_of(parts, pixels, rows[0])
-    _run(kernels.SQUARES, channels, tasks, fields, pixels)
+    run_pass(kernels.SQUARES, channels, tasks, fields, pixels)
     kernels.norm_of(parts, pixels, layer.eps, layer.weight.detach().numpy(), layer.bias.detach().numpy(), rows)
     if layer.running_mean is not None and layer.running_var is not None:
         assert layer.num_batches_tracked is not None
@@ -223,7 +223,7 @@ def _counts(seen: Tensor, conv: BinaryConv2d, norm: Tensor, latent: Tensor) -> T
     space = torch.empty(torch.get_num_threads() * p.bits, dtype=torch.uint8)
     fields: dict[int, int | Tensor] = {at.PLAN: p.address, at.X: seen, at.NORM_IN: norm, at.OUT: y, at.SPACE: space}
     fields |= {at.WEIGHTS: words.ctypes.data, at.FIXES: fixes.ctypes.data, at.SIZE: p.bits}
-    _run(kernels.CONVOLVE, seen.shape[1], n, fields)
+    run_pass(kernels.CONVOLVE, seen.shape[1], n, fields)
     return y
 
 
@@ -258,10 +258,10 @@ def _gradients(
     fields: dict[int, int | Tensor] = {at.PLAN: p.address, at.IMAGES: n, at.X: seen, at.Y: y, at.NORM_IN: norm}
     fields |= {at.NORM_OUT: norm_out, at.WEIGHTS: weights.ctypes.data, at.INNER: inner, at.COEFFICIENTS: to_counts}
     fields |= {at.OUT: grad_signs, at.PARTS: parts, at.SUMS: sums, at.STE: int(ste), at.SPACE: space, at.SIZE: p.floats}
-    _run(kernels.GRADIENTS, channels, tasks, fields)
+    run_pass(kernels.GRADIENTS, channels, tasks, fields)
     found = torch.empty_like(taps)
     fields = {at.PLAN: p.address, at.IMAGES: tasks, at.PARTS: parts, at.WEIGHTS: taps, at.OUT: found}
-    _run(kernels.GATHER, channels, p[CHUNKS], fields)
+    run_pass(kernels.GATHER, channels, p[CHUNKS], fields)
     return found.view(latent.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2), grad_signs, sums
 
 
@@ -288,19 +288,28 @@ def applies(block: Block, x: Tensor) -> bool:
     """
     norms = (block.norm_in, block.norm_out)
     return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.dim() == 4
-        and min(x.shape[1], block.out_channels) > 1
+        fits(x)
+        and block.out_channels > 1
         and max(x.shape[2:]) > block.stride
-        and x.is_contiguous(memory_format=torch.channels_last)
         and (block.sign is approx_sign or block.sign is ste_sign)
-        and not torch.is_autocast_enabled("cpu")
         and block.conv.weight.dtype == torch.float32
         and block.conv.weight[0].numel() <= torch.iinfo(torch.int16).max  # which sums of products are kept as
         and all(norm.training or norm.running_mean is None for norm in norms)
         and all(norm.momentum is not None and norm.weight is not None for norm in norms)
         and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in block.children())
+    )
+
+
+def fits(x: Tensor) -> bool:
+    """Whether a map is what the passes read: float32 on the CPU, channels last and not also the other way."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.dim() == 4
+        and x.shape[1] > 1
+        and max(x.shape[2:]) > 1
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.is_autocast_enabled("cpu")
     )
 
 

@@ -36,6 +36,7 @@ from bnas.fused_convolutions import (
     join_counts,
     unsign,
 )
+from bnas.fused_pool_kernels import pool, unpool
 from bnas.fused_vectors import (
     LANES,
     address_of,
@@ -50,9 +51,8 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-CONVOLUTIONS_VERSION = "2e615cbc4fb638e3"
-"""The beginning of the SHA-256 of `fused_convolutions.py`. numba's cache on disk watches this file only, so a change
-there has to be one here, too: a test compares."""
+PARTS_VERSION = "75a54290f2df727d"
+"""The beginning of the SHA-256 of `fused_convolutions.py` and `fused_pool_kernels.py`, as there."""
 
 A, B, C, D, E, F, G = range(7, 14)
 """Addresses and flags of an elementwise pass, as its docstring lists them."""
@@ -63,7 +63,7 @@ JOINED = 23
 ROOM = 24
 """Integers of a pass."""
 
-SUMS, SQUARES, SIGN, FINISH, UNFINISH, UNSIGN, JOIN, JOIN_COUNTS, CONVOLVE, GRADIENTS, GATHER = range(11)
+SUMS, SQUARES, SIGN, FINISH, UNFINISH, UNSIGN, JOIN, JOIN_COUNTS, CONVOLVE, GRADIENTS, GATHER, POOL, UNPOOL = range(13)
 """Values of `PASS`."""
 
 carray: Any = getattr(numba, "carray")  # noqa: B009  # not in its stubs
@@ -348,6 +348,10 @@ def _run(data):
             gradients(a, task, slot)
         elif kind == GATHER:
             gather(a, task)
+        elif kind == POOL:
+            pool(a, task)
+        elif kind == UNPOOL:
+            unpool(a, task)
         else:
             _unsign(a, task)
 

@@ -25,7 +25,7 @@ intrinsic: Any = extending.intrinsic
 carray: Any = getattr(numba, "carray")  # noqa: B009  # not in its stubs
 compiled: Any = numba.njit(cache=keeps(), nogil=True, error_model="numpy")
 
-_FLOAT, _SHORT, _INT, _WORD = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_FLOAT, _BYTE, _SHORT, _INT, _WORD = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _MASK = ir.VectorType(ir.IntType(1), LANES)
 
@@ -147,7 +147,7 @@ def _binary(name: str) -> Any:
     return intrinsic(declare)
 
 
-_add, _subtract, _multiply = _binary("fadd"), _binary("fsub"), _binary("fmul")
+_add, _subtract, _multiply, _divide = (_binary(name) for name in ("fadd", "fsub", "fmul", "fdiv"))
 
 
 @overload(operator.add)
@@ -163,6 +163,11 @@ def _minus(x, y):
 @overload(operator.mul)
 def _times(x, y):
     return (lambda x, y: _multiply(x, y)) if isinstance(x, Vector) else None
+
+
+@overload(operator.truediv)
+def _over(x, y):
+    return (lambda x, y: _divide(x, y)) if isinstance(x, Vector) else None
 
 
 @intrinsic
@@ -237,3 +242,61 @@ def bits(typing: Any, value: Any, count: Any) -> Any:
 def popcount(typing: Any, value: Any) -> Any:
     """How many bits of an int64 are set."""
     return types.int64(types.int64), lambda context, b, signature, args: b.ctpop(args[0])
+
+
+@intrinsic
+def where_larger(typing: Any, tested: Any, than: Any, x: Any, y: Any) -> Any:
+    """x where `tested > than` or `tested` is not a number, else y."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        larger = b.or_(b.fcmp_ordered(">", args[0], args[1]), b.fcmp_unordered("uno", args[0], args[0]))
+        return b.select(larger, args[2], args[3])
+
+    return vector(vector, vector, vector, vector), build
+
+
+@intrinsic
+def where_equal(typing: Any, tested: Any, to: Any, x: Any, y: Any) -> Any:
+    """x where `tested = to`, else y."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.select(b.fcmp_ordered("==", args[0], args[1]), args[2], args[3])
+
+    return vector(vector, vector, vector, vector), build
+
+
+def _bytes(b: Any, address: Any, index: Any) -> tuple[Any, Any]:
+    kind = ir.VectorType(_BYTE, LANES)
+    return b.bitcast(b.gep(b.inttoptr(address, _BYTE.as_pointer()), [index]), kind.as_pointer()), kind
+
+
+@intrinsic
+def load_bytes(typing: Any, address: Any, index: Any, count: Any) -> Any:
+    """The vector of the uint8 values at `address[index]`."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        place, kind = _bytes(b, args[0], args[1])
+        masked = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(kind, [place.type, _INT, _MASK, kind]), f"llvm.masked.load.v{LANES}i8.p0"
+        )
+        found = b.call(masked, [place, ir.Constant(_INT, 1), _there(b, args[2]), ir.Constant(kind, None)])
+        return b.uitofp(found, _VECTOR)
+
+    return vector(types.int64, types.int64, types.int64), build
+
+
+@intrinsic
+def store_bytes(typing: Any, address: Any, index: Any, count: Any, value: Any) -> Any:
+    """Writes a vector of whole numbers to `address[index]` as uint8."""
+
+    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        place, kind = _bytes(b, args[0], args[1])
+        masked = cgutils.get_or_insert_function(
+            b.module,
+            ir.FunctionType(ir.VoidType(), [kind, place.type, _INT, _MASK]),
+            f"llvm.masked.store.v{LANES}i8.p0",
+        )
+        b.call(masked, [b.fptoui(args[3], kind), place, ir.Constant(_INT, 1), _there(b, args[2])])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, vector), build

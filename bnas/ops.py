@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from bnas import fused
 from bnas.binarize import BinaryConv2d
 from bnas.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, parts
+from bnas.fused_pooling import AvgPool, MaxPool
 
 Sign = Callable[[Tensor], Tensor]
 
@@ -103,16 +104,6 @@ class FoldedNorm(nn.BatchNorm1d):
         super().__init__(channels, affine=False, track_running_stats=running_stats)
 
 
-def max_pool(stride: int) -> nn.Module:
-    """3×3 maximum; the border is padded with −∞."""
-    return nn.MaxPool2d(3, stride, padding=1)
-
-
-def avg_pool(stride: int) -> nn.Module:
-    """3×3 average; the padding is not counted."""
-    return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
-
-
 class Zero(nn.Module):
     """`none`: zeros, whatever the input; no gradient goes back."""
 
@@ -165,8 +156,8 @@ def _convolutions(op: str) -> Callable[[int, int, Sign, bool], nn.Module]:
 OPERATIONS: Mapping[str, Callable[[int, int, Sign, bool], nn.Module]] = {
     "none": lambda channels, stride, sign, running_stats: Zero(stride),
     "skip_connect": lambda channels, stride, sign, running_stats: SkipConnect(stride),
-    "max_pool_3x3": lambda channels, stride, sign, running_stats: max_pool(stride),
-    "avg_pool_3x3": lambda channels, stride, sign, running_stats: avg_pool(stride),
+    "max_pool_3x3": lambda channels, stride, sign, running_stats: MaxPool(stride),
+    "avg_pool_3x3": lambda channels, stride, sign, running_stats: AvgPool(stride),
     **{op: _convolutions(op) for op in CONVOLUTIONS},
 }
 """Operation name → constructor from (channels, stride, sign function, whether BN keeps running statistics)."""

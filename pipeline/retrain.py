@@ -62,6 +62,8 @@ TRAINING_CODE = (
     "fused_convolutions",
     "fused_kernels",
     "fused_plan",
+    "fused_pool_kernels",
+    "fused_pooling",
     "fused_tiles",
     "fused_vectors",
     "images",

@@ -9,14 +9,13 @@ from torch import nn
 
 from bnas import space
 from bnas.binarize import BinaryConv2d, approx_sign, sign
+from bnas.fused_pooling import AvgPool, MaxPool
 from bnas.ops import (
     OPERATIONS,
     BinaryBlock,
     FoldedNorm,
     SkipConnect,
-    avg_pool,
     match_channels,
-    max_pool,
     pooled,
 )
 
@@ -78,8 +77,8 @@ def windows(x, kernel, stride, padding):
 
 
 POOLS = {
-    "average 3x3": (avg_pool, 3, 1, lambda w: w.mean(axis=2)),
-    "maximum 3x3": (max_pool, 3, 1, lambda w: w.max(axis=2)),
+    "average 3x3": (AvgPool, 3, 1, lambda w: w.mean(axis=2)),
+    "maximum 3x3": (MaxPool, 3, 1, lambda w: w.max(axis=2)),
     "shortcut": (lambda stride: lambda x: pooled(x, stride), None, 0, lambda w: w.mean(axis=2)),
 }
 

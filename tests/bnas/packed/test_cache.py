@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bnas import frozen_kernels, fused_convolutions, fused_kernels
 from bnas.config import NetworkConfig
 from bnas.packed import kernels, lanes
@@ -72,11 +74,14 @@ def test_a_change_of_those_kernels_is_one_of_the_file_that_takes_parts_of_them()
     assert hashlib.sha256(content).hexdigest().startswith(frozen_kernels.KERNELS_VERSION)
 
 
-def test_a_change_of_what_training_kernels_are_made_of_is_one_of_the_files_that_numbas_cache_watches():
-    folder = Path(fused_kernels.__file__).parent
-    made_of = b"".join((folder / f"fused_{name}.py").read_bytes() for name in ("plan", "tiles", "vectors"))
-    assert hashlib.sha256(made_of).hexdigest().startswith(fused_convolutions.PARTS_VERSION)
-    assert fused_convolutions.PARTS_VERSION
-    content = Path(fused_convolutions.__file__).read_bytes()
-    assert hashlib.sha256(content).hexdigest().startswith(fused_kernels.CONVOLUTIONS_VERSION)
-    assert fused_kernels.CONVOLUTIONS_VERSION
+@pytest.mark.parametrize(
+    ("watched", "parts"),
+    [
+        (fused_convolutions, ("fused_plan", "fused_tiles", "fused_vectors")),
+        (fused_kernels, ("fused_convolutions", "fused_pool_kernels")),
+    ],
+)
+def test_a_change_of_what_training_kernels_are_made_of_is_one_of_the_file_that_numbas_cache_watches(watched, parts):
+    content = b"".join((Path(watched.__file__).parent / f"{part}.py").read_bytes() for part in parts)
+    assert watched.PARTS_VERSION
+    assert hashlib.sha256(content).hexdigest().startswith(watched.PARTS_VERSION)
