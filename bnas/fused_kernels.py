@@ -51,7 +51,7 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-PARTS_VERSION = "75a54290f2df727d"
+PARTS_VERSION = "dd694a0803eef19f"
 """The beginning of the SHA-256 of `fused_convolutions.py` and `fused_pool_kernels.py`, as there."""
 
 A, B, C, D, E, F, G = range(7, 14)

@@ -1,4 +1,7 @@
-"""3×3 pooling of maps channels last, padded by 1, an image at a time; compiled by numba for `bnas.fused_pooling`."""
+"""3×3 pooling of maps channels last under stride 1, an image at a time; compiled by numba for `bnas.fused_pooling`.
+
+Away from the border all nine pixels are written out for 16 channels; elsewhere loops go over what there is.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from numba import float32
 from bnas.fused_vectors import (
     LANES,
     compiled,
+    fma,
     load,
     load_bytes,
     splat,
@@ -17,125 +21,118 @@ from bnas.fused_vectors import (
     where_larger,
 )
 
-CHANNELS, X, OUT, PLACES, ROWS, COLUMNS, STRIDE = 4, 7, 8, 9, 10, 11, 12
+CHANNELS, X, OUT, PLACES, ROWS, COLUMNS = 4, 7, 8, 9, 10, 11
 """Fields of a pass: channels; addresses of what is read (float32) and of the result; of which of the nine pixels of a
-window is the largest (uint8), 0 for an average; rows, columns and stride of the map that is pooled."""
+window is the largest (uint8), 0 for an average; rows and columns."""
 
 
 @compiled
-def _window(at, stride, side):
-    """First and last row (or column) that a window sees."""
-    first = at * stride - 1
-    return first, max(first, 0), min(first + 3, side)
-
-
-@compiled
-def _windows(at, stride, made):
-    """First and last window that sees a row (or column)."""
-    return max(0, (at + stride - 2) // stride), min((at + 1) // stride + 1, made)
-
-
-@compiled
-def _maximum(x, line, channels, rows, columns, count):
-    """The largest of a window, and its place."""
-    (top, y0, y1), (side, x0, x1) = rows, columns
-    best, place = splat(float32(-np.inf)), splat(float32((y0 - top) * 3 + x0 - side))
-    for y in range(y0, y1):
-        for column in range(x0, x1):
-            value = load(x, y * line + column * channels, count)
-            place = where_larger(value, best, splat(float32((y - top) * 3 + column - side)), place)
+def _largest(x, i, line, step, count, rows, columns):
+    """The largest of a window around i, and its place: of rows and columns `first` to `end` of the window's three."""
+    best, place = splat(float32(-np.inf)), splat(float32(3 * rows[0] + columns[0]))
+    for y in range(rows[0], rows[1]):
+        for column in range(columns[0], columns[1]):
+            value = load(x, i + (y - 1) * line + (column - 1) * step, count)
+            place = where_larger(value, best, splat(float32(3 * y + column)), place)
             best = where_larger(value, best, value, best)
     return best, place
 
 
 @compiled
-def _average(x, line, channels, rows, columns, count):
-    (_, y0, y1), (_, x0, x1) = rows, columns
+def _average(x, i, line, step, count, rows, columns):
     total = splat(float32(0))
-    for y in range(y0, y1):
-        for column in range(x0, x1):
-            total = total + load(x, y * line + column * channels, count)
-    return total / splat(float32((y1 - y0) * (x1 - x0)))
+    for y in range(rows[0], rows[1]):
+        for column in range(columns[0], columns[1]):
+            total = total + load(x, i + (y - 1) * line + (column - 1) * step, count)
+    return total / splat(float32((rows[1] - rows[0]) * (columns[1] - columns[0])))
+
+
+@compiled
+def _there(at, side):
+    """First and last of the three rows (or columns) around one."""
+    return 1 if at == 0 else 0, 2 if at == side - 1 else 3
 
 
 @compiled
 def pool(a, image):
     """Maximum (the first of equals) or average over what there is of every window."""
-    channels, stride, all_rows, all_columns = a[CHANNELS], a[STRIDE], a[ROWS], a[COLUMNS]
-    places, out, line = a[PLACES], a[OUT], all_columns * channels
-    high, wide = (all_rows - 1) // stride + 1, (all_columns - 1) // stride + 1
-    x, i = a[X] + 4 * image * all_rows * line, image * high * wide * channels
+    step, high, wide = a[CHANNELS], a[ROWS], a[COLUMNS]
+    x, places, out, line = a[X], a[PLACES], a[OUT], wide * step
+    i = image * high * line
     for y in range(high):
-        rows = _window(y, stride, all_rows)
+        rows = _there(y, high)
         for column in range(wide):
-            columns = _window(column, stride, all_columns)
-            for c in range(0, channels, LANES):
-                count = min(LANES, channels - c)
-                if places != 0:
-                    best, place = _maximum(x + 4 * c, line, channels, rows, columns, count)
+            columns = _there(column, wide)
+            inside = 0 < y < high - 1 and 0 < column < wide - 1
+            for c in range(0, step, LANES):
+                count = min(LANES, step - c)
+                if places == 0:
+                    store(out, i + c, count, _average(x, i + c, line, step, count, rows, columns))
+                else:
+                    if inside and count == LANES:
+                        best, place = _largest(x, i + c, line, step, LANES, (0, 3), (0, 3))
+                    else:
+                        best, place = _largest(x, i + c, line, step, count, rows, columns)
                     store(out, i + c, count, best)
                     store_bytes(places, i + c, count, place)
-                else:
-                    store(out, i + c, count, _average(x + 4 * c, line, channels, rows, columns, count))
-            i += channels
+            i += step
 
 
 @compiled
-def _share(gradient, places, place, i, count):
-    """What a window hands down to the pixel at `place` in it."""
-    value = load(gradient, i, count)
-    if places != 0:
-        return where_equal(load_bytes(places, i, count), splat(float32(place)), value, splat(float32(0)))
-    return value
+def _collect_largest(gradient, places, i, line, step, count, rows, columns):
+    """The gradient of pixel i from those of the windows around it."""
+    none = splat(float32(0))
+    total = none
+    for y in range(rows[0], rows[1]):
+        for column in range(columns[0], columns[1]):
+            at = i + (y - 1) * line + (column - 1) * step
+            value, place = load(gradient, at, count), splat(float32(8 - 3 * y - column))
+            total = total + where_equal(load_bytes(places, at, count), place, value, none)
+    return total
 
 
 @compiled
-def _inside(gradient, places, i, line, channels, count):
-    """The sum over the nine windows around a pixel away from the border, under stride 1; the middle one's is at i."""
+def _collect_average(gradient, i, line, step, count, rows, columns, ys, xs):
+    """The same; `ys` and `xs` are 1 / rows and 1 / columns that each of the three windows sees."""
     total = splat(float32(0))
-    for y in range(3):
-        for x in range(3):
-            place, at = 8 - 3 * y - x, i + (y - 1) * line + (x - 1) * channels
-            total = total + _share(gradient, places, place, at, count)
-    return total if places != 0 else total * splat(float32(1) / float32(9))
+    for y in range(rows[0], rows[1]):
+        for column in range(columns[0], columns[1]):
+            share = splat(ys[y] * xs[column])
+            total = fma(load(gradient, i + (y - 1) * line + (column - 1) * step, count), share, total)
+    return total
 
 
 @compiled
-def _seen(window, stride, side):
-    """How many rows (or columns) a window sees."""
-    return min(window * stride + 2, side) - max(window * stride - 1, 0)
+def _shares(at, side):
+    """1 / how many rows (or columns) the windows around the one before, this, and the one behind see."""
+    one = float32(1)
+    return _share(at - 1, side, one), _share(at, side, one), _share(at + 1, side, one)
+
+
+@compiled
+def _share(at, side, one):
+    return one / float32(min(at + 2, side) - max(at - 1, 0)) if 0 <= at < side else one
 
 
 @compiled
 def unpool(a, image):
     """The gradient of `pool`'s input (`OUT`) from that of its result (`X`)."""
-    channels, stride, all_rows, all_columns = a[CHANNELS], a[STRIDE], a[ROWS], a[COLUMNS]
-    gradient, places, out = a[X], a[PLACES], a[OUT]
-    high, wide = (all_rows - 1) // stride + 1, (all_columns - 1) // stride + 1
-    first = image * high * wide * channels
-    pixel = image * all_rows * all_columns * channels
-    for row in range(all_rows):
-        y0, y1 = _windows(row, stride, high)
-        between = stride == 1 and 2 <= row < all_rows - 2
-        for column in range(all_columns):
-            x0, x1 = _windows(column, stride, wide)
-            for c in range(0, channels, LANES):
-                count, total = min(LANES, channels - c), splat(float32(0))
-                if between and 2 <= column < all_columns - 2:
-                    i = pixel + c
-                    if count == LANES:
-                        total = _inside(gradient, places, i, wide * channels, channels, LANES)
-                    else:
-                        total = _inside(gradient, places, i, wide * channels, channels, count)
+    step, high, wide = a[CHANNELS], a[ROWS], a[COLUMNS]
+    gradient, places, out, line = a[X], a[PLACES], a[OUT], wide * step
+    i = image * high * line
+    for y in range(high):
+        rows, ys = _there(y, high), _shares(y, high)
+        for column in range(wide):
+            columns = _there(column, wide)
+            inside = 0 < y < high - 1 and 0 < column < wide - 1
+            for c in range(0, step, LANES):
+                count, total = min(LANES, step - c), splat(float32(0))
+                if places == 0:
+                    xs = _shares(column, wide)
+                    total = _collect_average(gradient, i + c, line, step, count, rows, columns, ys, xs)
+                elif inside and count == LANES:
+                    total = _collect_largest(gradient, places, i + c, line, step, LANES, (0, 3), (0, 3))
                 else:
-                    for y in range(y0, y1):
-                        for x in range(x0, x1):
-                            i = first + (y * wide + x) * channels + c
-                            place = (row - y * stride + 1) * 3 + column - x * stride + 1
-                            share = _share(gradient, places, place, i, count)
-                            if places == 0:
-                                seen = _seen(y, stride, all_rows) * _seen(x, stride, all_columns)
-                                share = share * splat(float32(1) / float32(seen))
-                            total = total + share
-                store(out, pixel + c, count, total)
-            pixel += channels
+                    total = _collect_largest(gradient, places, i + c, line, step, count, rows, columns)
+                store(out, i + c, count, total)
+            i += step
