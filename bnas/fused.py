@@ -127,6 +127,15 @@ def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def _spaced(x: Tensor) -> tuple[Tensor, int]:
+    """A map, and how many elements its periods are apart: some of the channels of another map need no copy."""
+    _, channels, h, w = x.shape
+    pitch = x.stride(3)
+    if channels % LANES == 0 and x.stride() == (h * w * pitch, 1, w * pitch, pitch):
+        return x, pitch
+    return _laid_out(x), period(channels)
+
+
 class _Block(torch.autograd.Function):
     """See `bnas.ops.BinaryBlock`; `shortcut` is None where it is x itself."""
 
@@ -151,10 +160,12 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, shortcut, norm_in, norm_out, latent = ctx.saved_tensors
         conv: BinaryConv2d = ctx.block.conv
-        grad, added = _laid_out(grads[0]), x if shortcut is None else _laid_out(shortcut)
+        grad, pitch = _spaced(grads[0])
+        added = x if shortcut is None else _laid_out(shortcut)
         channels = y.shape[1]
-        inner, sums = _like(grad), torch.empty(_tasks(y), 3, period(channels))
-        _elementwise(kernels.UNFINISH, y, grad, y, added, inner, norm_out, sums)
+        inner = torch.empty(y.shape, memory_format=torch.channels_last)
+        sums = torch.empty(_tasks(y), 3, period(channels))
+        _elementwise(kernels.UNFINISH, y, grad, y, added, inner, norm_out, sums, pitch)
         factor = norm_out[FACTOR, :channels]
         to_counts, found_out = _coefficients(sums, y.numel() // channels, channels, factor, norm_out)
 

@@ -170,9 +170,9 @@ def _finish(a, task):
 
 
 @compiled
-def _unfinish_one(a, i, count, rows, mean, sums):
+def _unfinish_one(a, i, at, count, rows, mean, sums):
     scale, shift, slope, factor = rows
-    y, grad = load_counts(a[B], i, count) * factor, load(a[A], i, count)
+    y, grad = load_counts(a[B], i, count) * factor, load(a[A], at, count)
     z = fma(y, scale, shift) + load(a[C], i, count)
     inner = where_positive(z, grad, slope * grad)
     store(a[D], i, count, inner)
@@ -184,19 +184,20 @@ def _unfinish_one(a, i, count, rows, mean, sums):
 def _unfinish(a, task):
     """Gradient of the PReLU's input z from that of its result, and sums by channel of it, of it times `α · y − mean`,
     and of the slope's gradient (A: gradient, B: y, C: shortcut, D: result, E: BatchNorm, F: the sums
-    `[tasks, 3, period]`)."""
+    `[tasks, 3, period]`, G: how far apart the gradient's periods are)."""
     period = a[PERIOD]
     first, last = _bounds(a, task)
     for v in range(0, period, LANES):
         rows, mean = _rows(a[E], period, v), load(a[E], v, LANES)
         none = splat(float32(0))
         sums = (none, none, none)
-        i = first + v
+        i, at = first + v, first // period * a[G] + v
         while i + LANES <= last:
-            sums = _unfinish_one(a, i, LANES, rows, mean, sums)
+            sums = _unfinish_one(a, i, at, LANES, rows, mean, sums)
             i += period
+            at += a[G]
         if i < last:
-            sums = _unfinish_one(a, i, last - i, rows, mean, sums)
+            sums = _unfinish_one(a, i, at, last - i, rows, mean, sums)
         for k in range(3):
             store(a[F], (task * 3 + k) * period + v, LANES, sums[k])
 

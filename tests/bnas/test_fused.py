@@ -124,6 +124,15 @@ def test_a_step_of_a_supernet_has_the_gradients_of_its_layers(monkeypatch):
         assert distance(*everything) < 1e-5
 
 
+@pytest.mark.parametrize("channels", [16, 48, 8])
+def test_a_gradient_of_some_of_the_channels_of_a_map_is_read_where_it_lies(channels):
+    block, x = drawn(channels, channels, 3, 1, sign=approx_sign), channels_last(3, channels, 9, 8).requires_grad_()
+    wide = channels_last(3, 2 * channels + 16, 9, 8)[:, 16 : 16 + channels]
+    found = torch.autograd.grad(block(x), [x, *block.parameters()], wide)
+    expected = torch.autograd.grad(block(x), [x, *block.parameters()], wide.clone(memory_format=torch.channels_last))
+    assert all(map(torch.equal, found, expected))
+
+
 def test_without_gradients_the_result_is_the_same():
     block, x = drawn(6, 6, 3, 1, sign=approx_sign), channels_last(3, 6, 8, 8)
     with torch.no_grad():
