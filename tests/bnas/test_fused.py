@@ -176,6 +176,16 @@ def test_elsewhere_the_layers_themselves_run(change, x, monkeypatch):
     assert block(x).shape == x.shape
 
 
+@pytest.mark.parametrize("channels", [1310, 1311])
+def test_only_sums_that_sixteen_bits_hold_are_counted(channels):
+    block, x = drawn(channels, 2, 5, 1, sign=approx_sign), torch.ones(1, channels, 5, 5)
+    block.conv.weight.data.fill_(1)
+    block.norm_in.bias.data.fill_(1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    assert fused.applies(block, x) == (25 * channels < 2**15)
+    assert torch.equal(block(x), plain(block, x))
+
+
 def test_a_second_derivative_is_refused():
     block, x = drawn(6, 6, 3, 1, sign=approx_sign), channels_last(3, 6, 8, 8).requires_grad_()
     (gradient,) = torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
