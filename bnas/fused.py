@@ -1,10 +1,11 @@
 """A binary block as one function of autograd, for training on the CPU: the same numbers as `bnas.ops.BinaryBlock`'s own
-code, in a third of the passes over memory.
+code, in a third of the passes over memory and with convolutions of our own.
 
 Module code writes, and keeps for the backward pass, a map for each of BatchNorm, sign, α, BatchNorm and addition. Here
-one is kept, the convolution's result: signs, slopes and the PReLU's input are computed again from it and from the
-block's input, which lives anyhow. Statistics are summed in PyTorch's order and every value is rounded as PyTorch
-rounds it, so that forward results are equal bit by bit: one other rounding could turn a sign.
+one of 16-bit integers is kept, the sums of products of signs: signs, slopes and the PReLU's input are computed again
+from it and from the block's input, which lives anyhow. Those sums are exact, statistics are summed in PyTorch's order
+and every value is rounded as PyTorch rounds it, so that forward results are equal bit by bit: one other rounding could
+turn a sign. Gradients are sums in another order than PyTorch's. No result depends on which thread computes what.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-PARTS_VERSION = "4b639df0eb953cc3"
+PARTS_VERSION = "51cbab78a9f706c7"
 """The beginning of the SHA-256 of `fused_plan.py`, `fused_tiles.py` and `fused_vectors.py`, one behind the other.
 numba's cache on disk watches this file only, so a change there has to be one here, too: a test compares."""
 

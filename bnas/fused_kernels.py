@@ -36,7 +36,7 @@ from bnas.fused_convolutions import (
     join_counts,
     unsign,
 )
-from bnas.fused_pool_kernels import pool, unpool
+from bnas.fused_pool_kernels import halve, narrow, pool, unhalve, unpool, widen
 from bnas.fused_vectors import (
     LANES,
     address_of,
@@ -51,7 +51,7 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-PARTS_VERSION = "dd694a0803eef19f"
+PARTS_VERSION = "206aa5ceb56f6aa8"
 """The beginning of the SHA-256 of `fused_convolutions.py` and `fused_pool_kernels.py`, as there."""
 
 A, B, C, D, E, F, G = range(7, 14)
@@ -63,7 +63,25 @@ JOINED = 23
 ROOM = 24
 """Integers of a pass."""
 
-SUMS, SQUARES, SIGN, FINISH, UNFINISH, UNSIGN, JOIN, JOIN_COUNTS, CONVOLVE, GRADIENTS, GATHER, POOL, UNPOOL = range(13)
+(
+    SUMS,
+    SQUARES,
+    SIGN,
+    FINISH,
+    UNFINISH,
+    UNSIGN,
+    JOIN,
+    JOIN_COUNTS,
+    CONVOLVE,
+    GRADIENTS,
+    GATHER,
+    POOL,
+    UNPOOL,
+    HALVE,
+    UNHALVE,
+    NARROW,
+    WIDEN,
+) = range(17)
 """Values of `PASS`."""
 
 carray: Any = getattr(numba, "carray")  # noqa: B009  # not in its stubs
@@ -353,6 +371,14 @@ def _run(data):
             pool(a, task)
         elif kind == UNPOOL:
             unpool(a, task)
+        elif kind == HALVE:
+            halve(a, task)
+        elif kind == UNHALVE:
+            unhalve(a, task)
+        elif kind == NARROW:
+            narrow(a, task)
+        elif kind == WIDEN:
+            widen(a, task)
         else:
             _unsign(a, task)
 

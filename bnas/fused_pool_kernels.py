@@ -1,4 +1,6 @@
-"""3×3 pooling of maps channels last under stride 1, an image at a time; compiled by numba for `bnas.fused_pooling`.
+"""Pooling of maps channels last, an image at a time; compiled by numba for `bnas.fused_pooling`.
+
+3×3 pools under stride 1, and shortcuts, which average 2×2 pixels or groups of channels.
 
 Away from the border all nine pixels are written out for 16 channels; elsewhere loops go over what there is.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import float32
 
+from bnas.fused_tiles import narrow_2, narrow_3, narrow_4, widen_2, widen_3, widen_4
 from bnas.fused_vectors import (
     LANES,
     compiled,
@@ -21,9 +24,10 @@ from bnas.fused_vectors import (
     where_larger,
 )
 
-CHANNELS, X, OUT, PLACES, ROWS, COLUMNS = 4, 7, 8, 9, 10, 11
-"""Fields of a pass: channels; addresses of what is read (float32) and of the result; of which of the nine pixels of a
-window is the largest (uint8), 0 for an average; rows and columns."""
+CHANNELS, X, OUT, PLACES, ROWS, COLUMNS, GROUP = 4, 7, 8, 9, 10, 11, 12
+"""Fields of a pass: channels of the larger map; addresses of what is read (float32) and of the result; of which of the
+nine pixels of a window is the largest (uint8), 0 for an average; rows and columns of the larger map; channels of a
+group."""
 
 
 @compiled
@@ -136,3 +140,87 @@ def unpool(a, image):
                     total = _collect_largest(gradient, places, i + c, line, step, count, rows, columns)
                 store(out, i + c, count, total)
             i += step
+
+
+@compiled
+def halve(a, image):
+    """Averages of 2×2; at an odd border of what there is."""
+    step, high, wide = a[CHANNELS], a[ROWS], a[COLUMNS]
+    half, line = (wide + 1) // 2, wide * step
+    x, i = a[X] + 4 * image * high * line, image * ((high + 1) // 2) * half * step
+    for y in range(0, high, 2):
+        for column in range(0, wide, 2):
+            below, right = (line if y + 1 < high else 0), (step if column + 1 < wide else 0)
+            seen = splat(float32((2 if below else 1) * (2 if right else 1)))
+            for c in range(0, step, LANES):
+                count, at = min(LANES, step - c), y * line + column * step + c
+                total = splat(float32(0)) + load(x, at, count)
+                if right:
+                    total = total + load(x, at + right, count)
+                if below:
+                    total = total + load(x, at + below, count)
+                    if right:
+                        total = total + load(x, at + below + right, count)
+                store(a[OUT], i + c, count, total / seen)
+            i += step
+
+
+@compiled
+def unhalve(a, image):
+    """The gradient of `halve`'s input (`OUT`) from that of its result (`X`)."""
+    step, high, wide = a[CHANNELS], a[ROWS], a[COLUMNS]
+    half, line = (wide + 1) // 2, wide * step
+    out, i = a[OUT] + 4 * image * high * line, image * ((high + 1) // 2) * half * step
+    for y in range(0, high, 2):
+        for column in range(0, wide, 2):
+            below, right = (line if y + 1 < high else 0), (step if column + 1 < wide else 0)
+            share = splat(float32(1) / float32((2 if below else 1) * (2 if right else 1)))
+            for c in range(0, step, LANES):
+                count, at = min(LANES, step - c), y * line + column * step + c
+                value = load(a[X], i + c, count) * share
+                store(out, at, count, value)
+                if right:
+                    store(out, at + right, count, value)
+                if below:
+                    store(out, at + below, count, value)
+                    if right:
+                        store(out, at + below + right, count, value)
+            i += step
+
+
+@compiled
+def narrow(a, image):
+    """Averages of groups of channels (`GROUP` of them); a multiple of 16 groups."""
+    step, group, pixels = a[CHANNELS], a[GROUP], a[ROWS] * a[COLUMNS]
+    made = step // group
+    x, out = a[X] + 4 * image * pixels * step, a[OUT] + 4 * image * pixels * made
+    for _ in range(pixels):
+        for c in range(0, made, LANES):
+            numbers = (x + 4 * c * group, out + 4 * c)
+            if group == 2:
+                narrow_2(numbers)
+            elif group == 3:
+                narrow_3(numbers)
+            else:
+                narrow_4(numbers)
+        x += 4 * step
+        out += 4 * made
+
+
+@compiled
+def widen(a, image):
+    """The gradient of `narrow`'s input (`OUT`) from that of its result (`X`)."""
+    step, group, pixels = a[CHANNELS], a[GROUP], a[ROWS] * a[COLUMNS]
+    made = step // group
+    x, out = a[X] + 4 * image * pixels * made, a[OUT] + 4 * image * pixels * step
+    for _ in range(pixels):
+        for c in range(0, made, LANES):
+            numbers = (x + 4 * c, out + 4 * c * group)
+            if group == 2:
+                widen_2(numbers)
+            elif group == 3:
+                widen_3(numbers)
+            else:
+                widen_4(numbers)
+        x += 4 * made
+        out += 4 * step

@@ -193,3 +193,42 @@ def _inputs(rows: int, columns: int) -> Any:
 count_8, count_4, count_1 = (_count(pixels) for pixels in COUNTED)
 weights_3, weights_2, weights_1 = (_weights(chunks) for chunks in CHUNKS)
 inputs_1_16, inputs_2_8, inputs_4_4, inputs_1_1 = (_inputs(*shape) for shape in TILES)
+
+
+def _picked(e: _Emitter, value: Any, lanes: list[int]) -> Any:
+    chosen = ir.Constant(ir.VectorType(_INT, len(lanes)), lanes)
+    return e.b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), chosen)
+
+
+def _narrow(group: int) -> Any:
+    """`narrow(x, out)`: averages of so many channels that lie together, for 16 groups of a pixel."""
+
+    @_tile(2)
+    def narrow(e: _Emitter, x, out) -> None:
+        values = e.read(x, ir.VectorType(_FLOAT, group * LANES))
+        share = ir.Constant(_FLOATS, [1 / group] * LANES)
+        (total,) = e.sums(_FLOATS, 1)
+        for k in range(group):
+            e.fma(_picked(e, values, [group * i + k for i in range(LANES)]), share, total)
+        e.write(out, e.b.load(total))
+
+    return narrow
+
+
+def _widen(group: int) -> Any:
+    """`widen(gradient, out)`: the gradient of what `narrow` reads."""
+
+    @_tile(2)
+    def widen(e: _Emitter, gradient, out) -> None:
+        value = e.b.fmul(e.read(gradient, _FLOATS), ir.Constant(_FLOATS, [1 / group] * LANES))
+        for k in range(group):
+            e.write(e.at(out, k * LANES), _picked(e, value, [(k * LANES + i) // group for i in range(LANES)]))
+
+    return widen
+
+
+GROUPS = (2, 3, 4)
+"""Sizes of groups that are averaged."""
+
+narrow_2, narrow_3, narrow_4 = (_narrow(group) for group in GROUPS)
+widen_2, widen_3, widen_4 = (_widen(group) for group in GROUPS)

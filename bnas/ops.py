@@ -9,21 +9,25 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bnas import fused
 from bnas.binarize import BinaryConv2d
 from bnas.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, parts
-from bnas.fused_pooling import AvgPool, MaxPool
+from bnas.fused_pooling import AvgPool, MaxPool, halved, narrowed
 
 Sign = Callable[[Tensor], Tensor]
 
 
 def pooled(x: Tensor, stride: int) -> Tensor:
-    """The down-sampling shortcut: x itself, or its 2×2 average (ceil mode, padding not counted) at stride 2."""
+    """The down-sampling shortcut: x itself, or its 2×2 average (ceil mode, padding not counted) at stride 2.
+
+    Raises ValueError for another stride.
+    """
     if stride == 1:
         return x
-    return F.avg_pool2d(x, 2, stride, ceil_mode=True, count_include_pad=False)
+    if stride > 2:
+        raise ValueError(f"pooled.stride: expected 1 or 2, found {stride}")
+    return halved(x)
 
 
 def match_channels(x: Tensor, channels: int) -> Tensor:
@@ -36,9 +40,7 @@ def match_channels(x: Tensor, channels: int) -> Tensor:
         return x
     if have < channels:
         return x.repeat(1, -(-channels // have), 1, 1)[:, :channels]
-    # As a product with a constant matrix, which keeps the memory format: pooling over channels copies twice.
-    groups = F.adaptive_avg_pool1d(torch.eye(have, dtype=x.dtype, device=x.device), channels).T
-    return F.conv2d(x, groups[:, :, None, None])
+    return narrowed(x, channels)
 
 
 class BinaryBlock(nn.Module):

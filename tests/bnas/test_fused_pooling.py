@@ -3,9 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from bnas import fused_pooling
-from bnas.fused_pooling import AvgPool, MaxPool
+from bnas.fused_pooling import AvgPool, MaxPool, halved, narrowed
 
 POOLS = {MaxPool: nn.MaxPool2d, AvgPool: nn.AvgPool2d}
 
@@ -13,6 +14,11 @@ POOLS = {MaxPool: nn.MaxPool2d, AvgPool: nn.AvgPool2d}
 def whole_numbers(*shape, seed=0):
     """So few values that most windows have equal ones; as floats that no average of nine is exact in."""
     values = torch.randint(-1, 2, shape, generator=torch.Generator().manual_seed(seed)) / 3
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def channels_last(*shape, seed=0):
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return values.contiguous(memory_format=torch.channels_last)
 
 
@@ -39,6 +45,31 @@ def test_pooling_equals_pytorchs(seed, shape, stride, kind):
     expected, expected_gradient = pooled(lambda x: POOLS[kind].forward(pool, x), x)
     assert torch.equal(y, expected)
     torch.testing.assert_close(gradient, expected_gradient)
+
+
+def matrix_product(x, channels):
+    groups = F.adaptive_avg_pool1d(torch.eye(x.shape[1]), channels).T
+    return F.conv2d(x, groups[:, :, None, None])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 3), st.integers(2, 40), st.integers(2, 7))
+def test_halving_equals_pytorchs(seed, n, channels, side):
+    x = channels_last(n, channels, side, 2 * side - 3, seed=seed)
+    y, gradient = pooled(halved, x)
+    expected, expected_gradient = pooled(lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False), x)
+    assert torch.equal(y, expected)
+    assert torch.equal(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("group", [2, 3, 4, 5])
+@pytest.mark.parametrize("made", [2, 16, 48])
+def test_averages_of_channels_are_a_product_with_a_matrix(made, group):
+    x = channels_last(3, made * group, 5, 4)
+    y, gradient = pooled(lambda x: narrowed(x, made), x)
+    expected, expected_gradient = pooled(lambda x: matrix_product(x, made), x)
+    torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
