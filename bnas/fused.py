@@ -216,8 +216,8 @@ def _plan(x: Tensor, conv: BinaryConv2d) -> Plan | None:
 
 
 def _taps(latent: Tensor) -> Tensor:
-    """Weights `[O, T, C]`, as they lie in memory channels last."""
-    return latent.detach().permute(0, 2, 3, 1).reshape(latent.shape[0], -1, latent.shape[1])
+    """Weights `[O, T, C]`, one behind the other: as they lie in memory channels last, else copied."""
+    return latent.detach().permute(0, 2, 3, 1).reshape(latent.shape[0], -1, latent.shape[1]).contiguous()
 
 
 def _counts(seen: Tensor, conv: BinaryConv2d, norm: Tensor, latent: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ def channels_last(*shape, seed=0):
     return (2 * values + 1).contiguous(memory_format=torch.channels_last)
 
 
-def drawn(*args, seed=0, **kwargs):
+def drawn(*args, seed=0, layout=torch.channels_last, **kwargs):
     """A block with every weight drawn anew, some latent ones beyond the clip."""
-    block = BinaryBlock(*args, **kwargs).to(memory_format=torch.channels_last)
+    block = BinaryBlock(*args, **kwargs).to(memory_format=layout)
     for i, parameter in enumerate(block.parameters()):
         parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * seed + i)))
     return block
@@ -55,7 +55,7 @@ def threads(request):
 KERNELS = [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 1000),
     st.tuples(st.integers(2, 18), st.integers(2, 18)),
@@ -65,13 +65,14 @@ KERNELS = [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)]
     st.sampled_from(list(SIGNS)),
     st.booleans(),
     st.sampled_from([1, 1, 2, 3]),
+    st.sampled_from([torch.channels_last, torch.contiguous_format]),
 )
-def test_a_fused_block_equals_its_layers(seed, channels, kernel, stride, size, name, running_stats, groups):
+def test_a_fused_block_equals_its_layers(seed, channels, kernel, stride, size, name, running_stats, groups, layout):
     # PyTorch lays the result of a grouped convolution out the other way where it is one column.
     assume(groups == 1 or size[2] > stride)
     channels = channels if groups == 1 else tuple(groups * -(-count // 3) for count in channels)
     options = {"sign": SIGNS[name], "running_stats": running_stats, "groups": groups}
-    block = drawn(*channels, kernel[0], stride, kernel[1], **options, seed=seed)
+    block = drawn(*channels, kernel[0], stride, kernel[1], **options, seed=seed, layout=layout)
     x = channels_last(size[0], channels[0], *size[1:], seed=seed + 7)
     assert fused.applies(block, x)
     y, statistics, gradients = trained(BinaryBlock.forward, block, x)
