@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -98,6 +99,23 @@ def streamed(
         if isinstance(images, str):
             raise DataError(images)
         yield images
+
+
+@contextmanager
+def lost_readers() -> Iterator[None]:
+    """A process that reads pictures and dies, as for want of memory, becomes a DataError; around all of a training.
+
+    PyTorch says so at once, wherever the process that trains may be at that moment.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(
+            "runtime.loader_workers: expected processes that read pictures to the end, found one that died for want of "
+            f"memory or of room in /dev/shm, or was killed ({error})"
+        ) from None
 
 
 def _stacked(items: list[Tensor | str]) -> Tensor | str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from bnas.images import read_image
 from bnas.indexed import BadFilesError
 from bnas.labelled import Cut
 from bnas.prepare import prepare
+from bnas.train import CosineRate, adam, fit
 
 WNIDS = ("n01", "n02", "n03")
 SIDE = 14
@@ -182,6 +187,22 @@ def test_a_file_that_broke_since_is_named_in_one_line(root, tmp_path, workers):
         BadFilesError, match=rf"^{copy}: {split.images.paths[3]}: expected a whole image, found [^\n]*$"
     ):
         split.images[:]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_reader_that_is_killed_is_told_in_one_line_wherever_the_training_is(folder, root, training):
+    def forward(x, step, rows):
+        if step == 1:
+            reader = min(multiprocessing.active_children(), key=lambda process: process.pid)
+            os.kill(reader.pid, signal.SIGKILL)
+            if training:
+                time.sleep(10)  # until a signal's handler raises
+        return classify(x.mean((2, 3)))
+
+    classify = torch.nn.Linear(3, len(WNIDS))
+    feed = TrainingFeed(opened(folder, root, threads=1), 2, PLAIN, FULL, "here")
+    with pytest.raises(DataError, match=r"^runtime\.loader_workers: expected [^\n]*, or was killed \(DataLoader"):
+        fit(forward, adam(classify, 0.0), feed, CosineRate(0.1, 0.1, 13), range(1), generator=rng())
 
 
 def test_another_file_of_the_same_size_makes_another_index(root, tmp_path):
