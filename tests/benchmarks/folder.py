@@ -94,8 +94,8 @@ def text(found: Mapping[str, Any]) -> list[str]:
     (row,) = found["folder"]
     return [
         "## A large folder",
-        f"`python -m pipeline.prepare` once on a folder of small PNG files: the high-water mark of its resident set (at "
-        f"most {MOST_GIB} GiB are allowed: {verdict(row)}) and its time. "
+        f"`python -m pipeline.prepare` once on a folder of small PNG files: the high-water mark of its resident set "
+        f"(at most {MOST_GIB} GiB are allowed: {verdict(row)}) and its time. "
         "`python -m tests.benchmarks folder` measures it again.",
         table(found["folder"]),
     ]
