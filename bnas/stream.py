@@ -86,7 +86,7 @@ def streamed(
     """The mini-batches of these rows, or a part of each, augmented, uint8 `[B, H, W, C]`.
 
     They are the same however many processes read them (as many as the parts have threads; with 0 this one does).
-    Raises DataError, which names the file, for a picture that cannot be read.
+    Raises DataError, which names the file, for a picture that cannot be read, and where a process dies as it delivers.
     """
     loader: DataLoader[Tensor | str] = DataLoader(
         Pictures(parts, augmentation),
@@ -95,10 +95,13 @@ def streamed(
         collate_fn=_stacked,
         generator=torch.Generator(),  # else the loader would draw from the global one
     )
-    for images in loader:
-        if isinstance(images, str):
-            raise DataError(images)
-        yield images
+    try:
+        for images in loader:
+            if isinstance(images, str):
+                raise DataError(images)
+            yield images
+    except (OSError, EOFError) as error:  # of the way between processes: what files raise is text by now
+        raise _lost(error) from None
 
 
 @contextmanager
@@ -112,10 +115,14 @@ def lost_readers() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise DataError(
-            "runtime.loader_workers: expected processes that read pictures to the end, found one that died for want of "
-            f"memory or of room in /dev/shm, or was killed ({error})"
-        ) from None
+        raise _lost(error) from None
+
+
+def _lost(error: Exception) -> DataError:
+    return DataError(
+        "runtime.loader_workers: expected processes that read pictures to the end, found one that died for want of "
+        f"memory or of room in /dev/shm, or was killed ({error})"
+    )
 
 
 def _stacked(items: list[Tensor | str]) -> Tensor | str:

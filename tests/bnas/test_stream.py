@@ -189,20 +189,33 @@ def test_a_file_that_broke_since_is_named_in_one_line(root, tmp_path, workers):
         split.images[:]
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_a_reader_that_is_killed_is_told_in_one_line_wherever_the_training_is(folder, root, training):
+LOST = r"^runtime\.loader_workers: expected [^\n]*, or was killed \([^\n]*"
+
+
+def test_a_reader_that_is_killed_during_a_step_is_told_in_one_line(folder, root):
     def forward(x, step, rows):
-        if step == 1:
-            reader = min(multiprocessing.active_children(), key=lambda process: process.pid)
-            os.kill(reader.pid, signal.SIGKILL)
-            if training:
-                time.sleep(10)  # until a signal's handler raises
+        (reader,) = multiprocessing.active_children()
+        os.kill(reader.pid, signal.SIGKILL)
+        time.sleep(20)  # its end is a signal to this process, and cuts this short
         return classify(x.mean((2, 3)))
 
     classify = torch.nn.Linear(3, len(WNIDS))
     feed = TrainingFeed(opened(folder, root, threads=1), 2, PLAIN, FULL, "here")
-    with pytest.raises(DataError, match=r"^runtime\.loader_workers: expected [^\n]*, or was killed \(DataLoader"):
+    with pytest.raises(DataError, match=LOST + "DataLoader worker"):
         fit(forward, adam(classify, 0.0), feed, CosineRate(0.1, 0.1, 13), range(1), generator=rng())
+
+
+def test_a_reader_that_dies_as_it_delivers_is_told_in_one_line(folder, root, monkeypatch):
+    class Broken:
+        def __init__(self, *_, **__):
+            pass
+
+        def __iter__(self):
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr("bnas.stream.DataLoader", Broken)
+    with pytest.raises(DataError, match=LOST + "Connection reset"):
+        list(TrainingFeed(opened(folder, root), 2, PLAIN, FULL, "here").epoch(rng()))
 
 
 def test_another_file_of_the_same_size_makes_another_index(root, tmp_path):
