@@ -34,7 +34,7 @@ from tests.benchmarks.text import table
 from tests.bnas.ranks import together
 from tests.imports import ROOT
 
-SIDE, BATCH, CLASSES, A_CLASS = 224, 8, 4, 80
+SIDE, BATCH, CLASSES, A_CLASS = 224, 8, 4, 60
 """Of images and a mini-batch; classes of the generated tree and files in each, enough for one pass without repeats."""
 
 FILE_SIZE, QUALITY = (500, 375), 98
@@ -46,11 +46,11 @@ AUGMENTATION = Augmentation(0, True, 0, True, 0.4)
 CONFIG = NetworkConfig(3, 1000, 48, 14, 8)
 """Networks of that preset."""
 
-NETWORKS = {"smallest": (0.0, 9), "middle": (0.5, 3)}
-"""Members of the transfer's front: place in it by size, and rounds."""
-
 WAYS = (("preloaded", 1), ("0", 1), ("1", 1), ("2", 1), ("preloaded", 2), ("2", 2))
 """`loader_workers` of each network, and networks that are trained side by side, one thread each."""
+
+NETWORKS = {"smallest": (0.0, 7, WAYS), "middle": (0.5, 4, tuple(way for way in WAYS if way[0] in ("preloaded", "2")))}
+"""Members of the transfer's front: place in it by size, rounds, and ways that are measured."""
 
 DEMANDED = 0.9
 """Of the speed on preloaded tensors."""
@@ -103,33 +103,43 @@ def streaming() -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         prepared(Path(name))
-        for network in NETWORKS:
-            found = together(2, rounds, Path(name), network, context=multiprocessing.get_context("spawn"))
-            assert all(isinstance(each, dict) for each in found), found
-            for way in WAYS:
-                workers, networks = way
-                speeds = [value for each in found for value in each[way]]
-                pairs = [a / b for each in found for a, b in zip(each[way], each["preloaded", networks], strict=True)]
-                rows.append(
-                    {
-                        "network": f"{network} of the front",
-                        "networks side by side": networks,
-                        "loader_workers": workers,
-                        "images/s of one": spread(speeds),
-                        "ratio": spread(pairs),
-                    }
-                )
+        parts = together(2, all_rounds, Path(name), context=multiprocessing.get_context("spawn"))
+    assert all(isinstance(each, dict) for each in parts), parts
+    for network, (_, _, ways) in NETWORKS.items():
+        found = [each[network] for each in parts]
+        for way in ways:
+            workers, networks = way
+            speeds = [value for each in found for value in each[way]]
+            pairs = [a / b for each in found for a, b in zip(each[way], each["preloaded", networks], strict=True)]
+            rows.append(
+                {
+                    "network": f"{network} of the front",
+                    "networks side by side": networks,
+                    "loader_workers": workers,
+                    "images/s of one": spread(speeds),
+                    "ratio": spread(pairs),
+                }
+            )
     return rows
 
 
-def rounds(ranks: Ranks, folder: Path, network: str) -> dict[tuple[str, int], list[float]]:
+Speeds = dict[tuple[str, int], list[float]]
+"""Way → images a second of each round."""
+
+
+def all_rounds(ranks: Ranks, folder: Path) -> dict[str, Speeds]:
+    """Of every network."""
+    torch.set_num_threads(1)
+    return {network: rounds(ranks, folder, network) for network in NETWORKS}
+
+
+def rounds(ranks: Ranks, folder: Path, network: str) -> Speeds:
     """Images a second of this rank, a step of each way in turn; ranks beside a network that is alone wait.
 
     A step counts from asking for its mini-batch. Whatever its workers read ahead is one mini-batch for each that is
     taken, so they have as much to do as in a long training; they have done it before the next way's turn.
     """
-    torch.set_num_threads(1)
-    share, count = NETWORKS[network]
+    share, count, ways = NETWORKS[network]
     step = Step(share)
     feeds: dict[str, Iterator[tuple[Tensor, Tensor]]] = {}
     first: dict[str, Tensor] = {}
@@ -137,13 +147,12 @@ def rounds(ranks: Ranks, folder: Path, network: str) -> dict[tuple[str, int], li
         feeds[workers] = feed(folder, int(workers)).epoch(torch.Generator().manual_seed(0))
         images, labels = next(feeds[workers])
         first[workers] = images
-        step(images, labels)
     assert all(torch.equal(first["0"], each) for each in first.values()), "the same mini-batch, whoever reads it"
     del first
     feeds["preloaded"] = iter([(images, labels)] * 2 * (count + 1))
-    found: dict[tuple[str, int], list[float]] = {way: [] for way in WAYS}
+    found: Speeds = {way: [] for way in ways}
     for number in range(-1, count):
-        for way in WAYS:
+        for way in ways:
             workers, networks = way
             ranks.wait()
             if ranks.is_main or networks == 2:
