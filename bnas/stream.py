@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -88,10 +89,14 @@ def streamed(
     They are the same however many processes read them (as many as the parts have threads; with 0 this one does).
     Raises DataError, which names the file, for a picture that cannot be read, and where a process dies as it delivers.
     """
+    workers = max(part.threads for part in parts)
+    # In a spawned process, as those that retrain networks are, PyTorch would spawn, too: seconds of imports each epoch.
+    forks = workers > 0 and sys.platform == "linux"
     loader: DataLoader[Tensor | str] = DataLoader(
         Pictures(parts, augmentation),
         batch_sampler=_Jobs(batches, seed, part),
-        num_workers=max(part.threads for part in parts),
+        num_workers=workers,
+        multiprocessing_context="fork" if forks else None,
         collate_fn=_stacked,
         generator=torch.Generator(),  # else the loader would draw from the global one
     )
