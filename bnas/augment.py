@@ -144,7 +144,8 @@ def _grey(planes: Tensor) -> Tensor:
     if len(planes) == 1:
         return planes[0]
     red, green, blue = planes
-    return (red * 0.2989).add_(green * 0.587).add_(blue * 0.114)
+    luma: Tensor = (red * 0.2989).add_(green * 0.587).add_(blue * 0.114)
+    return luma
 
 
 def _turned(planes: Tensor, turn: Tensor) -> Tensor:
