@@ -3,7 +3,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -68,8 +68,6 @@ KERNELS = [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)]
     st.sampled_from([torch.channels_last, torch.contiguous_format]),
 )
 def test_a_fused_block_equals_its_layers(seed, channels, kernel, stride, size, name, running_stats, groups, layout):
-    # PyTorch lays the result of a grouped convolution out the other way where it is one column.
-    assume(groups == 1 or size[2] > stride)
     channels = channels if groups == 1 else tuple(groups * -(-count // 3) for count in channels)
     options = {"sign": SIGNS[name], "running_stats": running_stats, "groups": groups}
     block = drawn(*channels, kernel[0], stride, kernel[1], **options, seed=seed, layout=layout)
@@ -77,7 +75,9 @@ def test_a_fused_block_equals_its_layers(seed, channels, kernel, stride, size, n
     assert fused.applies(block, x)
     y, statistics, gradients = trained(BinaryBlock.forward, block, x)
     expected, expected_statistics, expected_gradients = trained(plain, block, x)
-    assert torch.equal(y, expected)
+    # PyTorch lays the result of some small grouped convolutions out the other way, and sums it in another order.
+    tolerance = 0 if groups == 1 else 1e-6
+    torch.testing.assert_close(y, expected, rtol=tolerance, atol=tolerance)
     for found, wanted in zip(statistics, expected_statistics, strict=True):
         torch.testing.assert_close(found, wanted)
     assert distance(gradients, expected_gradients) < 1e-5
