@@ -295,14 +295,14 @@ def applies(block: Block, x: Tensor) -> bool:
     """Whether `forward` computes what the block's own code would: float32 on the CPU, channels last, with the
     mini-batch's statistics.
 
-    Not where somebody looks into the block by hooks or has put another sign into it, nor for maps of one channel or
-    pixel, which lie in memory in both ways at once, so that PyTorch sums them in the other order.
+    Not where somebody looks into the block by hooks or has put another sign into it, nor for maps of one channel, row
+    or column, which may lie in memory in both ways at once, so that PyTorch sums them in the other order.
     """
     norms = (block.norm_in, block.norm_out)
     return (
         fits(x)
         and block.out_channels > 1
-        and max(x.shape[2:]) > block.stride
+        and min(x.shape[2:]) > block.stride
         and (block.sign is approx_sign or block.sign is ste_sign)
         and block.conv.weight.dtype == torch.float32
         and block.conv.weight[0].numel() <= torch.iinfo(torch.int16).max  # which sums of products are kept as

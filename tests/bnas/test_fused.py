@@ -3,7 +3,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -55,31 +55,43 @@ def threads(request):
 KERNELS = [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 1000),
     st.tuples(st.integers(2, 18), st.integers(2, 18)),
     st.sampled_from(KERNELS),
     st.sampled_from([1, 2]),
-    st.tuples(st.integers(1, 4), st.integers(3, 9), st.integers(1, 9)),
+    st.tuples(st.integers(1, 4), st.integers(3, 9), st.integers(3, 9)),
     st.sampled_from(list(SIGNS)),
     st.booleans(),
     st.sampled_from([1, 1, 2, 3]),
-    st.sampled_from([torch.channels_last, torch.contiguous_format]),
 )
-def test_a_fused_block_equals_its_layers(seed, channels, kernel, stride, size, name, running_stats, groups, layout):
+def test_a_fused_block_equals_its_layers(seed, channels, kernel, stride, size, name, running_stats, groups):
     channels = channels if groups == 1 else tuple(groups * -(-count // 3) for count in channels)
     options = {"sign": SIGNS[name], "running_stats": running_stats, "groups": groups}
-    block = drawn(*channels, kernel[0], stride, kernel[1], **options, seed=seed, layout=layout)
-    x = channels_last(size[0], channels[0], *size[1:], seed=seed + 7)
+    block = drawn(*channels, kernel[0], stride, kernel[1], **options, seed=seed)
+    assume(groups == 1 or kernel != (1, 1))  # a map of a single sign that hardly ever turns, divided by its deviation
+    # PyTorch lays the result of some small grouped convolutions out the other way, and sums it in another order.
+    larger = 0 if groups == 1 else 8
+    x = channels_last(size[0], channels[0], size[1] + larger, size[2] + larger, seed=seed + 7)
     assert fused.applies(block, x)
     y, statistics, gradients = trained(BinaryBlock.forward, block, x)
     expected, expected_statistics, expected_gradients = trained(plain, block, x)
-    # PyTorch lays the result of some small grouped convolutions out the other way, and sums it in another order.
-    tolerance = 0 if groups == 1 else 1e-6
+    tolerance = 0 if groups == 1 else 1e-4
     torch.testing.assert_close(y, expected, rtol=tolerance, atol=tolerance)
     for found, wanted in zip(statistics, expected_statistics, strict=True):
         torch.testing.assert_close(found, wanted)
+    assert distance(gradients, expected_gradients) < max(1e-5, tolerance)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_weights_that_do_not_lie_channels_last_are_read_as_they_lie(kernel):
+    block = drawn(16, 18, kernel, 1, sign=approx_sign, layout=torch.contiguous_format)
+    assert kernel == 1 or not block.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    x = channels_last(4, 16, 12, 13)
+    y, _, gradients = trained(BinaryBlock.forward, block, x)
+    expected, _, expected_gradients = trained(plain, block, x)
+    assert torch.equal(y, expected)
     assert distance(gradients, expected_gradients) < 1e-5
 
 
@@ -167,9 +179,10 @@ def hooked(block):
         (lambda block: block, channels_last(3, 6, 8, 8).contiguous()),
         (lambda block: block.to("meta"), channels_last(3, 6, 8, 8).to("meta")),
         (lambda block: block, channels_last(3, 6, 1, 1)),
+        (lambda block: block, channels_last(3, 6, 5, 1)),
         (lambda block: BinaryBlock(6, 6, 3, 1, sign=sign), channels_last(3, 6, 8, 8)),
     ],
-    ids=["running statistics", "hooks", "double", "contiguous", "meta", "one pixel", "another sign"],
+    ids=["running statistics", "hooks", "double", "contiguous", "meta", "one pixel", "one column", "another sign"],
 )
 def test_elsewhere_the_layers_themselves_run(change, x, monkeypatch):
     block = change(drawn(6, 6, 3, 1, sign=approx_sign))
