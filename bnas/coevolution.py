@@ -16,12 +16,12 @@ from bnas import evolve
 from bnas.checkpoint import Save, State, forget
 from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
 from bnas.distributed import ALONE, Ranks
-from bnas.evaluate import Problem, Scorer
+from bnas.evaluate import Problem, Scorer, difficulty
 from bnas.evolve import Variation
 from bnas.network import PathDropout, Rows, Supernet
 from bnas.progress import Progress
 from bnas.results import EpochRecord, GenerationRecord, Member, StageName
-from bnas.space import Genotype
+from bnas.space import Genotype, sample_uniform
 from bnas.train import UNDIVIDED, CosineRate, Sharing, Training, TrainingError, adam, fit
 
 Advance = Callable[[float, str], None]
@@ -48,6 +48,9 @@ class Scoring:
     """Individuals scored side by side; does not change a score."""
     where: str
     """The parameters' section, for messages."""
+    references: int = 0
+    """Random architectures that say how hard each image is, so that mini-batches mix easy and hard ones; 0: by chance.
+    For weights that stand still, and of no use in mode full [ours]."""
 
     def scorer(
         self,
@@ -58,15 +61,27 @@ class Scoring:
         seed: int,
         ranks: Ranks = ALONE,
     ) -> Scorer:
-        """A scorer on a sequence of mini-batches of the validation split, drawn by the seed."""
+        """A scorer on a sequence of mini-batches of the validation split, drawn by the seed.
+
+        The images that the references saw count among its image evaluations.
+        """
         cut = partial(
             MiniBatches, batch_size=self.batch_size, normalise=normalise, seed=seed, where=f"{self.where}.batch_size"
         )
         calibration: list[Tensor] = []
         if self.batch_norm == "recalibrated":
-            batches = cut(train)
-            calibration = [batches[i][0] for i in range(min(self.calibration_batches, len(batches)))]
-        return Scorer(supernet, cut(validation), calibration, self.workers, ranks)
+            inputs = cut(train)
+            calibration = [inputs[i][0] for i in range(min(self.calibration_batches, len(inputs)))]
+        batches = cut(validation)
+        references = self.references if self.mode == "minibatch" else 0
+        if references:
+            drawn = sample_uniform(supernet.space, random.Random(seed), references)
+            # All ranks have to cut alike, whatever their rounding.
+            hard = np.array(ranks.main_value(difficulty(supernet, batches, drawn).tolist()))
+            batches = cut(validation, difficulty=hard)
+        scorer = Scorer(supernet, batches, calibration, self.workers, ranks)
+        scorer.image_evaluations += references * len(validation)
+        return scorer
 
     def count(self, batches: MiniBatches, wanted: int | None = None) -> int:
         """Mini-batches that individuals are scored on: `wanted` (default `batches`), or all in mode full."""

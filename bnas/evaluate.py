@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from bnas import pareto, population
 from bnas.checkpoint import Save, State
@@ -148,10 +149,17 @@ class Scorer:
 
     def score(self, genotypes: Sequence[Genotype], count: int, on_images: Callable[[int], None] = _ignore) -> None:
         """Score everyone on the first `count` mini-batches where that is missing; `on_images` is told of images."""
-        missing = [genotype for genotype in dict.fromkeys(genotypes) if self.known(genotype) < count]
+        self._score({genotype: count for genotype in genotypes if self.known(genotype) < count}, on_images)
+
+    def extend(self, genotypes: Sequence[Genotype]) -> None:
+        """Score each on one mini-batch more than it has been scored on; nobody may have been scored on all."""
+        self._score({genotype: self.known(genotype) + 1 for genotype in genotypes})
+
+    def _score(self, missing: Mapping[Genotype, int], on_images: Callable[[int], None] = _ignore) -> None:
+        """Score everyone on so many mini-batches, all of which have been scored on fewer."""
         calibration = sum(len(x) for x in self.calibration)
         todo: dict[Genotype, range] = {}
-        for genotype in missing:
+        for genotype, count in missing.items():
             self.image_evaluations += calibration
             for wrong in self._remembered.get(genotype, [])[self.known(genotype) : count]:
                 self._keep_answer(genotype, wrong)
@@ -255,20 +263,28 @@ class Scorer:
 def confirm_front(genotypes: Sequence[Genotype], sizes: NDArray[np.float64], scorer: Scorer) -> list[Genotype]:
     """The non-dominated ones of everything evaluated, all of them scored on every mini-batch, smallest first.
 
-    Each pass scores the members of the current non-dominated set that lack mini-batches on twice as many as they were
-    scored on: a lucky one falls behind long before it has seen everything [ours]. A score that moves may let others in,
-    so it is repeated until the set holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all
-    are kept.
+    Each pass scores the members of the current non-dominated set that lack mini-batches on one more: a lucky one costs
+    no more than it takes to fall behind [ours]. A score that moves may let others in, so it is repeated until the set
+    holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all are kept.
     """
     full = len(scorer.batches)
+    points = np.column_stack([[scorer.best_known(genotype) for genotype in genotypes], sizes])
     while True:
-        errors = [scorer.best_known(genotype) for genotype in genotypes]
-        front = np.flatnonzero(pareto.nondominated(np.column_stack([errors, sizes]))).tolist()
-        unsure: dict[int, list[Genotype]] = {}
-        for i in front:
-            if scorer.known(genotypes[i]) < full:
-                unsure.setdefault(scorer.known(genotypes[i]), []).append(genotypes[i])
+        front = np.flatnonzero(pareto.nondominated(points)).tolist()
+        unsure = [i for i in front if scorer.known(genotypes[i]) < full]
         if not unsure:
             return [genotypes[i] for i in sorted(front, key=lambda i: (sizes[i], genotypes[i].key))]
-        for known, members in unsure.items():
-            scorer.score(members, min(full, 2 * known))
+        scorer.extend([genotypes[i] for i in unsure])
+        points[unsure, 0] = [scorer.best_known(genotypes[i]) for i in unsure]
+
+
+def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+    """How hard each image of the split is, `[N]`: its cross-entropy, summed over the paths of some genotypes [ours]."""
+    found = np.zeros(len(batches.split))
+    with torch.no_grad():
+        for index in range(len(batches)):
+            x, y = batches[index]
+            for genotype in genotypes:
+                loss = functional.cross_entropy(supernet(x, genotype), y, reduction="none")
+                found[batches.rows(index)] += loss.double().cpu().numpy()
+    return found

@@ -151,6 +151,7 @@ class GrowingEvaluation(Scoring):
     first_batches: Count
     last_batches: Count
     rescore_batches: Count
+    references: Natural
 
 
 class Training(Section):

@@ -231,6 +231,22 @@ def test_recalibration_sees_the_training_split_only():
     assert sorted(itertools.chain(*scored)) == list(range(100, 140))
 
 
+def test_mini_batches_by_difficulty_are_a_partition_drawn_by_the_seed_and_paid_for():
+    net, validation = tiny.trained_supernet(2), tiny.numbered(40, 100)
+
+    def cut(seed=0, **changes):
+        scorer = tiny.scoring(**changes).scorer(net, TRAIN, validation, tiny.NORMALISE, seed)
+        return scorer.image_evaluations, [scorer.batches.rows(index).tolist() for index in range(len(scorer.batches))]
+
+    spent, stratified = cut(references=3)
+    assert spent == 3 * 40
+    assert sorted(itertools.chain(*stratified)) == list(range(40))
+    assert all(np.bincount(validation.labels[rows], minlength=4).tolist() == [2] * 4 for rows in stratified)
+    assert cut(references=3) == (spent, stratified) != cut(1, references=3)
+    assert cut(references=4)[1] != stratified != cut()[1]
+    assert cut(mode="full", references=3) == cut(mode="full") == (0, cut()[1])
+
+
 def scored_images(phases):
     """Per generation, genotype → the images it was scored on, in order."""
     found = []
