@@ -16,7 +16,7 @@ from bnas import evolve
 from bnas.checkpoint import Save, State, forget
 from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
 from bnas.distributed import ALONE, Ranks
-from bnas.evaluate import Problem, Scorer, difficulty
+from bnas.evaluate import Contest, Problem, Scorer, difficulty
 from bnas.evolve import Variation
 from bnas.network import PathDropout, Rows, Supernet
 from bnas.progress import Progress
@@ -255,11 +255,25 @@ def _trainer(
 
 
 def _scored(
-    problem: Problem, scorer: Scorer, count: int, advance: Advance, note: str
+    problem: Problem,
+    scorer: Scorer,
+    count: int,
+    advance: Advance,
+    note: str,
+    contest: Contest | None = None,
+    front: int = 0,
 ) -> Callable[[Sequence[Genotype]], NDArray[np.float64]]:
+    """Errors on `count` mini-batches, or on as many more as the contest took a genotype to."""
+
+    def on_images(images: int) -> None:
+        advance(SCORING_WORK * images, f"{note}, scoring")
+
     def evaluate(genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
-        scorer.score(genotypes, count, lambda images: advance(SCORING_WORK * images, f"{note}, scoring"))
-        return problem.objectives(genotypes, [scorer.error(genotype, count) for genotype in genotypes])
+        scorer.score(genotypes, count, on_images)
+        if contest and front:
+            contest.enter(genotypes, problem.resources(genotypes))
+            contest.confirm(front, on_images)
+        return problem.objectives(genotypes, [scorer.best_known(genotype) for genotype in genotypes])
 
     return evaluate
 
@@ -287,7 +301,9 @@ class SearchPlan:
     """The frozen search: generations, rule (`two_stage` included), and a fidelity that grows.
 
     Individuals of generation t are scored on the first k_t mini-batches, k_t growing linearly from `scoring.batches`
-    to `last_batches`.
+    to `last_batches`. Those who may be on the front of everything evaluated so far (`Contest.confirm`, with `margin`)
+    are scored on more before anybody is selected: from `front_batches`, if that is not 0, linearly to all in the last
+    generation [ours].
     """
 
     population: int
@@ -297,6 +313,16 @@ class SearchPlan:
     variation: Variation
     scoring: Scoring
     last_batches: int
+    front_batches: int = 0
+    margin: float = 0.0
+
+    def front(self, generation: int, available: MiniBatches) -> int:
+        """Mini-batches for those who may be on the front in generation t = 1 … generations; 0: no more than others."""
+        if self.scoring.mode == "full" or not self.front_batches:
+            return 0
+        share = (generation - 1) / max(1, self.generations - 1)
+        first = min(self.front_batches, len(available))
+        return round(first + share * (len(available) - first))
 
     def batches(self, generation: int, available: MiniBatches) -> int:
         """k_t for generation t = 1 … generations."""
@@ -307,7 +333,8 @@ class SearchPlan:
     def work(self, validation: int) -> float:
         """A rough forecast in images trained on, for the time left."""
         last = validation if self.scoring.mode == "full" else self.last_batches * self.scoring.batch_size
-        return SCORING_WORK * self.population * (self.generations + 2) * last * 0.8
+        further = 3 * validation if self.front_batches and self.scoring.mode != "full" else 0
+        return SCORING_WORK * self.population * ((self.generations + 2) * last * 0.8 + further)
 
 
 @dataclass(frozen=True)
@@ -339,6 +366,7 @@ def search(
     members = tuple(problem.topped_up(members, len(members) + plan.immigrants, rng))
     evaluated: dict[Genotype, None] = {}
     records: list[GenerationRecord] = []
+    contest = Contest(scorer, plan.margin)
     for t in range(1, plan.generations + 1):
         rule = evolve.rule_of(plan.selection, t, plan.generations)
         step = evolve.step(
@@ -349,6 +377,8 @@ def search(
                 plan.batches(t, scorer.batches),
                 advance,
                 f"generation {t}/{plan.generations}",
+                contest,
+                plan.front(t, scorer.batches),
             ),
             generation=t,
             rule=rule,

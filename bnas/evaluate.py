@@ -151,11 +151,11 @@ class Scorer:
         """Score everyone on the first `count` mini-batches where that is missing; `on_images` is told of images."""
         self._score({genotype: count for genotype in genotypes if self.known(genotype) < count}, on_images)
 
-    def extend(self, genotypes: Sequence[Genotype]) -> None:
+    def extend(self, genotypes: Sequence[Genotype], on_images: Callable[[int], None] = _ignore) -> None:
         """Score each on one mini-batch more than it has been scored on; nobody may have been scored on all."""
-        self._score({genotype: self.known(genotype) + 1 for genotype in genotypes})
+        self._score({genotype: self.known(genotype) + 1 for genotype in genotypes}, on_images)
 
-    def _score(self, missing: Mapping[Genotype, int], on_images: Callable[[int], None] = _ignore) -> None:
+    def _score(self, missing: Mapping[Genotype, int], on_images: Callable[[int], None]) -> None:
         """Score everyone on so many mini-batches, all of which have been scored on fewer."""
         calibration = sum(len(x) for x in self.calibration)
         todo: dict[Genotype, range] = {}
@@ -260,22 +260,70 @@ class Scorer:
         yield network
 
 
+class Contest:
+    """Everything evaluated so far, with the errors and numbers of mini-batches it is known by, and sizes."""
+
+    def __init__(self, scorer: Scorer, margin: float = 0.0) -> None:
+        self.scorer, self.margin = scorer, margin
+        self.genotypes: list[Genotype] = []
+        self._rows: dict[Genotype, int] = {}
+        self._errors, self._known, self._sizes = np.zeros(0), np.zeros(0, np.int64), np.zeros(0)
+        self._images = np.array([scorer.batches.images(count) for count in range(len(scorer.batches) + 1)])
+
+    def enter(self, genotypes: Sequence[Genotype], sizes: NDArray[np.float64]) -> None:
+        """Add those that are new, with their sizes `[n]`, and look up what is known of the others."""
+        for genotype in genotypes:
+            self._rows.setdefault(genotype, len(self._rows))
+        rows, more = [self._rows[genotype] for genotype in genotypes], len(self._rows) - len(self.genotypes)
+        self.genotypes = list(self._rows)
+        self._errors, self._sizes = (np.append(values, np.zeros(more)) for values in (self._errors, self._sizes))
+        self._known = np.append(self._known, np.zeros(more, np.int64))
+        self._sizes[rows] = sizes
+        self._look_up(rows)
+
+    def _look_up(self, rows: Sequence[int]) -> None:
+        self._errors[rows] = [self.scorer.best_known(self.genotypes[row]) for row in rows]
+        self._known[rows] = [self.scorer.known(self.genotypes[row]) for row in rows]
+
+    def confirm(self, count: int, on_images: Callable[[int], None] = _ignore) -> None:
+        """Score further until everyone who may be on the front has been scored on `count` mini-batches.
+
+        Each pass scores those of the current front that lack mini-batches on one more: a lucky one costs no more than
+        it takes to fall behind. A score that moves may let others in, so it is repeated until nobody is left. The front
+        is that by errors lowered by `margin` standard errors `√(e · (1 − e) / n · (1 − n / N))` of e on n of N images,
+        so that an unlucky one gets a second look, too; without mini-batches left they are the errors themselves [ours].
+        """
+        while unsure := [row for row in self._front(self._hopes()) if self._known[row] < count]:
+            self.scorer.extend([self.genotypes[row] for row in unsure], on_images)
+            self._look_up(unsure)
+
+    def front(self) -> list[Genotype]:
+        """The non-dominated ones by their best-known errors, smallest first; of several equal ones all."""
+        front = [(self._sizes[row], self.genotypes[row]) for row in self._front(self._errors)]
+        return [genotype for _, genotype in sorted(front, key=lambda each: (each[0], each[1].key))]
+
+    def _hopes(self) -> NDArray[np.float64]:
+        seen, total = self._images[self._known], self._images[-1]
+        # No mistake yet is no proof of none.
+        error = np.maximum(self._errors, 1 / seen)
+        deviation = np.sqrt(error * (1 - error) / seen * (1 - seen / total))
+        hopes: NDArray[np.float64] = np.maximum(self._errors - self.margin * deviation, 0)
+        return hopes
+
+    def _front(self, errors: NDArray[np.float64]) -> list[int]:
+        found: list[int] = np.flatnonzero(pareto.nondominated(np.column_stack([errors, self._sizes]))).tolist()
+        return found
+
+
 def confirm_front(genotypes: Sequence[Genotype], sizes: NDArray[np.float64], scorer: Scorer) -> list[Genotype]:
     """The non-dominated ones of everything evaluated, all of them scored on every mini-batch, smallest first.
 
-    Each pass scores the members of the current non-dominated set that lack mini-batches on one more: a lucky one costs
-    no more than it takes to fall behind [ours]. A score that moves may let others in, so it is repeated until the set
-    holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all are kept.
+    `sizes` `[U]`. Of several with equal objectives all are kept.
     """
-    full = len(scorer.batches)
-    points = np.column_stack([[scorer.best_known(genotype) for genotype in genotypes], sizes])
-    while True:
-        front = np.flatnonzero(pareto.nondominated(points)).tolist()
-        unsure = [i for i in front if scorer.known(genotypes[i]) < full]
-        if not unsure:
-            return [genotypes[i] for i in sorted(front, key=lambda i: (sizes[i], genotypes[i].key))]
-        scorer.extend([genotypes[i] for i in unsure])
-        points[unsure, 0] = [scorer.best_known(genotypes[i]) for i in unsure]
+    contest = Contest(scorer)
+    contest.enter(genotypes, sizes)
+    contest.confirm(len(scorer.batches))
+    return contest.front()
 
 
 def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:

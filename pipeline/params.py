@@ -152,6 +152,8 @@ class GrowingEvaluation(Scoring):
     last_batches: Count
     rescore_batches: Count
     references: Natural
+    front_batches: Natural
+    margin: NonNegative
 
 
 class Training(Section):

@@ -455,6 +455,31 @@ def test_everything_evaluated_is_kept_once_in_order():
     assert len(result.evaluated) == 4 + 2 + 4 * 4
 
 
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_those_who_may_be_on_the_front_are_scored_on_more_each_generation_and_on_all_in_the_last(margin):
+    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2, margin=margin)
+    full = len(tiny.batches(VALIDATION))
+    fronts = [plan.front(t, tiny.batches(VALIDATION)) for t in range(1, 5)]
+    assert (fronts[0], fronts[-1]) == (2, full)
+    assert fronts == sorted(fronts)
+    result, generations, scorer = searched(plan)
+    for requests, count in zip(generations, fronts, strict=True):
+        # The front of a generation is among those who were scored that far; most are not.
+        assert {known for _, known in requests} >= {1}
+        assert max(known for _, known in requests) >= count
+    spent = scorer.image_evaluations
+    front = confirm_front(result.evaluated, tiny.problem().resources(result.evaluated), scorer)
+    assert scorer.image_evaluations == spent
+    assert all(scorer.known(genotype) == full for genotype in front)
+    assert spent < len(result.evaluated) * len(scorer.batches.split)
+
+
+def test_without_front_batches_and_in_mode_full_nobody_is_scored_on_more_than_others():
+    for plan in (tiny.search_plan(), tiny.search_plan(scoring=tiny.scoring(mode="full"), front_batches=2)):
+        _, generations, _ = searched(plan)
+        assert all(len({known for _, known in requests}) == 1 for requests in generations)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 5), st.integers(0, 9))
 def test_fidelity_grows_from_first_to_last(generations, first, more):

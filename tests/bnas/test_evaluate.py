@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.data import MiniBatches, Normalise, Split
-from bnas.evaluate import Problem, Scorer, confirm_front, difficulty
+from bnas.evaluate import Contest, Problem, Scorer, confirm_front, difficulty
 from bnas.space import SearchSpace, sample_stratified, sample_uniform
 from tests.bnas import tiny
 
@@ -392,12 +392,12 @@ def test_confirmed_front_is_the_nondominated_set_of_fully_scored_members(data):
         scorer.wrong(genotype, data.draw(st.integers(1, 4)))
     extend = scorer.extend
 
-    def only_the_front(members):
+    def only_the_front(members, on_images):
         # Nobody is scored further but the members of the current front, on one more mini-batch.
         points = [(scorer.best_known(g), size) for g, size in zip(everyone, sizes.tolist(), strict=True)]
         assert set(members) == {everyone[i] for i in reference_front(points) if scorer.known(everyone[i]) < 4}
         known = [scorer.known(genotype) for genotype in everyone]
-        extend(members)
+        extend(members, on_images)
         assert [scorer.known(g) for g in everyone] == [k + (g in members) for g, k in zip(everyone, known, strict=True)]
 
     with mock.patch.object(scorer, "extend", only_the_front):
@@ -430,6 +430,40 @@ def test_correction_goes_on_until_nobody_new_comes_in():
         scorer.wrong(genotype, known)
     assert confirm_front(everyone, np.array([0.1, 0.2, 0.3, 0.4]), scorer) == [everyone[0], everyone[3]]
     assert [scorer.known(genotype) for genotype in everyone] == [4, 3, 2, 4]
+
+
+def test_a_margin_gives_the_unlucky_a_second_look():
+    # In full, errors of 3/12, 1/12 and 1; on the first mini-batch the second looks worse than the first is.
+    everyone, scripted_scorer = scripted([first_wrong(3), first_wrong(1), first_wrong(12)], per_batch=3)
+    for margin, known in ((0.0, [4, 1, 1]), (2.0, [4, 4, 1])):
+        scorer = Scorer(scripted_scorer.supernet, scripted_scorer.batches)
+        scorer.score(everyone, 1)
+        scorer.score(everyone[:1], 4)
+        contest = Contest(scorer, margin)
+        contest.enter(everyone, np.array([0.2, 0.3, 0.4]))
+        contest.confirm(4)
+        assert [scorer.known(genotype) for genotype in everyone] == known
+        assert contest.front() == everyone[: known.count(4)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.sampled_from([0.0, 0.5, 2.0]), st.integers(1, 4))
+def test_a_contest_leaves_nobody_on_the_front_who_has_been_scored_on_less(data, margin, count):
+    row = st.lists(st.booleans(), min_size=12, max_size=12)
+    everyone, scorer = scripted([data.draw(row) for _ in range(8)], per_batch=3)
+    sizes = np.array([data.draw(st.integers(1, 4)) / 4 for _ in everyone])
+    contest = Contest(scorer, margin)
+    for part in (slice(0, 5), slice(3, 8)):  # Those who enter twice are still one each.
+        scorer.score(everyone[part], 1)
+        contest.enter(everyone[part], sizes[part])
+        contest.confirm(count)
+        entered = everyone[: part.stop]
+        points = [(scorer.best_known(g), size) for g, size in zip(entered, sizes.tolist(), strict=False)]
+        front = contest.front()
+        assert {entered.index(genotype) for genotype in front} == reference_front(points)
+        assert count < 4 or all(scorer.known(genotype) == 4 for genotype in front)
+        assert margin or all(scorer.known(genotype) >= count for genotype in front)
+    assert contest.genotypes == everyone
 
 
 def doubled_front(genotypes, sizes, scorer):
