@@ -301,9 +301,8 @@ class SearchPlan:
     """The frozen search: generations, rule (`two_stage` included), and a fidelity that grows.
 
     Individuals of generation t are scored on the first k_t mini-batches, k_t growing linearly from `scoring.batches`
-    to `last_batches`. Those who may be on the front of everything evaluated so far (`Contest.confirm`, with `margin`)
-    are scored on more before anybody is selected: from `front_batches`, if that is not 0, linearly to all in the last
-    generation [ours].
+    to `last_batches`. The front of everything evaluated so far is scored on more before anybody is selected
+    (`Contest.confirm`): from `front_batches`, if that is not 0, linearly to all in the last generation [ours].
     """
 
     population: int
@@ -314,10 +313,9 @@ class SearchPlan:
     scoring: Scoring
     last_batches: int
     front_batches: int = 0
-    margin: float = 0.0
 
     def front(self, generation: int, available: MiniBatches) -> int:
-        """Mini-batches for those who may be on the front in generation t = 1 … generations; 0: no more than others."""
+        """Mini-batches for those on the front in generation t = 1 … generations; 0: no more than others."""
         if self.scoring.mode == "full" or not self.front_batches:
             return 0
         share = (generation - 1) / max(1, self.generations - 1)
@@ -366,7 +364,7 @@ def search(
     members = tuple(problem.topped_up(members, len(members) + plan.immigrants, rng))
     evaluated: dict[Genotype, None] = {}
     records: list[GenerationRecord] = []
-    contest = Contest(scorer, plan.margin)
+    contest = Contest(scorer)
     for t in range(1, plan.generations + 1):
         rule = evolve.rule_of(plan.selection, t, plan.generations)
         step = evolve.step(

@@ -263,12 +263,11 @@ class Scorer:
 class Contest:
     """Everything evaluated so far, with the errors and numbers of mini-batches it is known by, and sizes."""
 
-    def __init__(self, scorer: Scorer, margin: float = 0.0) -> None:
-        self.scorer, self.margin = scorer, margin
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
         self.genotypes: list[Genotype] = []
         self._rows: dict[Genotype, int] = {}
         self._errors, self._known, self._sizes = np.zeros(0), np.zeros(0, np.int64), np.zeros(0)
-        self._images = np.array([scorer.batches.images(count) for count in range(len(scorer.batches) + 1)])
 
     def enter(self, genotypes: Sequence[Genotype], sizes: NDArray[np.float64]) -> None:
         """Add those that are new, with their sizes `[n]`, and look up what is known of the others."""
@@ -286,32 +285,22 @@ class Contest:
         self._known[rows] = [self.scorer.known(self.genotypes[row]) for row in rows]
 
     def confirm(self, count: int, on_images: Callable[[int], None] = _ignore) -> None:
-        """Score further until everyone who may be on the front has been scored on `count` mini-batches.
+        """Score further until everyone on the front has been scored on `count` mini-batches.
 
         Each pass scores those of the current front that lack mini-batches on one more: a lucky one costs no more than
-        it takes to fall behind. A score that moves may let others in, so it is repeated until nobody is left. The front
-        is that by errors lowered by `margin` standard errors `√(e · (1 − e) / n · (1 − n / N))` of e on n of N images,
-        so that an unlucky one gets a second look, too; without mini-batches left they are the errors themselves [ours].
+        it takes to fall behind. A score that moves may let others in, so it is repeated until nobody is left [ours].
         """
-        while unsure := [row for row in self._front(self._hopes()) if self._known[row] < count]:
+        while unsure := [row for row in self._front() if self._known[row] < count]:
             self.scorer.extend([self.genotypes[row] for row in unsure], on_images)
             self._look_up(unsure)
 
     def front(self) -> list[Genotype]:
         """The non-dominated ones by their best-known errors, smallest first; of several equal ones all."""
-        front = [(self._sizes[row], self.genotypes[row]) for row in self._front(self._errors)]
+        front = [(self._sizes[row], self.genotypes[row]) for row in self._front()]
         return [genotype for _, genotype in sorted(front, key=lambda each: (each[0], each[1].key))]
 
-    def _hopes(self) -> NDArray[np.float64]:
-        seen, total = self._images[self._known], self._images[-1]
-        # No mistake yet is no proof of none.
-        error = np.maximum(self._errors, 1 / seen)
-        deviation = np.sqrt(error * (1 - error) / seen * (1 - seen / total))
-        hopes: NDArray[np.float64] = np.maximum(self._errors - self.margin * deviation, 0)
-        return hopes
-
-    def _front(self, errors: NDArray[np.float64]) -> list[int]:
-        found: list[int] = np.flatnonzero(pareto.nondominated(np.column_stack([errors, self._sizes]))).tolist()
+    def _front(self) -> list[int]:
+        found: list[int] = np.flatnonzero(pareto.nondominated(np.column_stack([self._errors, self._sizes]))).tolist()
         return found
 
 

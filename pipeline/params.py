@@ -153,7 +153,6 @@ class GrowingEvaluation(Scoring):
     rescore_batches: Count
     references: Natural
     front_batches: Natural
-    margin: NonNegative
 
 
 class Training(Section):

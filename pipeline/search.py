@@ -36,7 +36,6 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         scoring=scoring,
         last_batches=section.evaluation.last_batches,
         front_batches=section.evaluation.front_batches,
-        margin=section.evaluation.margin,
     )
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
     state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)

@@ -33,7 +33,7 @@ POPULATION, GENERATIONS = 64, 24
 class Schedule(NamedTuple):
     """Images a mini-batch, references for difficulty, mini-batches of the first and the last generation (0: all).
 
-    `front`: mini-batches for those who may be on the front, by a margin of so many standard errors, growing to all.
+    `front`: mini-batches for the front of all so far, in the first generation, growing to all (0: as others).
     """
 
     size: int
@@ -41,15 +41,14 @@ class Schedule(NamedTuple):
     first: int
     last: int
     front: int = 0
-    margin: float = 0.0
 
 
-DEFAULT = Schedule(50, 8, 1, 1, 4, 0.5)
+DEFAULT = Schedule(50, 8, 1, 2, 4)
 FULL = Schedule(50, 8, 0, 0)
 CURVE = (
     FULL,
     *(FULL._replace(first=first, last=last) for first, last in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 4), (2, 8))),
-    *(DEFAULT._replace(margin=margin) for margin in (0.0, 0.5, 1.0)),
+    *(DEFAULT._replace(last=last, front=front) for last, front in ((1, 4), (2, 4), (2, 8), (3, 4))),
     DEFAULT._replace(references=0),
     Schedule(100, 0, 1, 2),
     Schedule(100, 0, 0, 0),
@@ -106,9 +105,7 @@ def searched(
         scorer.image_evaluations += schedule.references * images
     scoring = replace(SCORING, batches=schedule.first or everything)
     last = schedule.last or everything
-    plan = SearchPlan(
-        POPULATION, GENERATIONS, "nsga2", POPULATION, VARIATION, scoring, last, schedule.front, schedule.margin
-    )
+    plan = SearchPlan(POPULATION, GENERATIONS, "nsga2", POPULATION, VARIATION, scoring, last, schedule.front)
     found = search(scorer, problem, plan, start.population, seed=seed, first_generation=1)
     scheduled = [scorer.best_known(genotype) for genotype in found.population]
     searching = scorer.image_evaluations
@@ -169,7 +166,6 @@ def named(schedule: Schedule, seeds: Sequence[int]) -> dict[str, Any]:
         "first": schedule.first or "all",
         "last": schedule.last or "all",
         "front": f"{schedule.front} → all" if schedule.front else "as others",
-        "margin": schedule.margin,
         "seeds": ", ".join(map(str, seeds)),
     }
 
@@ -214,7 +210,7 @@ def text(found: Mapping[str, Any]) -> list[str]:
         "## The mini-batch schedule",
         f"Frozen searches by NSGA-II (population {POPULATION}, {GENERATIONS} generations, {VALIDATION} validation "
         "images) in a supernet like the default run's, by the mini-batches of the first and of the last generation; "
-        "those who may be on the front of all so far (by a margin in standard errors) are scored on more. With "
+        "the front of all so far may be scored on more, growing to all. With "
         "references, mini-batches mix easy and hard images. `times fewer`: image evaluations of the whole search, "
         "references and the confirmation of its front (share `confirming`) included, against scoring everyone in full. "
         "`tau`: Kendall's τ-b between the last population's scores before the confirmation and its full scores, over "

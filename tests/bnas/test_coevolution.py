@@ -455,9 +455,8 @@ def test_everything_evaluated_is_kept_once_in_order():
     assert len(result.evaluated) == 4 + 2 + 4 * 4
 
 
-@pytest.mark.parametrize("margin", [0.0, 1.0])
-def test_those_who_may_be_on_the_front_are_scored_on_more_each_generation_and_on_all_in_the_last(margin):
-    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2, margin=margin)
+def test_the_front_is_scored_on_more_each_generation_and_on_all_in_the_last():
+    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2)
     full = len(tiny.batches(VALIDATION))
     fronts = [plan.front(t, tiny.batches(VALIDATION)) for t in range(1, 5)]
     assert (fronts[0], fronts[-1]) == (2, full)

@@ -270,7 +270,6 @@ BEYOND = [
     ("search.generations", 0, "an integer of at least 1"),
     ("search.evaluation.references", -1, "an integer of at least 0"),
     ("search.evaluation.front_batches", -1, "an integer of at least 0"),
-    ("search.evaluation.margin", -0.5, "a number of at least 0"),
     ("retrain.count", 0, "an integer of at least 1"),
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
