@@ -126,35 +126,42 @@ def jittered(images: Tensor, factors: Tensor) -> Tensor:
     The first three blend an image with black, with the mean of its grey and with its grey; the last turns the hue by so
     much of the circle. As torchvision's, in fixed order [ours]; images of one channel have the first two only.
     """
-    brightness, contrast, saturation, hue = factors[:, :, None, None, None].unbind(1)
-    images = (images * brightness).clamp(0, 1)
-    images = (images * contrast + _grey(images).mean((1, 2, 3), keepdim=True) * (1 - contrast)).clamp(0, 1)
-    if images.shape[3] == 1:
-        return images
-    images = (images * saturation + _grey(images) * (1 - saturation)).clamp(0, 1)
-    return _turned(images, hue[..., 0])
+    brightness, contrast, saturation, hue = factors[:, :, None, None].unbind(1)
+    # A plane for each colour: many times faster than colours that alternate, which no vector instruction takes.
+    planes = images.permute(3, 0, 1, 2).contiguous() * brightness
+    planes.clamp_(0, 1)
+    middle = _grey(planes).mean((1, 2), keepdim=True)
+    planes.mul_(contrast).add_(middle * (1 - contrast)).clamp_(0, 1)
+    if len(planes) == 3:
+        grey = _grey(planes)
+        planes.mul_(saturation).add_(grey * (1 - saturation)).clamp_(0, 1)
+        planes = _turned(planes, hue)
+    return torch.empty_like(images).copy_(planes.permute(1, 2, 3, 0))
 
 
-def _grey(images: Tensor) -> Tensor:
-    """Luma `[N, H, W, 1]`."""
-    if images.shape[3] == 1:
-        return images
-    return (images * torch.tensor([0.2989, 0.587, 0.114])).sum(3, keepdim=True)
+def _grey(planes: Tensor) -> Tensor:
+    """Luma `[N, H, W]` of planes `[C, N, H, W]`."""
+    if len(planes) == 1:
+        return planes[0]
+    red, green, blue = planes
+    luma: Tensor = (red * 0.2989).add_(green * 0.587).add_(blue * 0.114)
+    return luma
 
 
-def _turned(images: Tensor, turn: Tensor) -> Tensor:
+def _turned(planes: Tensor, turn: Tensor) -> Tensor:
     """RGB → HSV, hue plus `turn`, and back; https://en.wikipedia.org/wiki/HSL_and_HSV#Formal_derivation."""
-    red, green, blue = images.unbind(3)
-    value, chroma = images.amax(3), images.amax(3) - images.amin(3)
-    safe = torch.where(chroma == 0, 1.0, chroma)
-    sixths = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    sixths = sixths + 6 * turn
-    parts = []
-    for n in (5, 3, 1):
-        k = (n + sixths) % 6
-        parts.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(parts, 3)
+    red, green, blue = planes
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    safe = chroma + (chroma == 0)
+    # Sums of products with 0 and 1: torch.where takes several times as long where neighbours differ.
+    is_red = (value == red).float()
+    is_green = (value == green).float() * (1 - is_red)
+    sixths = (green - blue).div_(safe).mul_(is_red)
+    sixths += (blue - red).div_(safe).add_(2).mul_(is_green)
+    sixths += (red - green).div_(safe).add_(4).mul_(1 - is_red - is_green)
+    sixths += 6 * turn
+    for plane, n in zip(planes, (5, 3, 1), strict=True):
+        k = (n + sixths).remainder_(6)
+        torch.sub(value, torch.minimum(k, 4 - k).clamp_(0, 1).mul_(chroma), out=plane)
+    return planes

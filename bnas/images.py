@@ -76,7 +76,9 @@ def opened_image(path: Path, channels: int) -> Iterator[Image.Image]:
     with _refused_as_picture(path), Image.open(path) as opened:
         _refuse_bomb(opened)
         opened.load()
-        yield converted(ImageOps.exif_transpose(opened), channels, opened.format)
+        # In place, and converted only if it has to be: two copies take as long as decoding a photograph.
+        ImageOps.exif_transpose(opened, in_place=True)
+        yield converted(opened, channels, opened.format)
 
 
 def _refuse_bomb(picture: Image.Image) -> None:
@@ -123,6 +125,8 @@ def converted(picture: Image.Image, channels: int, kind: str | None = None) -> I
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ImageError(f"expected values of 8 or 16 bits, found 32 (mode {picture.mode})")
+    if picture.mode == MODES[channels]:
+        return picture
     try:
         return picture.convert(MODES[channels])
     except ValueError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -85,19 +87,47 @@ def streamed(
     """The mini-batches of these rows, or a part of each, augmented, uint8 `[B, H, W, C]`.
 
     They are the same however many processes read them (as many as the parts have threads; with 0 this one does).
-    Raises DataError, which names the file, for a picture that cannot be read.
+    Raises DataError, which names the file, for a picture that cannot be read, and where a process dies as it delivers.
     """
+    workers = max(part.threads for part in parts)
+    # In a spawned process, as those that retrain networks are, PyTorch would spawn, too: seconds of imports each epoch.
+    forks = workers > 0 and sys.platform == "linux"
     loader: DataLoader[Tensor | str] = DataLoader(
         Pictures(parts, augmentation),
         batch_sampler=_Jobs(batches, seed, part),
-        num_workers=max(part.threads for part in parts),
+        num_workers=workers,
+        multiprocessing_context="fork" if forks else None,
         collate_fn=_stacked,
         generator=torch.Generator(),  # else the loader would draw from the global one
     )
-    for images in loader:
-        if isinstance(images, str):
-            raise DataError(images)
-        yield images
+    try:
+        for images in loader:
+            if isinstance(images, str):
+                raise DataError(images)
+            yield images
+    except (OSError, EOFError) as error:  # of the way between processes: what files raise is text by now
+        raise _lost(error) from None
+
+
+@contextmanager
+def lost_readers() -> Iterator[None]:
+    """A process that reads pictures and dies, as for want of memory, becomes a DataError; around all of a training.
+
+    PyTorch says so at once, wherever the process that trains may be at that moment.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise _lost(error) from None
+
+
+def _lost(error: Exception) -> DataError:
+    return DataError(
+        "runtime.loader_workers: expected processes that read pictures to the end, found one that died for want of "
+        f"memory or of room in /dev/shm, or was killed ({error})"
+    )
 
 
 def _stacked(items: list[Tensor | str]) -> Tensor | str:

@@ -17,6 +17,7 @@ from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
 from bnas.distributed import ALONE, Ranks
 from bnas.network import Rows
 from bnas.results import EpochRecord, parse
+from bnas.stream import lost_readers
 
 
 class TrainingError(ValueError):
@@ -137,6 +138,7 @@ Outputs = Tensor | tuple[Tensor, Tensor]
 """Logits `[B, classes]`; in a pair with those of an auxiliary head."""
 
 
+@lost_readers()
 def fit(
     forward: Callable[[Tensor, int, Rows], Outputs],
     optimizer: torch.optim.Optimizer,
@@ -161,7 +163,7 @@ def fit(
     `mixed_precision` lets what is not binary compute in bfloat16 [ours: its range is float32's, so no gradient has to
     be scaled]. A record's loss and error are means over the epoch's mini-batches as they were trained on. Raises
     TrainingError, with step and learning rate, as soon as a loss is not finite or an epoch ends with a weight that is
-    not: `on_epoch` never sees it.
+    not: `on_epoch` never sees it; DataError if a process that reads images dies.
     """
     rows = sharing.rows(feed.batch_size)
 

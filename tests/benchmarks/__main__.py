@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stage import atomic_write
-from tests.benchmarks import packed, processes, schedule, scoring, training
+from tests.benchmarks import folder, packed, processes, schedule, scoring, streaming, training
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
@@ -22,18 +22,24 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "packed": packed.MEASURES,
     "scoring": scoring.MEASURES,
     "training": training.MEASURES,
+    "streaming": streaming.MEASURES,
     "processes": processes.MEASURES,
 }
 """What `make bench` runs: section → name of the figures → what measures them."""
 
-STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {"schedule": schedule.MEASURES}
+STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "schedule": schedule.MEASURES,
+    "folder": folder.MEASURES,
+}
 
 TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "packed": packed.text,
     "scoring": scoring.text,
     "training": training.text,
+    "streaming": streaming.text,
     "processes": processes.text,
     "schedule": schedule.text,
+    "folder": folder.text,
 }
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from bnas.images import read_image
 from bnas.indexed import BadFilesError
 from bnas.labelled import Cut
 from bnas.prepare import prepare
+from bnas.train import CosineRate, adam, fit
 
 WNIDS = ("n01", "n02", "n03")
 SIDE = 14
@@ -182,6 +187,35 @@ def test_a_file_that_broke_since_is_named_in_one_line(root, tmp_path, workers):
         BadFilesError, match=rf"^{copy}: {split.images.paths[3]}: expected a whole image, found [^\n]*$"
     ):
         split.images[:]
+
+
+LOST = r"^runtime\.loader_workers: expected [^\n]*, or was killed \([^\n]*"
+
+
+def test_a_reader_that_is_killed_during_a_step_is_told_in_one_line(folder, root):
+    def forward(x, step, rows):
+        (reader,) = multiprocessing.active_children()
+        os.kill(reader.pid, signal.SIGKILL)
+        time.sleep(20)  # its end is a signal to this process, and cuts this short
+        return classify(x.mean((2, 3)))
+
+    classify = torch.nn.Linear(3, len(WNIDS))
+    feed = TrainingFeed(opened(folder, root, threads=1), 2, PLAIN, FULL, "here")
+    with pytest.raises(DataError, match=LOST + "DataLoader worker"):
+        fit(forward, adam(classify, 0.0), feed, CosineRate(0.1, 0.1, 13), range(1), generator=rng())
+
+
+def test_a_reader_that_dies_as_it_delivers_is_told_in_one_line(folder, root, monkeypatch):
+    class Broken:
+        def __init__(self, *_, **__):
+            pass
+
+        def __iter__(self):
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr("bnas.stream.DataLoader", Broken)
+    with pytest.raises(DataError, match=LOST + "Connection reset"):
+        list(TrainingFeed(opened(folder, root), 2, PLAIN, FULL, "here").epoch(rng()))
 
 
 def test_another_file_of_the_same_size_makes_another_index(root, tmp_path):
