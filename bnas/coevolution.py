@@ -16,12 +16,12 @@ from bnas import evolve
 from bnas.checkpoint import Save, State, forget
 from bnas.data import MiniBatches, Normalise, Split, TrainingFeed
 from bnas.distributed import ALONE, Ranks
-from bnas.evaluate import Problem, Scorer
+from bnas.evaluate import Contest, Problem, Scorer, difficulty
 from bnas.evolve import Variation
 from bnas.network import PathDropout, Rows, Supernet
 from bnas.progress import Progress
 from bnas.results import EpochRecord, GenerationRecord, Member, StageName
-from bnas.space import Genotype
+from bnas.space import Genotype, sample_uniform
 from bnas.train import UNDIVIDED, CosineRate, Sharing, Training, TrainingError, adam, fit
 
 Advance = Callable[[float, str], None]
@@ -48,6 +48,9 @@ class Scoring:
     """Individuals scored side by side; does not change a score."""
     where: str
     """The parameters' section, for messages."""
+    references: int = 0
+    """Random architectures that say how hard each image is, so that mini-batches mix easy and hard ones; 0: by chance.
+    For weights that stand still, and of no use in mode full [ours]."""
 
     def scorer(
         self,
@@ -58,15 +61,27 @@ class Scoring:
         seed: int,
         ranks: Ranks = ALONE,
     ) -> Scorer:
-        """A scorer on a sequence of mini-batches of the validation split, drawn by the seed."""
+        """A scorer on a sequence of mini-batches of the validation split, drawn by the seed.
+
+        The images that the references saw count among its image evaluations.
+        """
         cut = partial(
             MiniBatches, batch_size=self.batch_size, normalise=normalise, seed=seed, where=f"{self.where}.batch_size"
         )
         calibration: list[Tensor] = []
         if self.batch_norm == "recalibrated":
-            batches = cut(train)
-            calibration = [batches[i][0] for i in range(min(self.calibration_batches, len(batches)))]
-        return Scorer(supernet, cut(validation), calibration, self.workers, ranks)
+            inputs = cut(train)
+            calibration = [inputs[i][0] for i in range(min(self.calibration_batches, len(inputs)))]
+        batches = cut(validation)
+        references = self.references if self.mode == "minibatch" else 0
+        if references:
+            drawn = sample_uniform(supernet.space, random.Random(seed), references)
+            # All ranks have to cut alike, whatever their rounding.
+            hard = np.array(ranks.main_value(difficulty(supernet, batches, drawn).tolist()))
+            batches = cut(validation, difficulty=hard)
+        scorer = Scorer(supernet, batches, calibration, self.workers, ranks)
+        scorer.image_evaluations += references * len(validation)
+        return scorer
 
     def count(self, batches: MiniBatches, wanted: int | None = None) -> int:
         """Mini-batches that individuals are scored on: `wanted` (default `batches`), or all in mode full."""
@@ -240,11 +255,25 @@ def _trainer(
 
 
 def _scored(
-    problem: Problem, scorer: Scorer, count: int, advance: Advance, note: str
+    problem: Problem,
+    scorer: Scorer,
+    count: int,
+    advance: Advance,
+    note: str,
+    contest: Contest | None = None,
+    front: int = 0,
 ) -> Callable[[Sequence[Genotype]], NDArray[np.float64]]:
+    """Errors on `count` mini-batches, or on as many more as the contest took a genotype to."""
+
+    def on_images(images: int) -> None:
+        advance(SCORING_WORK * images, f"{note}, scoring")
+
     def evaluate(genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
-        scorer.score(genotypes, count, lambda images: advance(SCORING_WORK * images, f"{note}, scoring"))
-        return problem.objectives(genotypes, [scorer.error(genotype, count) for genotype in genotypes])
+        scorer.score(genotypes, count, on_images)
+        if contest and front:
+            contest.enter(genotypes, problem.resources(genotypes))
+            contest.confirm(front, on_images)
+        return problem.objectives(genotypes, [scorer.best_known(genotype) for genotype in genotypes])
 
     return evaluate
 
@@ -272,7 +301,8 @@ class SearchPlan:
     """The frozen search: generations, rule (`two_stage` included), and a fidelity that grows.
 
     Individuals of generation t are scored on the first k_t mini-batches, k_t growing linearly from `scoring.batches`
-    to `last_batches`.
+    to `last_batches`. The front of everything evaluated so far is scored on more before anybody is selected
+    (`Contest.confirm`): from `front_batches`, if that is not 0, linearly to all in the last generation [ours].
     """
 
     population: int
@@ -282,6 +312,15 @@ class SearchPlan:
     variation: Variation
     scoring: Scoring
     last_batches: int
+    front_batches: int = 0
+
+    def front(self, generation: int, available: MiniBatches) -> int:
+        """Mini-batches for those on the front in generation t = 1 … generations; 0: no more than others."""
+        if self.scoring.mode == "full" or not self.front_batches:
+            return 0
+        share = (generation - 1) / max(1, self.generations - 1)
+        first = min(self.front_batches, len(available))
+        return round(first + share * (len(available) - first))
 
     def batches(self, generation: int, available: MiniBatches) -> int:
         """k_t for generation t = 1 … generations."""
@@ -292,7 +331,8 @@ class SearchPlan:
     def work(self, validation: int) -> float:
         """A rough forecast in images trained on, for the time left."""
         last = validation if self.scoring.mode == "full" else self.last_batches * self.scoring.batch_size
-        return SCORING_WORK * self.population * (self.generations + 2) * last * 0.8
+        further = 3 * validation if self.front_batches and self.scoring.mode != "full" else 0
+        return SCORING_WORK * self.population * ((self.generations + 2) * last * 0.8 + further)
 
 
 @dataclass(frozen=True)
@@ -324,6 +364,7 @@ def search(
     members = tuple(problem.topped_up(members, len(members) + plan.immigrants, rng))
     evaluated: dict[Genotype, None] = {}
     records: list[GenerationRecord] = []
+    contest = Contest(scorer)
     for t in range(1, plan.generations + 1):
         rule = evolve.rule_of(plan.selection, t, plan.generations)
         step = evolve.step(
@@ -334,6 +375,8 @@ def search(
                 plan.batches(t, scorer.batches),
                 advance,
                 f"generation {t}/{plan.generations}",
+                contest,
+                plan.front(t, scorer.batches),
             ),
             generation=t,
             rule=rule,

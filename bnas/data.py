@@ -145,6 +145,12 @@ class TrainingFeed:
             yield inputs, torch.from_numpy(self.split.labels[rows[part]]).to(self.normalise.device)
 
 
+def _dealt(order: NDArray[np.int64], parts: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Rows dealt like cards: of each `parts` neighbours in the order every part gets one, which one by chance."""
+    places = np.concatenate([rng.permutation(parts) for _ in range(-(-len(order) // parts))])[: len(order)]
+    return [order[places == part] for part in range(parts)]
+
+
 KEPT_BYTES = 2**28
 """Of mini-batches read from files, as many of the first as fit: every individual is scored on them."""
 
@@ -154,17 +160,32 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
 
     None holds a single image, which has no statistics: fewer are cut where that would be.
     Scoring on mini-batches' own statistics is sound only if each mixes the classes as the split does; hence the
-    shuffle, also for a split that lies sorted by class. Item i is (inputs `[B, C, H, W]`, labels `[B]`). Raises
+    shuffle, also for a split that lies sorted by class. With the `difficulty` of each image, `[N]`, every mini-batch
+    gets its share of each class and of its easy and hard images (a stratified sample: nearer to the split than a
+    random one) [ours]. Item i is (inputs `[B, C, H, W]`, labels `[B]`). Raises
     DataError if the split holds fewer images than one mini-batch.
     """
 
-    def __init__(self, split: Split, batch_size: int, normalise: Normalise, seed: int, where: str) -> None:
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        normalise: Normalise,
+        seed: int,
+        where: str,
+        difficulty: NDArray[np.float64] | None = None,
+    ) -> None:
         if batch_size > len(split):
             raise DataError(f"{where}: expected at most the {len(split)} images there are, found {batch_size}")
-        order = np.random.default_rng(seed).permutation(len(split))
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(split))
         self.split, self.normalise = split, normalise
         count = max(1, min(-(-len(split) // batch_size), len(split) // 2))
-        self._rows = [np.sort(rows) for rows in np.array_split(order, count)]
+        if difficulty is None:
+            parts = np.array_split(order, count)
+        else:
+            parts = _dealt(order[np.lexsort((difficulty[order], split.labels[order]))], count, rng)
+        self._rows = [np.sort(rows) for rows in parts]
         self._kept: dict[int, NDArray[np.uint8]] = {}
         fit = KEPT_BYTES // (int(np.prod(split.images.shape[1:])) * len(self._rows[0]))
         self._keep = range(fit if file_parts(split.images) else 0)
@@ -181,6 +202,10 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
                 self._kept[index] = images
         labels = torch.from_numpy(self.split.labels[rows]).to(self.normalise.device)
         return self.normalise(torch.from_numpy(images)), labels
+
+    def rows(self, index: int) -> NDArray[np.int64]:
+        """Which images of the split mini-batch `index` holds, in its order."""
+        return self._rows[index]
 
     def images(self, count: int) -> int:
         """Images in the first `count` mini-batches."""

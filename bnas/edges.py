@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from bnas.results import LatencyTable
 from bnas.space import CELL_INPUTS, Gene, Genotype, Node, SearchSpace
@@ -38,7 +39,21 @@ class EdgeTable:
     def __call__(self, genotype: Genotype) -> float:
         """The quantity of the network of this genotype; raises ValueError if it is not of the table's space."""
         self.space.validate(genotype)
-        return self.fixed + sum(edges[at] for reduction, edges in self.cells for at in used(genotype, reduction))
+        normal, reduction = self._genes
+        total = sum(normal[gene] for node in genotype.normal for gene in node)
+        return self.fixed + total + sum(reduction[gene] for node in genotype.reduction for gene in node)
+
+    @cached_property
+    def _genes(self) -> tuple[dict[Gene, float], dict[Gene, float]]:
+        """What a gene comes to in all normal and in all reduction cells: a search asks for thousands of genotypes."""
+        sources, ops = range(CELL_INPUTS + self.space.nodes - 1), self.space.ops
+
+        def sums(kind: bool) -> dict[Gene, float]:
+            cells = [edges for reduction, edges in self.cells if reduction == kind]
+            genes = [Gene(source, op) for source in sources for op in ops]
+            return {gene: sum(edges[stride(gene, kind), gene.op] for edges in cells) for gene in genes}
+
+        return sums(False), sums(True)
 
     def range(self) -> tuple[float, float]:
         """The least and the most that a network of the space can have."""

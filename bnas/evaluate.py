@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from bnas import pareto, population
 from bnas.checkpoint import Save, State
@@ -148,10 +149,17 @@ class Scorer:
 
     def score(self, genotypes: Sequence[Genotype], count: int, on_images: Callable[[int], None] = _ignore) -> None:
         """Score everyone on the first `count` mini-batches where that is missing; `on_images` is told of images."""
-        missing = [genotype for genotype in dict.fromkeys(genotypes) if self.known(genotype) < count]
+        self._score({genotype: count for genotype in genotypes if self.known(genotype) < count}, on_images)
+
+    def extend(self, genotypes: Sequence[Genotype], on_images: Callable[[int], None] = _ignore) -> None:
+        """Score each on one mini-batch more than it has been scored on; nobody may have been scored on all."""
+        self._score({genotype: self.known(genotype) + 1 for genotype in genotypes}, on_images)
+
+    def _score(self, missing: Mapping[Genotype, int], on_images: Callable[[int], None]) -> None:
+        """Score everyone on so many mini-batches, all of which have been scored on fewer."""
         calibration = sum(len(x) for x in self.calibration)
         todo: dict[Genotype, range] = {}
-        for genotype in missing:
+        for genotype, count in missing.items():
             self.image_evaluations += calibration
             for wrong in self._remembered.get(genotype, [])[self.known(genotype) : count]:
                 self._keep_answer(genotype, wrong)
@@ -252,23 +260,68 @@ class Scorer:
         yield network
 
 
+class Contest:
+    """Everything evaluated so far, with the errors and numbers of mini-batches it is known by, and sizes."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.genotypes: list[Genotype] = []
+        self._rows: dict[Genotype, int] = {}
+        self._errors, self._known, self._sizes = np.zeros(0), np.zeros(0, np.int64), np.zeros(0)
+
+    def enter(self, genotypes: Sequence[Genotype], sizes: NDArray[np.float64]) -> None:
+        """Add those that are new, with their sizes `[n]`, and look up what is known of the others."""
+        for genotype in genotypes:
+            self._rows.setdefault(genotype, len(self._rows))
+        rows, more = [self._rows[genotype] for genotype in genotypes], len(self._rows) - len(self.genotypes)
+        self.genotypes = list(self._rows)
+        self._errors, self._sizes = (np.append(values, np.zeros(more)) for values in (self._errors, self._sizes))
+        self._known = np.append(self._known, np.zeros(more, np.int64))
+        self._sizes[rows] = sizes
+        self._look_up(rows)
+
+    def _look_up(self, rows: Sequence[int]) -> None:
+        self._errors[rows] = [self.scorer.best_known(self.genotypes[row]) for row in rows]
+        self._known[rows] = [self.scorer.known(self.genotypes[row]) for row in rows]
+
+    def confirm(self, count: int, on_images: Callable[[int], None] = _ignore) -> None:
+        """Score further until everyone on the front has been scored on `count` mini-batches.
+
+        Each pass scores those of the current front that lack mini-batches on one more: a lucky one costs no more than
+        it takes to fall behind. A score that moves may let others in, so it is repeated until nobody is left [ours].
+        """
+        while unsure := [row for row in self._front() if self._known[row] < count]:
+            self.scorer.extend([self.genotypes[row] for row in unsure], on_images)
+            self._look_up(unsure)
+
+    def front(self) -> list[Genotype]:
+        """The non-dominated ones by their best-known errors, smallest first; of several equal ones all."""
+        front = [(self._sizes[row], self.genotypes[row]) for row in self._front()]
+        return [genotype for _, genotype in sorted(front, key=lambda each: (each[0], each[1].key))]
+
+    def _front(self) -> list[int]:
+        found: list[int] = np.flatnonzero(pareto.nondominated(np.column_stack([self._errors, self._sizes]))).tolist()
+        return found
+
+
 def confirm_front(genotypes: Sequence[Genotype], sizes: NDArray[np.float64], scorer: Scorer) -> list[Genotype]:
     """The non-dominated ones of everything evaluated, all of them scored on every mini-batch, smallest first.
 
-    Each pass scores the members of the current non-dominated set that lack mini-batches on twice as many as they were
-    scored on: a lucky one falls behind long before it has seen everything [ours]. A score that moves may let others in,
-    so it is repeated until the set holds fully scored members only. `sizes` `[U]`. Of several with equal objectives all
-    are kept.
+    `sizes` `[U]`. Of several with equal objectives all are kept.
     """
-    full = len(scorer.batches)
-    while True:
-        errors = [scorer.best_known(genotype) for genotype in genotypes]
-        front = np.flatnonzero(pareto.nondominated(np.column_stack([errors, sizes]))).tolist()
-        unsure: dict[int, list[Genotype]] = {}
-        for i in front:
-            if scorer.known(genotypes[i]) < full:
-                unsure.setdefault(scorer.known(genotypes[i]), []).append(genotypes[i])
-        if not unsure:
-            return [genotypes[i] for i in sorted(front, key=lambda i: (sizes[i], genotypes[i].key))]
-        for known, members in unsure.items():
-            scorer.score(members, min(full, 2 * known))
+    contest = Contest(scorer)
+    contest.enter(genotypes, sizes)
+    contest.confirm(len(scorer.batches))
+    return contest.front()
+
+
+def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+    """How hard each image of the split is, `[N]`: its cross-entropy, summed over the paths of some genotypes [ours]."""
+    found = np.zeros(len(batches.split))
+    with torch.no_grad():
+        for index in range(len(batches)):
+            x, y = batches[index]
+            for genotype in genotypes:
+                loss = functional.cross_entropy(supernet(x, genotype), y, reduction="none")
+                found[batches.rows(index)] += loss.double().cpu().numpy()
+    return found

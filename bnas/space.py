@@ -185,6 +185,22 @@ def _checked_node(genes: Sequence[Gene], cell: str, index: int, space: str) -> N
     return first, second
 
 
+def _valid(normal: tuple[Node, ...], reduction: tuple[Node, ...], space: str) -> Genotype:
+    """The genotype of nodes that are valid and in order by construction, which the constructor would check again."""
+    genotype = object.__new__(Genotype)
+    genotype.__dict__.update(normal=normal, reduction=reduction, space=space)
+    return genotype
+
+
+def _below(count: int, bits: Callable[[int], int]) -> int:
+    """A number from 0 to count − 1, uniform."""
+    length = count.bit_length()
+    found = bits(length)
+    while found >= count:
+        found = bits(length)
+    return found
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """All genotypes with `nodes` nodes a cell over the operation names `ops`.
@@ -211,7 +227,7 @@ class SearchSpace:
 
     def sample(self, rng: random.Random) -> Genotype:
         """A genotype with every gene drawn uniformly."""
-        return self._draw(lambda: rng.choice(self.ops), rng)
+        return self._draw(1.0, self.ops, (), rng)
 
     def sample_mixed(self, rng: random.Random) -> Genotype:
         """A genotype whose share of weighted operations is itself drawn first, with both extremes likely.
@@ -219,22 +235,44 @@ class SearchSpace:
         The share follows the arcsine distribution on [0, 1]; within each kind operations are uniform. Equal to
         `sample` where the space has only one kind of operation.
         """
-        free = [op for op in self.ops if op in PARAMETER_FREE]
-        weighted = [op for op in self.ops if op not in PARAMETER_FREE]
+        weighted, free = self._kinds
         if not free or not weighted:
             return self.sample(rng)
-        share = math.sin(rng.random() * math.pi / 2) ** 2
-        return self._draw(lambda: rng.choice(weighted if rng.random() < share else free), rng)
+        return self._draw(math.sin(rng.random() * math.pi / 2) ** 2, weighted, free, rng)
 
-    def _draw(self, draw_op: Callable[[], str], rng: random.Random) -> Genotype:
+    @cached_property
+    def _kinds(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The operations with weights, and those without."""
+        free = tuple(op for op in self.ops if op in PARAMETER_FREE)
+        return tuple(op for op in self.ops if op not in PARAMETER_FREE), free
+
+    @cached_property
+    def _genes(self) -> tuple[dict[str, Gene], ...]:
+        """By source: operation → gene."""
+        return tuple({op: Gene(source, op) for op in self.ops} for source in range(CELL_INPUTS + self.nodes - 1))
+
+    def _draw(self, share: float, ops: Sequence[str], others: Sequence[str], rng: random.Random) -> Genotype:
+        """Operations are uniform in `ops` with probability `share`, else in `others`.
+
+        Searches draw a dozen candidates for each genotype they keep, so nothing is checked that holds by construction,
+        and numbers come from the generator as `sample` and `choice` would take them, without their detours.
+        """
+        genes, bits, uniform = self._genes, rng.getrandbits, rng.random
+
         def cell() -> tuple[Node, ...]:
-            nodes = []
-            for i in range(self.nodes):
-                a, b = rng.sample(range(CELL_INPUTS + i), 2)
-                nodes.append((Gene(a, draw_op()), Gene(b, draw_op())))
+            nodes: list[Node] = []
+            for states in range(CELL_INPUTS, CELL_INPUTS + self.nodes):
+                a, b = _below(states, bits), _below(states - 1, bits)
+                if b == a:  # Two different states: the last one stands in for the one that is taken.
+                    b = states - 1
+                first, second = (
+                    among[_below(len(among), bits)]
+                    for among in ((ops if not others or uniform() < share else others) for _ in range(2))
+                )
+                nodes.append((genes[a][first], genes[b][second]) if a < b else (genes[b][second], genes[a][first]))
             return tuple(nodes)
 
-        return Genotype(cell(), cell(), self.name)
+        return _valid(cell(), cell(), self.name)
 
     def mutate(self, genotype: Genotype, rng: random.Random, rate: float) -> Genotype:
         """Each of the two integers of each gene is drawn anew with probability `rate`; at least one is changed.

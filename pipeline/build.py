@@ -111,6 +111,7 @@ def scoring(section: schema.Evaluation | schema.GrowingEvaluation, workers: int,
         section.calibration_batches,
         workers,
         where,
+        section.references if isinstance(section, schema.GrowingEvaluation) else 0,
     )
 
 

@@ -151,6 +151,8 @@ class GrowingEvaluation(Scoring):
     first_batches: Count
     last_batches: Count
     rescore_batches: Count
+    references: Natural
+    front_batches: Natural
 
 
 class Training(Section):

@@ -35,6 +35,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         variation=build.variation(section.variation),
         scoring=scoring,
         last_batches=section.evaluation.last_batches,
+        front_batches=section.evaluation.front_batches,
     )
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
     state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)

@@ -53,14 +53,16 @@ def drawn(count: int, seed: int = 0) -> list[Genotype]:
     return list(found)
 
 
-def rounds(calls: Mapping[str, Callable[[], object]], count: int = ROUNDS) -> dict[str, dict[str, float]]:
-    """Seconds of each call in so many alternating rounds, after one to warm up: median and quartiles."""
+def rounds(
+    calls: Mapping[str, Callable[[], object]], count: int = ROUNDS, warm_up: int = 1
+) -> dict[str, dict[str, float]]:
+    """Seconds of each call in so many alternating rounds, after some to warm up: median and quartiles."""
     found: dict[str, list[float]] = {name: [] for name in calls}
-    for index in range(count + 1):
+    for index in range(warm_up + count):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            if index:
+            if index >= warm_up:
                 found[name].append(time.perf_counter() - start)
     return {name: spread(values * 2 if count == 1 else values) for name, values in found.items()}
 
@@ -118,7 +120,9 @@ def compare(net: Supernet, digits: Digits, genotypes: Sequence[Genotype]) -> dic
     batches, count = digits.batches(size), max(1, 250 // size)
     rival = alone if best.startswith("side") else one_after_another
     plain = partial(rival, net, batches, genotypes, count, *([cores] if rival is alone else []))
-    found = rounds({"plain": plain, "ours": partial(together, net, batches, genotypes, count, cores)})
+    ours = partial(together, net, batches, genotypes, count, cores)
+    ours()  # The rival is warm from the choice of its best way.
+    found = rounds({"plain": plain, "ours": ours}, warm_up=0)
     images = batches.images(count)
     ratio = found["plain"]["median"] / found["ours"]["median"]
     return {
@@ -276,6 +280,8 @@ def ablation() -> list[dict[str, Any]]:
                     for plan in paths.plans([genotype], x):
                         list(paths.logits(plan, x))
 
+        torch_together(genotypes[:4])  # The others are warm from the rounds before, or need no more than this.
+        ours_alone(genotypes[:4])
         found = rounds(
             {
                 "plain, 1 thread": partial(alone, net, batches, genotypes, 2, 1),
@@ -285,6 +291,7 @@ def ablation() -> list[dict[str, Any]]:
                 f"fused, binary and shared, {cores} threads": partial(together, net, batches, genotypes, 2, cores),
             },
             1,
+            0,
         )
         first = found["plain, 1 thread"]["median"]
         for way, seconds in found.items():
@@ -334,7 +341,8 @@ def growth() -> list[dict[str, Any]]:
     for channels, cells, count in cases:
         net = new_supernet(digits.config(channels, cells, 2), SPACE).eval()
         call = partial(together, net, digits.batches(100), drawn(count), 2, available_cores())
-        found = rounds({"s": call}, 2)["s"]
+        together(net, digits.batches(100), drawn(8), 1, available_cores())  # warm
+        found = rounds({"s": call}, 2, 0)["s"]
         rows.append(
             {"channels": channels, "cells": cells, "population": count}
             | {"s": found, "architectures/s": round(count / found["median"], 1)}

@@ -231,6 +231,22 @@ def test_recalibration_sees_the_training_split_only():
     assert sorted(itertools.chain(*scored)) == list(range(100, 140))
 
 
+def test_mini_batches_by_difficulty_are_a_partition_drawn_by_the_seed_and_paid_for():
+    net, validation = tiny.trained_supernet(2), tiny.numbered(40, 100)
+
+    def cut(seed=0, **changes):
+        scorer = tiny.scoring(**changes).scorer(net, TRAIN, validation, tiny.NORMALISE, seed)
+        return scorer.image_evaluations, [scorer.batches.rows(index).tolist() for index in range(len(scorer.batches))]
+
+    spent, stratified = cut(references=3)
+    assert spent == 3 * 40
+    assert sorted(itertools.chain(*stratified)) == list(range(40))
+    assert all(np.bincount(validation.labels[rows], minlength=4).tolist() == [2] * 4 for rows in stratified)
+    assert cut(references=3) == (spent, stratified) != cut(1, references=3)
+    assert cut(references=4)[1] != stratified != cut()[1]
+    assert cut(mode="full", references=3) == cut(mode="full") == (0, cut()[1])
+
+
 def scored_images(phases):
     """Per generation, genotype → the images it was scored on, in order."""
     found = []
@@ -437,6 +453,30 @@ def test_everything_evaluated_is_kept_once_in_order():
     asked = dict.fromkeys(genotype for requests in generations for genotype, _ in requests)
     assert result.evaluated == tuple(asked)
     assert len(result.evaluated) == 4 + 2 + 4 * 4
+
+
+def test_the_front_is_scored_on_more_each_generation_and_on_all_in_the_last():
+    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2)
+    full = len(tiny.batches(VALIDATION))
+    fronts = [plan.front(t, tiny.batches(VALIDATION)) for t in range(1, 5)]
+    assert (fronts[0], fronts[-1]) == (2, full)
+    assert fronts == sorted(fronts)
+    result, generations, scorer = searched(plan)
+    for requests, count in zip(generations, fronts, strict=True):
+        # The front of a generation is among those who were scored that far; most are not.
+        assert {known for _, known in requests} >= {1}
+        assert max(known for _, known in requests) >= count
+    spent = scorer.image_evaluations
+    front = confirm_front(result.evaluated, tiny.problem().resources(result.evaluated), scorer)
+    assert scorer.image_evaluations == spent
+    assert all(scorer.known(genotype) == full for genotype in front)
+    assert spent < len(result.evaluated) * len(scorer.batches.split)
+
+
+def test_without_front_batches_and_in_mode_full_nobody_is_scored_on_more_than_others():
+    for plan in (tiny.search_plan(), tiny.search_plan(scoring=tiny.scoring(mode="full"), front_batches=2)):
+        _, generations, _ = searched(plan)
+        assert all(len({known for _, known in requests}) == 1 for requests in generations)
 
 
 @settings(max_examples=100, deadline=None)

@@ -268,7 +268,8 @@ BEYOND = [
     ("stage2.path_dropout.maximum", 1, "a number of at least 0 and below 1"),
     ("search.selection", "random", "one of nsga2, auxiliary, alternate, cars, two_stage"),
     ("search.generations", 0, "an integer of at least 1"),
-    ("search.evaluation.last_batches", 1, "an integer of at least first_batches (2)"),
+    ("search.evaluation.references", -1, "an integer of at least 0"),
+    ("search.evaluation.front_batches", -1, "an integer of at least 0"),
     ("retrain.count", 0, "an integer of at least 1"),
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
@@ -312,6 +313,11 @@ def test_what_does_not_fit_the_images_is_refused(ws: Workspace, changes: dict[st
     assert ws.refuse(changed(changes)).startswith(line)
     key = line.partition(":")[0]
     ws.load(changed(changes | {key: 0 if key in changes else 224}))
+
+
+def test_fewer_mini_batches_in_the_last_generation_than_in_the_first_are_refused(ws: Workspace) -> None:
+    line = ws.refuse(changed({"search.evaluation.first_batches": 5, "search.evaluation.last_batches": 4}))
+    assert line == "search.evaluation.last_batches: expected an integer of at least first_batches (5), found 4"
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), BEYOND)
