@@ -49,7 +49,7 @@ def deviating(network: Network, packed: PackedNetwork, inputs: Floats) -> NDArra
             f"expected the packed network's logits to differ from PyTorch's on at most {MOST_DEVIATING:.0%} of "
             f"{len(inputs)} images, found {len(found)}"
         )
-    unexplained = found[~undecided(network, packed, inputs[found])] if len(found) else found
+    unexplained = found[~undecided(network, packed, inputs, found)] if len(found) else found
     if len(unexplained):
         raise ValueError(
             f"expected the packed network to answer as PyTorch but where a value lies within rounding of a sign's "
@@ -66,19 +66,22 @@ def torch_logits(network: Network, inputs: Floats) -> Floats:
     return found
 
 
-def undecided(network: Network, packed: PackedNetwork, inputs: Floats) -> NDArray[np.bool_]:
-    """On which images a value before a sign lies on both sides of its threshold, as the two round it; bool `[N]`.
+def undecided(network: Network, packed: PackedNetwork, inputs: Floats, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """On which of these images a value before a sign lies on both sides of its threshold, as the two round it.
+
+    `inputs` `[N, C, H, W]` are all that were compared, `rows` `[R]` the ascending numbers of those to look into; bool
+    `[R]`.
 
     Only the first block counts in which any sign of an image differs: there every one that does has to be within
     rounding of its threshold, and so have all values before to be the same.
     """
-    seen = before_signs(network, inputs)
-    open_, found = np.ones(len(inputs), bool), np.zeros(len(inputs), bool)
+    seen = before_signs(network, inputs, rows)
+    open_, found = np.ones(len(rows), bool), np.zeros(len(rows), bool)
     for index, (step, values) in enumerate(zip(packed.steps, packed.parameters, strict=True)):
         if not (isinstance(step, Block) and isinstance(values, BlockParameters)):
             continue
         x, plus = seen[step.name]
-        ours = map_before(packed.steps[:index], packed.parameters[:index], step, inputs)
+        ours = map_before(packed.steps[:index], packed.parameters[:index], step, inputs[rows])
         scale, shift = (np.abs(each.astype(np.float64))[:, None, None] for each in (values.scale_in, values.shift_in))
         # A value is itself a sum, in which rounding is relative to the largest terms: the map's own size.
         most = np.abs(ours).max(axis=(1, 2, 3), keepdims=True).astype(np.float64)
@@ -93,22 +96,33 @@ def undecided(network: Network, packed: PackedNetwork, inputs: Floats) -> NDArra
     return found
 
 
-def before_signs(network: Network, inputs: Floats) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
-    """Every block's input in PyTorch `[N, C, H, W]` and where its sign is +1, by the block's name."""
-    seen: dict[str, tuple[Floats, NDArray[np.bool_]]] = {}
+def before_signs(
+    network: Network, inputs: Floats, rows: NDArray[np.int64]
+) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
+    """Every block's input in PyTorch `[R, C, H, W]` and where its sign is +1, by the block's name; rows are ascending.
+
+    Computed among the same images as by `torch_logits`: PyTorch rounds by how many there are.
+    """
+    seen: dict[str, list[tuple[Floats, NDArray[np.bool_]]]] = {}
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, BinaryBlock)}
     names: dict[nn.Module, str] = {block.norm_in: name for name, block in blocks.items()}
 
     def look(norm: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
-        seen[names[norm]] = given[0].numpy(), (out >= 0).numpy()
+        seen.setdefault(names[norm], []).append((given[0][here].numpy(), (out[here] >= 0).numpy()))
 
     hooks = [norm.register_forward_hook(look) for norm in names]
     try:
-        torch_logits(network, inputs)
+        for start in range(0, len(inputs), TOGETHER):
+            here = rows[(rows >= start) & (rows < start + TOGETHER)] - start
+            if len(here):
+                torch_logits(network, inputs[start : start + TOGETHER])
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
+    return {
+        name: (np.concatenate([x for x, _ in parts]), np.concatenate([plus for _, plus in parts]))
+        for name, parts in seen.items()
+    }
 
 
 def map_before(steps: Sequence[Step], parameters: Sequence[Parameters], block: Block, inputs: Floats) -> Floats:

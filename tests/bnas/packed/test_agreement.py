@@ -57,7 +57,7 @@ def test_no_image_deviates_from_a_network_rightly_packed(model):
 def test_the_maps_before_signs_are_those_of_the_trained_network(space):
     model = builders.balanced(builders.network(seed=3, space=space), SIZE)
     found, x = to_network(model), images(3)
-    seen = before_signs(model, x)
+    seen = before_signs(model, x, np.arange(len(x)))
     blocks = [(i, step) for i, step in enumerate(found.steps) if isinstance(step, Block)]
     assert set(seen) == {step.name for _, step in blocks}
     for i, step in blocks:
@@ -72,10 +72,10 @@ def on_threshold(model):
     """A network in which one value of image 5 lies on a threshold of its first block; that value's sign in PyTorch."""
     made = copy.deepcopy(model)
     name, block = next((n, b) for n, b in made.named_modules() if isinstance(b, BinaryBlock))
-    value, _ = before_signs(made, images(200))[name]
+    value, _ = before_signs(made, images(200), np.array([5]))[name]
     scale, shift = affine(block.norm_in)
-    block.norm_in.bias.data[0] -= (scale[0] * float(value[5, 0, 2, 3]) + shift[0]).float()
-    plus = bool(before_signs(made, images(200))[name][1][5, 0, 2, 3])
+    block.norm_in.bias.data[0] -= (scale[0] * float(value[0, 0, 2, 3]) + shift[0]).float()
+    plus = bool(before_signs(made, images(200), np.array([5]))[name][1][0, 0, 2, 3])
     return made, name, plus
 
 
@@ -94,8 +94,35 @@ def nudged(made, name, plus, by):
 
 def test_an_image_on_which_rounding_decides_is_found_and_no_other(on_threshold):
     loaded = nudged(*on_threshold, 5e-7)
-    assert undecided(on_threshold[0], loaded, images(200)).nonzero()[0].tolist() == [5]
+    assert undecided(on_threshold[0], loaded, images(200), np.arange(200)).nonzero()[0].tolist() == [5]
     assert deviating(on_threshold[0], loaded, images(200)).tolist() == [5]
+
+
+def test_an_image_is_looked_into_among_those_it_was_compared_with(on_threshold):
+    """PyTorch rounds by how many images there are: alone, this one's sign falls on the packed network's side."""
+    made, name, plus = on_threshold
+    block = made.get_submodule(name)
+    scale, _ = affine(block.norm_in)
+    moved = float((-1e-6 if plus else 1e-6) / scale[0])
+
+    def round_otherwise(norm, given):
+        few = given[0].new_zeros(given[0].shape[1])
+        few[0] = moved if len(given[0]) < 100 else 0.0
+        return given[0] + few[:, None, None]
+
+    hook = block.norm_in.register_forward_pre_hook(round_otherwise)
+    try:
+        assert deviating(made, nudged(*on_threshold, 5e-7), images(200)).tolist() == [5]
+    finally:
+        hook.remove()
+
+
+def test_rows_are_found_wherever_they_lie(model):
+    x, rows = images(600), np.array([3, 255, 256, 599])
+    every, some = before_signs(model, x, np.arange(600)), before_signs(model, x, rows)
+    for name, (values, plus) in some.items():
+        assert np.array_equal(values, every[name][0][rows])
+        assert np.array_equal(plus, every[name][1][rows])
 
 
 def test_a_sign_that_differs_by_more_than_rounding_is_no_excuse(on_threshold):
