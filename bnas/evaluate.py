@@ -149,10 +149,16 @@ class Scorer:
 
     def score(self, genotypes: Sequence[Genotype], count: int, on_images: Callable[[int], None] = _ignore) -> None:
         """Score everyone on the first `count` mini-batches where that is missing; `on_images` is told of images."""
-        self._score({genotype: count for genotype in genotypes if self.known(genotype) < count}, on_images)
+        missing = {genotype: count for genotype in genotypes if self.known(genotype) < count}
+        if missing:
+            self._score(missing, on_images)
+            self.save()
 
     def extend(self, genotypes: Sequence[Genotype], on_images: Callable[[int], None] = _ignore) -> None:
-        """Score each on one mini-batch more than it has been scored on; nobody may have been scored on all."""
+        """Score each on one mini-batch more than it has been scored on; nobody may have been scored on all.
+
+        Small steps: answers are saved only when that is due, or by `save`.
+        """
         self._score({genotype: self.known(genotype) + 1 for genotype in genotypes}, on_images)
 
     def _score(self, missing: Mapping[Genotype, int], on_images: Callable[[int], None]) -> None:
@@ -172,9 +178,8 @@ class Scorer:
                 self._keep_answer(genotype, early.pop((genotype, self.known(genotype))))
             first = index == todo[genotype].start
             on_images(self._images(index) + (calibration if first else 0))
-            self._save_answers(SAVE_SECONDS)
-        if todo:
-            self._save_answers(0)
+            if time.monotonic() - self._saved >= SAVE_SECONDS:
+                self.save()
 
     def _keep_answer(self, genotype: Genotype, wrong: int) -> None:
         """The number of wrong answers on the next mini-batch."""
@@ -228,8 +233,9 @@ class Scorer:
         except Exception as error:
             raise EvaluationError(genotype, error) from error
 
-    def _save_answers(self, after_seconds: float) -> None:
-        if self._save is None or time.monotonic() - self._saved < after_seconds:
+    def save(self) -> None:
+        """Hand all answers to what `keep` was given, if it was."""
+        if self._save is None:
             return
         everything = self._remembered | {
             genotype: max(wrong, self._remembered.get(genotype, []), key=len) for genotype, wrong in self._wrong.items()
@@ -290,9 +296,13 @@ class Contest:
         Each pass scores those of the current front that lack mini-batches on one more: a lucky one costs no more than
         it takes to fall behind. A score that moves may let others in, so it is repeated until nobody is left [ours].
         """
+        moved = False
         while unsure := [row for row in self._front() if self._known[row] < count]:
             self.scorer.extend([self.genotypes[row] for row in unsure], on_images)
             self._look_up(unsure)
+            moved = True
+        if moved:
+            self.scorer.save()
 
     def front(self) -> list[Genotype]:
         """The non-dominated ones by their best-known errors, smallest first; of several equal ones all."""
