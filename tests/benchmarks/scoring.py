@@ -31,6 +31,7 @@ from bnas.population import Paths, Plan
 from bnas.space import Genotype, SearchSpace, sample_stratified
 from tests.benchmarks.evolved import VARIATION, Digits, converged, new_supernet, warmed
 from tests.benchmarks.measure import compared, spread
+from tests.benchmarks.plain import plain
 from tests.benchmarks.text import table
 
 SPACE = SearchSpace(nodes=3)
@@ -74,6 +75,7 @@ def together(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype],
     return scorer
 
 
+@plain()
 def alone(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype], count: int, workers: int) -> Scorer:
     """The same by the path that calls the supernet itself, individuals side by side on a thread each."""
     scorer = Scorer(net, batches, workers=workers)
@@ -82,6 +84,7 @@ def alone(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype], co
     return scorer
 
 
+@plain()
 def one_after_another(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype], count: int) -> None:
     """Plain PyTorch with all threads inside each operation."""
     torch.set_num_threads(available_cores())
@@ -119,10 +122,10 @@ def compare(net: Supernet, digits: Digits, genotypes: Sequence[Genotype]) -> dic
     size = int(best.split()[-2])
     batches, count = digits.batches(size), max(1, 250 // size)
     rival = alone if best.startswith("side") else one_after_another
-    plain = partial(rival, net, batches, genotypes, count, *([cores] if rival is alone else []))
+    theirs = partial(rival, net, batches, genotypes, count, *([cores] if rival is alone else []))
     ours = partial(together, net, batches, genotypes, count, cores)
     ours()  # The rival is warm from the choice of its best way.
-    found = rounds({"plain": plain, "ours": ours}, warm_up=0)
+    found = rounds({"plain": theirs, "ours": ours}, warm_up=0)
     images = batches.images(count)
     ratio = found["plain"]["median"] / found["ours"]["median"]
     return {
@@ -152,7 +155,7 @@ def equality() -> list[dict[str, Any]]:
         for index in range(10):
             x = digits.batches(100)[index][0]
             paths = Paths(net)
-            with torch.no_grad():
+            with torch.no_grad(), plain():
                 answers: dict[str, dict[Genotype, torch.Tensor]] = {
                     "ours": {g: y.argmax(1) for plan in paths.plans(few, x) for g, y in paths.logits(plan, x)},
                     "torch": {g: net(x, g).argmax(1) for g in few},
@@ -269,7 +272,7 @@ def ablation() -> list[dict[str, Any]]:
         called = mock.patch.object(population, "frozen", lambda module, shape: frozen._Called(module))
 
         def torch_together(genotypes: Sequence[Genotype] = genotypes, called: Any = called) -> None:
-            with called:
+            with called, plain():
                 together(net, batches, genotypes, 2, 1)
 
         def ours_alone(genotypes: Sequence[Genotype] = genotypes) -> None:

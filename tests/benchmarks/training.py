@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bnas import fused, fused_kernels, fused_pooling
+from bnas import fused, fused_kernels
 from bnas.binarize import BinaryConv2d
 from bnas.data import Augmentation, Normalise, Split, TrainingFeed
 from bnas.network import Network, NetworkConfig, Supernet
-from bnas.ops import BinaryBlock, match_channels, pooled
 from bnas.packed.network import available_cores
 from bnas.space import Genotype, SearchSpace
 from bnas.train import adam
 from tests.benchmarks.measure import spread
+from tests.benchmarks.plain import plain
 from tests.benchmarks.text import cell, table
 
 BATCH, GENOTYPES, ROUNDS = 64, 12, 3
@@ -100,19 +100,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(self.supernet(self.x, genotype), self.labels).backward()  # type: ignore[no-untyped-call]
         return torch.cat([p.grad.flatten() for p in self.supernet.parameters() if p.grad is not None])
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """Blocks run their layers one by one, and PyTorch pools."""
-
-    def layers(block: BinaryBlock, x: Tensor) -> Tensor:
-        return block.plain(x, match_channels(pooled(x, block.stride), block.out_channels))
-
-    with ExitStack() as patches:
-        patches.enter_context(patch.object(BinaryBlock, "forward", layers))
-        patches.enter_context(patch.object(fused_pooling, "fits", lambda x: False))
-        yield
 
 
 @contextmanager
