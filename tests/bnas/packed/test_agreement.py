@@ -103,7 +103,7 @@ def test_an_image_is_looked_into_among_those_it_was_compared_with(on_threshold):
     made, name, plus = on_threshold
     block = made.get_submodule(name)
     scale, _ = affine(block.norm_in)
-    moved = float((-1e-6 if plus else 1e-6) / scale[0])
+    moved = (-1e-6 if plus else 1e-6) / scale[0].item()
 
     def round_otherwise(norm, given):
         few = given[0].new_zeros(given[0].shape[1])
