@@ -120,7 +120,10 @@ def test_an_image_is_looked_into_among_those_it_was_compared_with(on_threshold):
 def test_rows_are_found_wherever_they_lie(model):
     x, rows = images(600), np.array([3, 255, 256, 599])
     every, some = before_signs(model, x, np.arange(600)), before_signs(model, x, rows)
+    assert len(every) > 1
+    assert set(some) == set(every)
     for name, (values, plus) in some.items():
+        assert len(every[name][0]) == 600
         assert np.array_equal(values, every[name][0][rows])
         assert np.array_equal(plus, every[name][1][rows])
 
