@@ -38,10 +38,19 @@ class EdgeTable:
 
     def __call__(self, genotype: Genotype) -> float:
         """The quantity of the network of this genotype; raises ValueError if it is not of the table's space."""
-        self.space.validate(genotype)
+        if genotype.space != self.space.name or len(genotype.normal) != self.space.nodes:
+            self.space.validate(genotype)  # raises
         normal, reduction = self._genes
-        total = sum(normal[gene] for node in genotype.normal for gene in node)
-        return self.fixed + total + sum(reduction[gene] for node in genotype.reduction for gene in node)
+        total = self.fixed
+        try:
+            for first, second in genotype.normal:
+                total += normal[first] + normal[second]
+            for first, second in genotype.reduction:
+                total += reduction[first] + reduction[second]
+        except KeyError:
+            self.space.validate(genotype)  # raises
+            raise
+        return total
 
     @cached_property
     def _genes(self) -> tuple[dict[Gene, float], dict[Gene, float]]:

@@ -8,9 +8,11 @@ to two *distinct* earlier states; all nodes are concatenated.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -192,13 +194,24 @@ def _valid(normal: tuple[Node, ...], reduction: tuple[Node, ...], space: str) ->
     return genotype
 
 
-def _below(count: int, bits: Callable[[int], int]) -> int:
-    """A number from 0 to count − 1, uniform."""
-    length = count.bit_length()
-    found = bits(length)
-    while found >= count:
-        found = bits(length)
-    return found
+_Kinds = tuple[tuple[tuple[Node, ...], tuple[Node, ...]], tuple[tuple[Node, ...], tuple[Node, ...]]]
+
+
+@lru_cache(maxsize=100)
+def _all_nodes(count: int, ops: tuple[str, ...], others: tuple[str, ...]) -> tuple[_Kinds, ...]:
+    """All that each node can be, by whether its first and its second operation are of `ops` or `others`."""
+
+    def known(index: int, first: tuple[str, ...], second: tuple[str, ...]) -> tuple[Node, ...]:
+        return tuple(
+            (Gene(a, one), Gene(b, other))
+            for a, b in itertools.combinations(range(CELL_INPUTS + index), 2)
+            for one, other in itertools.product(first, second)
+        )
+
+    return tuple(
+        ((known(i, others, others), known(i, others, ops)), (known(i, ops, others), known(i, ops, ops)))
+        for i in range(count)
+    )
 
 
 @dataclass(frozen=True)
@@ -246,31 +259,20 @@ class SearchSpace:
         free = tuple(op for op in self.ops if op in PARAMETER_FREE)
         return tuple(op for op in self.ops if op not in PARAMETER_FREE), free
 
-    @cached_property
-    def _genes(self) -> tuple[dict[str, Gene], ...]:
-        """By source: operation → gene."""
-        return tuple({op: Gene(source, op) for op in self.ops} for source in range(CELL_INPUTS + self.nodes - 1))
-
-    def _draw(self, share: float, ops: Sequence[str], others: Sequence[str], rng: random.Random) -> Genotype:
+    def _draw(self, share: float, ops: tuple[str, ...], others: tuple[str, ...], rng: random.Random) -> Genotype:
         """Operations are uniform in `ops` with probability `share`, else in `others`.
 
         Searches draw a dozen candidates for each genotype they keep, so nothing is checked that holds by construction,
-        and numbers come from the generator as `sample` and `choice` would take them, without their detours.
+        and a node is drawn whole.
         """
-        genes, bits, uniform = self._genes, rng.getrandbits, rng.random
+        number, nodes = rng.random, _all_nodes(self.nodes, ops, others)
 
         def cell() -> tuple[Node, ...]:
-            nodes: list[Node] = []
-            for states in range(CELL_INPUTS, CELL_INPUTS + self.nodes):
-                a, b = _below(states, bits), _below(states - 1, bits)
-                if b == a:  # Two different states: the last one stands in for the one that is taken.
-                    b = states - 1
-                first, second = (
-                    among[_below(len(among), bits)]
-                    for among in ((ops if not others or uniform() < share else others) for _ in range(2))
-                )
-                nodes.append((genes[a][first], genes[b][second]) if a < b else (genes[b][second], genes[a][first]))
-            return tuple(nodes)
+            drawn = []
+            for kinds in nodes:
+                known = kinds[number() < share][number() < share]
+                drawn.append(known[int(number() * len(known))])
+            return tuple(drawn)
 
         return _valid(cell(), cell(), self.name)
 
@@ -370,14 +372,14 @@ def sample_stratified(
     pool = distinct(lambda: space.sample_mixed(rng), POOL_PER_SAMPLE * count)
     if len(pool) <= count:
         return pool
-    logs = [math.log(size(genotype)) for genotype in pool]
-    low, high = min(logs), max(logs)
+    ranked = sorted((math.log(size(genotype)), i) for i, genotype in enumerate(pool))
+    low, high = ranked[0][0], ranked[-1][0]
     taken: list[Genotype] = []
     for k in range(count):
         target = low + (high - low) * (k + rng.random()) / count
-        distances = [abs(log - target) for log in logs]
-        nearest = distances.index(min(distances))
-        taken.append(pool[nearest])
-        logs[nearest] = math.inf  # taken
+        above = bisect_left(ranked, (target,))
+        near = range(max(0, above - 1), min(len(ranked), above + 1))
+        nearest = min(near, key=lambda place: abs(ranked[place][0] - target))
+        taken.append(pool[ranked.pop(nearest)[1]])
     rng.shuffle(taken)
     return taken

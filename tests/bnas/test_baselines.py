@@ -87,7 +87,7 @@ def test_each_target_gets_its_own_neighbour_in_size_and_not_another_targets():
 
 
 def test_targets_of_equal_size_get_different_matches():
-    everyone = tiny.genotypes(60)
+    everyone = tiny.genotypes(120)
     front = [genotype for genotype in everyone if weighted(genotype) == 13][:5]
     assert len(front) == 5
     found = size_matched(front, tiny.SPACE, weighted, random.Random(0))

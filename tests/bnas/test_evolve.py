@@ -433,9 +433,11 @@ def test_crossed_children_are_mutated_at_the_given_rate():
 
 
 def children_per_parent(values, count=64):
-    """How many of the unmixed children each member is the parent of."""
-    population = sample_uniform(SPACE, random.Random(100), len(values))
-    children = offspring(population, values, count, **setting(variation=Variation(0.0, 0.0, 0.0)))
+    """How many of the unmixed children each member is the parent of; all parents are too far apart to confuse."""
+    space = SearchSpace(nodes=4)
+    population = sample_uniform(space, random.Random(100), len(values))
+    assert min(gene_changes(a, b) for a, b in itertools.combinations(population, 2)) > 2
+    children = offspring(population, values, count, **setting(space=space, variation=Variation(0.0, 0.0, 0.0)))
     parents = [min(range(len(values)), key=lambda i: gene_changes(child, population[i])) for child in children]
     return [parents.count(i) for i in range(len(values))]
 
