@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ def main() -> None:
     found: dict[str, Any] = json.loads(JSON.read_text()) if JSON.exists() else {}
     found["machine"] = machine()
     for name in [name for each in chosen for name in known.get(each, [each])]:
-        print(f"bench: {name}", flush=True)
+        start = time.monotonic()
         found[name] = figures[name]()
+        print(f"bench: {name}, {time.monotonic() - start:.0f} s", flush=True)
     atomic_write(JSON, json.dumps(found, indent=1) + "\n")
     atomic_write(MARKDOWN, text(found))
     print(f"written to {MARKDOWN} and {JSON}")

@@ -21,3 +21,8 @@ def cell(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['median']:.3g} ({value['low']:.3g}–{value['high']:.3g})"
     return str(value)
+
+
+def transposed(row: Mapping[str, Any]) -> str:
+    """A row as a table of its figures."""
+    return table([{"figure": name, "value": cell(value)} for name, value in row.items()])
