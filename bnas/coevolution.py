@@ -302,7 +302,7 @@ class SearchPlan:
 
     Individuals of generation t are scored on the first k_t mini-batches, k_t growing linearly from `scoring.batches`
     to `last_batches`. The front of everything evaluated so far is scored on more before anybody is selected
-    (`Contest.confirm`): from `front_batches`, if that is not 0, linearly to all in the last generation [ours].
+    (`Contest.confirm`): from `front_batches`, if that is not 0, linearly to `last_front_batches` [ours].
     """
 
     population: int
@@ -313,20 +313,20 @@ class SearchPlan:
     scoring: Scoring
     last_batches: int
     front_batches: int = 0
+    last_front_batches: int = 0
 
     def front(self, generation: int, available: MiniBatches) -> int:
         """Mini-batches for those on the front in generation t = 1 … generations; 0: no more than others."""
         if self.scoring.mode == "full" or not self.front_batches:
             return 0
-        share = (generation - 1) / max(1, self.generations - 1)
-        first = min(self.front_batches, len(available))
-        return round(first + share * (len(available) - first))
+        return min(self._grown(generation, self.front_batches, self.last_front_batches), len(available))
 
     def batches(self, generation: int, available: MiniBatches) -> int:
         """k_t for generation t = 1 … generations."""
-        share = (generation - 1) / max(1, self.generations - 1)
-        first = self.scoring.batches
-        return self.scoring.count(available, round(first + share * (self.last_batches - first)))
+        return self.scoring.count(available, self._grown(generation, self.scoring.batches, self.last_batches))
+
+    def _grown(self, generation: int, first: int, last: int) -> int:
+        return round(first + (generation - 1) / max(1, self.generations - 1) * (last - first))
 
     def work(self, validation: int) -> float:
         """A rough forecast in images trained on, for the time left."""

@@ -73,11 +73,14 @@ class Problem:
     def topped_up(self, population: Sequence[Genotype], count: int, rng: random.Random) -> list[Genotype]:
         """The population with newly drawn genotypes appended until it holds `count` (or the space no more)."""
         members = dict.fromkeys(population)
-        missing = count - len(members)
-        if missing > 0:
-            # So many more that enough are left after dropping those that are members already.
-            drawn = self.sampler(rng, missing + len(members))
-            members.update(dict.fromkeys([g for g in drawn if g not in members][:missing]))
+        while (missing := count - len(members)) > 0:
+            before = len(members)
+            members.update(dict.fromkeys(self.sampler(rng, missing)))
+            if len(members) == before:
+                # Those drawn are members already; as many more than missing as there are members hold all there is.
+                drawn = self.sampler(rng, missing + before)
+                members.update(dict.fromkeys([g for g in drawn if g not in members][:missing]))
+                break
         return list(members)
 
 
@@ -245,7 +248,8 @@ class Scorer:
 
     def wrong(self, genotype: Genotype, count: int) -> int:
         """Wrong answers on the first `count` mini-batches, computing what is not known yet."""
-        self.score([genotype], count)
+        if self.known(genotype) < count:
+            self.score([genotype], count)
         return sum(self._wrong[genotype][:count])
 
     def error(self, genotype: Genotype, count: int) -> float:
@@ -274,6 +278,7 @@ class Contest:
         self.genotypes: list[Genotype] = []
         self._rows: dict[Genotype, int] = {}
         self._errors, self._known, self._sizes = np.zeros(0), np.zeros(0, np.int64), np.zeros(0)
+        self._images = np.array([scorer.batches.images(count) for count in range(len(scorer.batches) + 1)])
 
     def enter(self, genotypes: Sequence[Genotype], sizes: NDArray[np.float64]) -> None:
         """Add those that are new, with their sizes `[n]`, and look up what is known of the others."""
@@ -290,14 +295,16 @@ class Contest:
         self._errors[rows] = [self.scorer.best_known(self.genotypes[row]) for row in rows]
         self._known[rows] = [self.scorer.known(self.genotypes[row]) for row in rows]
 
-    def confirm(self, count: int, on_images: Callable[[int], None] = _ignore) -> None:
-        """Score further until everyone on the front has been scored on `count` mini-batches.
+    def confirm(self, count: int, on_images: Callable[[int], None] = _ignore, margin: float = 0.0) -> None:
+        """Score further until everyone who may be on the front has been scored on `count` mini-batches.
 
         Each pass scores those of the current front that lack mini-batches on one more: a lucky one costs no more than
-        it takes to fall behind. A score that moves may let others in, so it is repeated until nobody is left [ours].
+        it takes to fall behind. A score that moves may let others in, so it is repeated until nobody is left. The front
+        is that by errors lowered by `margin` standard errors `√(e · (1 − e) / n · (1 − n / N))` of e on n of N images:
+        an unlucky one gets a second look, too, and whoever is known on all images stands by its error [ours].
         """
         moved = False
-        while unsure := [row for row in self._front() if self._known[row] < count]:
+        while unsure := [row for row in self._front(self._hopes(margin)) if self._known[row] < count]:
             self.scorer.extend([self.genotypes[row] for row in unsure], on_images)
             self._look_up(unsure)
             moved = True
@@ -306,22 +313,33 @@ class Contest:
 
     def front(self) -> list[Genotype]:
         """The non-dominated ones by their best-known errors, smallest first; of several equal ones all."""
-        front = [(self._sizes[row], self.genotypes[row]) for row in self._front()]
+        front = [(self._sizes[row], self.genotypes[row]) for row in self._front(self._errors)]
         return [genotype for _, genotype in sorted(front, key=lambda each: (each[0], each[1].key))]
 
-    def _front(self) -> list[int]:
-        found: list[int] = np.flatnonzero(pareto.nondominated(np.column_stack([self._errors, self._sizes]))).tolist()
+    def _hopes(self, margin: float) -> NDArray[np.float64]:
+        """Errors `margin` standard errors below those known, `[U]`, at least 0."""
+        seen, total = self._images[self._known], self._images[-1]
+        # No mistake yet is no proof of none.
+        error = np.maximum(self._errors, 1 / seen)
+        deviation = np.sqrt(error * (1 - error) / seen * (1 - seen / total))
+        hopes: NDArray[np.float64] = np.maximum(self._errors - margin * deviation, 0)
+        return hopes
+
+    def _front(self, errors: NDArray[np.float64]) -> list[int]:
+        found: list[int] = np.flatnonzero(pareto.nondominated(np.column_stack([errors, self._sizes]))).tolist()
         return found
 
 
-def confirm_front(genotypes: Sequence[Genotype], sizes: NDArray[np.float64], scorer: Scorer) -> list[Genotype]:
+def confirm_front(
+    genotypes: Sequence[Genotype], sizes: NDArray[np.float64], scorer: Scorer, margin: float = 0.0
+) -> list[Genotype]:
     """The non-dominated ones of everything evaluated, all of them scored on every mini-batch, smallest first.
 
-    `sizes` `[U]`. Of several with equal objectives all are kept.
+    `sizes` `[U]`; `margin` as for `Contest.confirm`. Of several with equal objectives all are kept.
     """
     contest = Contest(scorer)
     contest.enter(genotypes, sizes)
-    contest.confirm(len(scorer.batches))
+    contest.confirm(len(scorer.batches), margin=margin)
     return contest.front()
 
 

@@ -153,6 +153,8 @@ class GrowingEvaluation(Scoring):
     rescore_batches: Count
     references: Natural
     front_batches: Natural
+    last_front_batches: Count
+    front_margin: NonNegative
 
 
 class Training(Section):
@@ -333,10 +335,14 @@ def _broken_rules(params: Params) -> Iterator[Problem]:
     yield from broken_stem(("network",), params.network)
     if params.stage1.generations == params.stage1.epochs == 0:
         yield ("stage1", "epochs"), "an integer of at least 1 where generations is 0", "0"
-    first, last = search.evaluation.first_batches, search.evaluation.last_batches
-    if last < first:
-        expected = f"an integer of at least first_batches ({first})"
-        yield ("search", "evaluation", "last_batches"), expected, found_text(last)
+    scoring = search.evaluation
+    for name, first, last in (
+        ("first_batches", scoring.first_batches, scoring.last_batches),
+        ("front_batches", scoring.front_batches, scoring.last_front_batches),
+    ):
+        if last < first:
+            key = "last_" + name.removeprefix("first_")
+            yield ("search", "evaluation", key), f"an integer of at least {name} ({first})", found_text(last)
     yield from broken_retrain(params.retrain)
 
     known = OPERATIONS.get(space.name, ())

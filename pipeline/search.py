@@ -36,6 +36,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         scoring=scoring,
         last_batches=section.evaluation.last_batches,
         front_batches=section.evaluation.front_batches,
+        last_front_batches=section.evaluation.last_front_batches,
     )
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
     state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)
@@ -52,7 +53,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         advance=advance,
     )
     before = {g for folder in STAGES for g in read_genotypes(folder / "evaluated.json", problem.space)}
-    front, summary = confirm(found, before, scorer, problem)
+    front, summary = confirm(found, before, scorer, problem, section.evaluation.front_margin)
     common = scoring.count(scorer.batches, section.evaluation.rescore_batches)
     records = coevolution.rescored([*earlier, *found.generations], scorer, common, advance)
     if not ranks.is_main:
@@ -69,14 +70,17 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
 
 
 def confirm(
-    found: coevolution.Searched, before: set[Genotype], scorer: Scorer, problem: Problem
+    found: coevolution.Searched, before: set[Genotype], scorer: Scorer, problem: Problem, margin: float
 ) -> tuple[tuple[FrontMember, ...], SearchSummary]:
-    """The front of everything the search evaluated, scored in full, and what the mini-batch schedule spent on it."""
+    """The front of everything the search evaluated, scored in full, and what the mini-batch schedule spent on it.
+
+    `margin` as for `Contest.confirm`.
+    """
     everything, images = len(scorer.batches), len(scorer.batches.split)
     scheduled = [scorer.best_known(genotype) for genotype in found.population]
     resources = problem.resources(found.evaluated)
     front = []
-    for genotype in confirm_front(found.evaluated, resources, scorer):
+    for genotype in confirm_front(found.evaluated, resources, scorer, margin):
         cost, wrong = problem.costs(genotype), scorer.wrong(genotype, everything)
         front.append(FrontMember(genotype, wrong / images, wrong, images, cost.size_bytes, cost.params, cost.ops))
     spent = scorer.image_evaluations

@@ -455,11 +455,12 @@ def test_everything_evaluated_is_kept_once_in_order():
     assert len(result.evaluated) == 4 + 2 + 4 * 4
 
 
-def test_the_front_is_scored_on_more_each_generation_and_on_all_in_the_last():
-    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2)
+def test_the_front_is_scored_on_more_each_generation():
+    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2, last_front_batches=4)
     full = len(tiny.batches(VALIDATION))
     fronts = [plan.front(t, tiny.batches(VALIDATION)) for t in range(1, 5)]
-    assert (fronts[0], fronts[-1]) == (2, full)
+    assert (fronts[0], fronts[-1]) == (2, 4)
+    assert full > 4
     assert fronts == sorted(fronts)
     result, generations, scorer = searched(plan)
     for requests, count in zip(generations, fronts, strict=True):
@@ -468,13 +469,24 @@ def test_the_front_is_scored_on_more_each_generation_and_on_all_in_the_last():
         assert max(known for _, known in requests) >= count
     spent = scorer.image_evaluations
     front = confirm_front(result.evaluated, tiny.problem().resources(result.evaluated), scorer)
-    assert scorer.image_evaluations == spent
+    assert scorer.image_evaluations > spent
     assert all(scorer.known(genotype) == full for genotype in front)
+
+
+def test_a_front_that_the_last_generation_scored_on_all_is_confirmed_already():
+    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2, last_front_batches=99)
+    assert plan.front(4, tiny.batches(VALIDATION)) == len(tiny.batches(VALIDATION))
+    result, _, scorer = searched(plan)
+    spent = scorer.image_evaluations
+    front = confirm_front(result.evaluated, tiny.problem().resources(result.evaluated), scorer)
+    assert scorer.image_evaluations == spent
+    assert all(scorer.known(genotype) == len(scorer.batches) for genotype in front)
     assert spent < len(result.evaluated) * len(scorer.batches.split)
 
 
 def test_without_front_batches_and_in_mode_full_nobody_is_scored_on_more_than_others():
-    for plan in (tiny.search_plan(), tiny.search_plan(scoring=tiny.scoring(mode="full"), front_batches=2)):
+    full = tiny.search_plan(scoring=tiny.scoring(mode="full"), front_batches=2, last_front_batches=4)
+    for plan in (tiny.search_plan(), full):
         _, generations, _ = searched(plan)
         assert all(len({known for _, known in requests}) == 1 for requests in generations)
 

@@ -478,6 +478,39 @@ def test_confirming_step_by_step_spends_less_than_doubling_on_noisy_scores():
     assert spent[confirm_front] < 0.95 * spent[doubled_front]
 
 
+def hope(wrong, seen, total, margin):
+    """An error lowered by so many of its standard errors; of no mistake as of one."""
+    error = max(wrong, 1) / seen
+    return max(0, wrong / seen - margin * math.sqrt(error * (1 - error) / seen * (1 - seen / total)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.sampled_from([0.0, 0.5, 1.0, 5.0]))
+def test_with_a_margin_whoever_may_be_on_the_front_is_known_in_full(data, margin):
+    row = st.lists(st.booleans(), min_size=12, max_size=12)
+    everyone, scorer = scripted([data.draw(row) for _ in range(data.draw(st.integers(1, 9)))], per_batch=3)
+    sizes = np.array([data.draw(st.integers(1, 4)) / 4 for _ in everyone])
+    for genotype in everyone:
+        scorer.wrong(genotype, data.draw(st.integers(1, 4)))
+    front = confirm_front(everyone, sizes, scorer, margin)
+    known = [scorer.known(genotype) for genotype in everyone]
+    points = [(scorer.best_known(g), size) for g, size in zip(everyone, sizes.tolist(), strict=True)]
+    assert {everyone.index(genotype) for genotype in front} == reference_front(points)
+    wrong = [scorer.wrong(genotype, count) for genotype, count in zip(everyone, known, strict=True)]
+    hopes = [(hope(w, 3 * k, 12, margin), size) for w, k, (_, size) in zip(wrong, known, points, strict=True)]
+    assert {known[i] for i in reference_front(hopes)} == {4}
+
+
+def test_a_margin_gives_the_unlucky_a_second_look():
+    unlucky = [True] * 3 + [False] * 9
+    for margin, best in ((0.0, 1), (2.0, 0)):
+        everyone, scorer = scripted([unlucky, first_wrong(4)], per_batch=6)
+        scorer.wrong(everyone[0], 1)
+        scorer.wrong(everyone[1], 2)
+        # 3 of 6 wrong, in the end 3 of 12, against 4 of 12.
+        assert confirm_front(everyone, np.array([0.2, 0.2]), scorer, margin) == [everyone[best]]
+
+
 def test_the_hopeless_are_not_scored_further():
     everyone, scorer = scripted([first_wrong(0), first_wrong(12)], per_batch=3)
     for genotype in everyone:

@@ -270,6 +270,8 @@ BEYOND = [
     ("search.generations", 0, "an integer of at least 1"),
     ("search.evaluation.references", -1, "an integer of at least 0"),
     ("search.evaluation.front_batches", -1, "an integer of at least 0"),
+    ("search.evaluation.last_front_batches", 0, "an integer of at least 1"),
+    ("search.evaluation.front_margin", -0.1, "a number of at least 0"),
     ("retrain.count", 0, "an integer of at least 1"),
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
@@ -315,9 +317,14 @@ def test_what_does_not_fit_the_images_is_refused(ws: Workspace, changes: dict[st
     ws.load(changed(changes | {key: 0 if key in changes else 224}))
 
 
-def test_fewer_mini_batches_in_the_last_generation_than_in_the_first_are_refused(ws: Workspace) -> None:
-    line = ws.refuse(changed({"search.evaluation.first_batches": 5, "search.evaluation.last_batches": 4}))
-    assert line == "search.evaluation.last_batches: expected an integer of at least first_batches (5), found 4"
+@pytest.mark.parametrize(
+    ("first", "last"), [("first_batches", "last_batches"), ("front_batches", "last_front_batches")]
+)
+def test_fewer_mini_batches_in_the_last_generation_than_in_the_first_are_refused(
+    ws: Workspace, first: str, last: str
+) -> None:
+    line = ws.refuse(changed({f"search.evaluation.{first}": 9, f"search.evaluation.{last}": 8}))
+    assert line == f"search.evaluation.{last}: expected an integer of at least {first} (9), found 8"
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), BEYOND)
