@@ -7,6 +7,7 @@ it is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +187,7 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
         else:
             parts = _dealt(order[np.lexsort((difficulty[order], split.labels[order]))], count, rng)
         self._rows = [np.sort(rows) for rows in parts]
+        self._images = [0, *itertools.accumulate(len(rows) for rows in self._rows)]
         self._kept: dict[int, NDArray[np.uint8]] = {}
         fit = KEPT_BYTES // (int(np.prod(split.images.shape[1:])) * len(self._rows[0]))
         self._keep = range(fit if file_parts(split.images) else 0)
@@ -209,4 +211,4 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
 
     def images(self, count: int) -> int:
         """Images in the first `count` mini-batches."""
-        return sum(len(rows) for rows in self._rows[:count])
+        return self._images[min(count, len(self))]

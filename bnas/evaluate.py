@@ -170,24 +170,29 @@ class Scorer:
         todo: dict[Genotype, range] = {}
         for genotype, count in missing.items():
             self.image_evaluations += calibration
-            for wrong in self._remembered.get(genotype, [])[self.known(genotype) : count]:
-                self._keep_answer(genotype, wrong)
-            if self.known(genotype) < count:
-                todo[genotype] = range(self.known(genotype), count)
-        early: dict[tuple[Genotype, int], int] = {}
+            answers = self._wrong.setdefault(genotype, [])
+            for wrong in self._remembered.get(genotype, [])[len(answers) : count]:
+                self._keep_answer(answers, wrong)
+            if len(answers) < count:
+                todo[genotype] = range(len(answers), count)
+        early: dict[Genotype, dict[int, int]] = {}
         for genotype, index, wrong in self._all_answers(todo):
-            early[genotype, index] = wrong
-            while (genotype, self.known(genotype)) in early:
-                self._keep_answer(genotype, early.pop((genotype, self.known(genotype))))
+            answers = self._wrong[genotype]
+            if index > len(answers):
+                early.setdefault(genotype, {})[index] = wrong
+            else:
+                self._keep_answer(answers, wrong)
+                while early and (waiting := early.get(genotype)) and len(answers) in waiting:
+                    self._keep_answer(answers, waiting.pop(len(answers)))
             first = index == todo[genotype].start
             on_images(self._images(index) + (calibration if first else 0))
             if time.monotonic() - self._saved >= SAVE_SECONDS:
                 self.save()
 
-    def _keep_answer(self, genotype: Genotype, wrong: int) -> None:
-        """The number of wrong answers on the next mini-batch."""
-        self.image_evaluations += self._images(self.known(genotype))
-        self._wrong.setdefault(genotype, []).append(wrong)
+    def _keep_answer(self, answers: list[int], wrong: int) -> None:
+        """The number of wrong answers on the next mini-batch, beside those on the ones before."""
+        self.image_evaluations += self._images(len(answers))
+        answers.append(wrong)
 
     def _images(self, index: int) -> int:
         return self.batches.images(index + 1) - self.batches.images(index)
@@ -241,7 +246,9 @@ class Scorer:
         if self._save is None:
             return
         everything = self._remembered | {
-            genotype: max(wrong, self._remembered.get(genotype, []), key=len) for genotype, wrong in self._wrong.items()
+            genotype: max(wrong, self._remembered.get(genotype, []), key=len)
+            for genotype, wrong in self._wrong.items()
+            if wrong
         }
         self._save(State({}, {"answers": [[genotype.to_dict(), wrong] for genotype, wrong in everything.items()]}))
         self._saved = time.monotonic()
@@ -258,7 +265,8 @@ class Scorer:
 
     def best_known(self, genotype: Genotype) -> float:
         """Error on all mini-batches this genotype has been scored on; it must have been on one."""
-        return self.error(genotype, self.known(genotype))
+        answers = self._wrong[genotype]
+        return sum(answers) / self.batches.images(len(answers))
 
     @contextmanager
     def _model(self, genotype: Genotype) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
