@@ -432,9 +432,9 @@ def text(found: Mapping[str, Any]) -> list[str]:
         "Where the arithmetic gains: one block on a mini-batch of 100, one thread.",
         table(found["scoring blocks"]),
         "How cost grows: architectures a second, each on 200 images, in random populations. Twice the channels cost "
-        "about twice the time (BatchNorm, sums and signs, which grow with the channels, and bits, whose count grows with "
-        "their square, but 64 to an instruction). Depth is about linear. A population costs less for each member the "
-        "larger it is, since more is shared, until sharing is exhausted; a small one leaves cores waiting at its end.",
+        "about twice the time (BatchNorm, sums and signs grow with the channels; bits with their square, but many to "
+        "an instruction). Depth is about linear. A population costs less for each member the larger it is, since more "
+        "is shared, until sharing is exhausted; a small one leaves cores waiting at its end.",
         table(found["scoring growth"]),
         "Selection, variation, handling of genotypes: what a search of 8 generations at population 128 does besides "
         "waiting for scores, by the default's schedule on 1,000 images, 16 channels, all cores.",

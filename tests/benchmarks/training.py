@@ -465,10 +465,10 @@ def text(found: Mapping[str, Any]) -> list[str]:
         "Where the reference's time goes, by operator, from a profile:",
         table(found["shares"]),
         "Growth: milliseconds per step of the reference with other widths and depths, and multiplications and "
-        "additions of its convolutions a second; cost is linear where the next to last column stands still. It does not "
-        "at few channels, where the fixed cost of each call is most of it (operations a second fall with the width), nor "
-        "at many, where a convolution's work grows with their square. In depth it falls a little below linear: later "
-        "cells have fewer values, and the stem is paid for once.",
+        "additions of its convolutions a second; cost is linear where the next to last column stands still. It does "
+        "not at few channels, where the fixed cost of each call is most of it (operations a second fall with the "
+        "width), nor at many, where a convolution's work grows with their square. In depth cost falls a little below "
+        "linear: later cells have fewer values, and the stem is paid for once.",
         table(found["growth"]),
         f"Retraining: {NETWORKS} stand-alone networks laid over the cores.",
         table(found["layouts"]),
