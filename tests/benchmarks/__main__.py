@@ -52,10 +52,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *known, *figures], help=", ".join(known))
     chosen = parser.parse_args().names or list(SECTIONS)
     found: dict[str, Any] = json.loads(JSON.read_text()) if JSON.exists() else {}
-    found["machine"] = machine()
+    machines = found.setdefault("machines", {})
     for name in [name for each in chosen for name in known.get(each, [each])]:
         start = time.monotonic()
-        found[name] = figures[name]()
+        found[name], machines[name] = figures[name](), machine()
         print(f"bench: {name}, {time.monotonic() - start:.0f} s", flush=True)
     atomic_write(JSON, json.dumps(found, indent=1) + "\n")
     atomic_write(MARKDOWN, text(found))
@@ -68,12 +68,21 @@ def text(found: Mapping[str, Any]) -> str:
         "# Benchmarks",
         "Medians of alternating rounds in one run, with quartiles; results were checked for equality first. "
         "Regenerate with `make bench` after `make run`.",
-        "Machine: " + ", ".join(f"{name} {value}" for name, value in found["machine"].items()) + ".",
     ]
     for section, measures in {**SECTIONS, **STUDIES}.items():
         if all(name in found for name in measures):
-            parts += TEXTS[section](found)
+            heading, *rest = TEXTS[section](found)
+            parts += [heading, *where({name: found["machines"][name] for name in measures}), *rest]
     return "\n\n".join(parts) + "\n"
+
+
+def where(machines: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """A line for each machine that figures of a section were measured on; with their names if there are several."""
+    names: dict[str, list[str]] = {}
+    for figure, values in machines.items():
+        names.setdefault(", ".join(f"{name} {value}" for name, value in values.items()), []).append(figure)
+    several = len(names) > 1
+    return [f"Machine{' of ' + ', '.join(those) if several else ''}: {line}." for line, those in names.items()]
 
 
 if __name__ == "__main__":
