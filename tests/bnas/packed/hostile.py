@@ -118,6 +118,12 @@ def with_operation(content: bytes, name: str) -> bytes:
     return both(content, {"network.genotype": genotype, "network.key": key})
 
 
+def with_another_operation(content: bytes) -> bytes:
+    """The file with an operation in its genotype whose weights have another shape."""
+    here = parts(content).card["network"]["genotype"]["normal"][0][0][0]
+    return with_operation(content, next(op for op in ("bin_conv_5x5", "bin_conv_3x3") if op != here))
+
+
 def with_nodes(content: bytes, count: int, cells: int) -> bytes:
     """The file with so many nodes in each of so many cells."""
     nodes = [[["skip_connect", 0], ["skip_connect", 1]]] * count
@@ -236,7 +242,7 @@ CASES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("more wrong than tested", lambda c: changed(c, "network.wrong", 41), "expected at most 40, found 41"),
     ("an unknown operation", lambda c: with_operation(c, "conv_9x9"), "found 'conv_9x9'"),
     ("an operation of code", lambda c: with_operation(c, "__import__('os')"), "expected an operation"),
-    ("another operation", lambda c: with_operation(c, "bin_conv_5x5"), "expected the tensors"),
+    ("another operation", lambda c: with_another_operation(c), "expected the tensors"),
     (
         "a source from nowhere",
         lambda c: changed(c, "network.genotype.normal", [[["skip_connect", 0]] * 2] * 2),
