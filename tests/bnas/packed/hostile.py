@@ -242,7 +242,7 @@ CASES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("more wrong than tested", lambda c: changed(c, "network.wrong", 41), "expected at most 40, found 41"),
     ("an unknown operation", lambda c: with_operation(c, "conv_9x9"), "found 'conv_9x9'"),
     ("an operation of code", lambda c: with_operation(c, "__import__('os')"), "expected an operation"),
-    ("another operation", lambda c: with_another_operation(c), "expected the tensors"),
+    ("another operation", with_another_operation, "expected the tensors"),
     (
         "a source from nowhere",
         lambda c: changed(c, "network.genotype.normal", [[["skip_connect", 0]] * 2] * 2),
