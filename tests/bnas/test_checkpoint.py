@@ -70,7 +70,7 @@ def test_the_previous_state_is_kept_and_no_more(checkpoints):
         lambda content: content[:-1],
         lambda content: content + b"\0",
         lambda content: content[:200] + bytes([content[200] ^ 1]) + content[201:],
-        lambda content: content[:20] + b"0" + content[21:],
+        lambda content: content[:20] + (b"1" if content[20:21] == b"0" else b"0") + content[21:],
         lambda content: b"\x80\x04\x95" + content,
         lambda content: content[83:],
     ],
