@@ -42,14 +42,17 @@ from bnas.fused_plan import (
     W,
 )
 from bnas.fused_tiles import (
+    MOST_CHUNKS,
     OUTPUTS,
+    TILES,
+    TOGETHER,
     count_1,
     count_4,
     count_8,
-    inputs_1_1,
-    inputs_1_16,
-    inputs_2_8,
-    inputs_4_4,
+    inputs_first,
+    inputs_one,
+    inputs_second,
+    inputs_third,
     weights_1,
     weights_2,
     weights_3,
@@ -71,7 +74,7 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-PARTS_VERSION = "51cbab78a9f706c7"
+PARTS_VERSION = "e1deb274e4bcea3a"
 """The beginning of the SHA-256 of `fused_plan.py`, `fused_tiles.py` and `fused_vectors.py`, one behind the other.
 numba's cache on disk watches this file only, so a change there has to be one here, too: a test compares."""
 
@@ -212,10 +215,10 @@ def _gradient_of_weights(plan, raw, seen, parts):
     raw += 4 * LANES * (number(plan, UP) * line + number(plan, LEFT))
     k = 0
     while k < chunks:
-        many = min(3, chunks - k)
-        if chunks - k == 4:
+        many = min(MOST_CHUNKS, chunks - k)
+        if many == 3 and chunks - k == 4:
             many = 2
-        for o in range(0, made, OUTPUTS):
+        for o in range(0, made, TOGETHER):
             gradient = raw + 4 * (o // LANES * LANES * rows * line + o % LANES)
             out = parts + 4 * (k * pitch + o * LANES)
             numbers = (gradient, line * LANES, seen, seen_line, stride * channels, high, wide, out, pitch)
@@ -240,14 +243,10 @@ def _gradient_of_input(plan, raw, weights, out):
         first, many = number(plan, at), number(plan, at + 1)
         top, side = phase // stride, phase % stride
         high, wide = (all_rows - top + stride - 1) // stride, (all_columns - side + stride - 1) // stride
-        if wide >= 16:
-            tall, broad = 1, 16
-        elif wide >= 8 and high >= 2:
-            tall, broad = 2, 8
-        elif wide >= 4 and high >= 4:
-            tall, broad = 4, 4
-        else:
-            tall, broad = 1, 1
+        tile = 0
+        while high < TILES[tile][0] or wide < TILES[tile][1]:
+            tile += 1
+        tall, broad = TILES[tile]
         for c in range(0, channels, LANES):
             lanes = weights + 4 * LANES * made * (c // LANES * taps + first)
             for row in range(0, high, tall):
@@ -265,14 +264,14 @@ def _gradient_of_input(plan, raw, weights, out):
                         made,
                     )
                     numbers = (*start, place, stride * all_columns * channels, stride * channels, channels - c)
-                    if broad == 16:
-                        inputs_1_16(numbers)
-                    elif broad == 8:
-                        inputs_2_8(numbers)
-                    elif broad == 4:
-                        inputs_4_4(numbers)
+                    if tile == 0:
+                        inputs_first(numbers)
+                    elif tile == 1:
+                        inputs_second(numbers)
+                    elif tile == 2:
+                        inputs_third(numbers)
                     else:
-                        inputs_1_1(numbers)
+                        inputs_one(numbers)
 
 
 @compiled

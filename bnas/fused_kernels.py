@@ -51,7 +51,7 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-PARTS_VERSION = "206aa5ceb56f6aa8"
+PARTS_VERSION = "5b39c5e2fff7421b"
 """The beginning of the SHA-256 of `fused_convolutions.py` and `fused_pool_kernels.py`, as there."""
 
 A, B, C, D, E, F, G = range(7, 14)

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bnas.fused_vectors import LANES
+from bnas.fused_vectors import LANES, WIDE, write_lanes
 
 OUTPUTS = 8
 """Output channels of a tile of a weights' gradient."""
@@ -21,11 +21,11 @@ OUTPUTS = 8
 COUNTED = (8, 4, 1)
 """Pixels of a row whose bits are counted together."""
 
-TILES = ((1, 16), (2, 8), (4, 4), (1, 1))
-"""Rows and columns of pixels whose gradients are summed together."""
+TILES = ((1, 16), (2, 8), (4, 4), (1, 1)) if WIDE else ((2, 3), (1, 6), (6, 1), (1, 1))
+"""Rows and columns of pixels whose gradients are summed together, as many as there are registers for."""
 
-CHUNKS = (3, 2, 1)
-"""Chunks of 16 weights whose gradients are summed together."""
+MOST_CHUNKS, TOGETHER = (3, OUTPUTS) if WIDE else (1, 4)
+"""Chunks of 16 weights, at most, and output channels, a divisor of `OUTPUTS`, whose gradients are summed together."""
 
 _FLOAT, _SHORT, _INT, _WORD = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _FLOATS, _SHORTS, _INTS = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _SHORT, _INT))
@@ -68,15 +68,6 @@ class _Emitter:
         kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
         function = cgutils.get_or_insert_function(self.b.module, kind, f"llvm.fma.v{LANES}f32")
         self.b.store(self.b.call(function, [x, y, self.b.load(total)]), total)
-
-    def put(self, address: Any, value: Any, count: Any, bytes_: int, name: str) -> None:
-        """Write the first `count` lanes."""
-        numbers = ir.Constant(_INTS, list(range(LANES)))
-        there = self.b.icmp_signed("<", numbers, self.splat(self.b.trunc(count, _INT)))
-        pointer = self.b.inttoptr(address, value.type.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [value.type, pointer.type, _INT, there.type])
-        masked = cgutils.get_or_insert_function(self.b.module, kind, f"llvm.masked.store.v{LANES}{name}.p0")
-        self.b.call(masked, [value, pointer, ir.Constant(_INT, bytes_), there])
 
 
 def _tile(numbers: int) -> Callable[[Callable[..., None]], Any]:
@@ -121,7 +112,7 @@ def _count(pixels: int) -> Any:
         for p, total in enumerate(sums):
             fix = e.read(e.at(fixes, e.read(e.at(classes, p, 8), _WORD), 4 * LANES), _INTS)
             value = b.sub(fix, b.shl(b.load(total), ir.Constant(_INTS, [1] * LANES)))
-            e.put(e.at(out, b.mul(depth, e.word(p)), 2), b.trunc(value, _SHORTS), channels, 2, "i16")
+            write_lanes(b, out, b.mul(depth, e.word(p)), b.trunc(value, _SHORTS), channels)
 
     return count
 
@@ -129,27 +120,27 @@ def _count(pixels: int) -> Any:
 def _weights(chunks: int) -> Any:
     """`weights(gradient, line, seen, seen_line, seen_step, rows, columns, out, pitch, offset, …)`.
 
-    For chunks of 16 weights and `OUTPUTS` channels o: adds `Σ gradient[pixel, o] · seen[pixel, offset …]` over all
-    pixels to `out` `[chunk, o, 16]`, chunks `pitch` apart. Pixels of the gradient are 16 apart, its rows `line`.
+    For chunks of 16 weights and `TOGETHER` channels o: adds `Σ gradient[pixel, o] · seen[pixel, offset …]` over
+    all pixels to `out` `[chunk, o, 16]`, chunks `pitch` apart. Pixels of the gradient are 16 apart, its rows `line`.
     """
 
     @_tile(9 + chunks)
     def weights(e: _Emitter, gradient, line, seen, seen_line, seen_step, rows, columns, out, pitch, *offsets) -> None:
         b = e.b
-        sums = e.sums(_FLOATS, chunks * OUTPUTS)
+        sums = e.sums(_FLOATS, chunks * TOGETHER)
         with cgutils.for_range(b, rows) as row:
             upper, lower = e.at(gradient, b.mul(row.index, line)), e.at(seen, b.mul(row.index, seen_line))
             with cgutils.for_range(b, columns) as column:
                 pixel, place = e.at(upper, column.index, 4 * LANES), e.at(lower, b.mul(column.index, seen_step))
                 values = [e.read(e.at(place, offset), _FLOATS) for offset in offsets]
-                for o in range(OUTPUTS):
+                for o in range(TOGETHER):
                     one = e.splat(e.read(e.at(pixel, o), _FLOAT))
                     for k, value in enumerate(values):
-                        e.fma(one, value, sums[k * OUTPUTS + o])
+                        e.fma(one, value, sums[k * TOGETHER + o])
         for k in range(chunks):
-            for o in range(OUTPUTS):
+            for o in range(TOGETHER):
                 place = e.at(e.at(out, b.mul(pitch, e.word(k))), o * LANES)
-                e.write(place, b.fadd(e.read(place, _FLOATS), b.load(sums[k * OUTPUTS + o])))
+                e.write(place, b.fadd(e.read(place, _FLOATS), b.load(sums[k * TOGETHER + o])))
 
     return weights
 
@@ -184,15 +175,15 @@ def _inputs(rows: int, columns: int) -> Any:
                             e.fma(one, value, sums[r * columns + c])
         for r in range(rows):
             for c in range(columns):
-                place = e.at(e.at(out, b.mul(out_line, e.word(r))), b.mul(out_step, e.word(c)))
-                e.put(place, b.load(sums[r * columns + c]), channels, 4, "f32")
+                place = b.add(b.mul(out_line, e.word(r)), b.mul(out_step, e.word(c)))
+                write_lanes(b, out, place, b.load(sums[r * columns + c]), channels)
 
     return inputs
 
 
 count_8, count_4, count_1 = (_count(pixels) for pixels in COUNTED)
-weights_3, weights_2, weights_1 = (_weights(chunks) for chunks in CHUNKS)
-inputs_1_16, inputs_2_8, inputs_4_4, inputs_1_1 = (_inputs(*shape) for shape in TILES)
+weights_3, weights_2, weights_1 = (_weights(chunks) for chunks in (3, 2, 1))
+inputs_first, inputs_second, inputs_third, inputs_one = (_inputs(*shape) for shape in TILES)
 
 
 def _picked(e: _Emitter, value: Any, lanes: list[int]) -> Any:

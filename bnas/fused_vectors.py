@@ -7,10 +7,11 @@ lanes there are in memory: others are read as 0 and not written. Arrays are give
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numba
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import extending, types
 from numba.core import cgutils
 from numba.extending import models, overload, register_model
@@ -20,6 +21,10 @@ from bnas.compiled import keeps
 LANES = 16
 """Floats computed at once: those of the widest vector register there is."""
 
+WIDE: bool = binding.get_host_cpu_features().get("avx512f", False)
+"""Whether there are 32 such registers, and any number of their lanes is read and written at once. Elsewhere a vector
+is two registers of 16 or four of 32: fewer sums fit into them, and lanes of their own cost a branch or a call each."""
+
 # Their types are of no use where calls are compiled.
 intrinsic: Any = extending.intrinsic
 carray: Any = getattr(numba, "carray")  # noqa: B009  # not in its stubs
@@ -27,7 +32,7 @@ compiled: Any = numba.njit(cache=keeps(), nogil=True, error_model="numpy")
 
 _FLOAT, _BYTE, _SHORT, _INT, _WORD = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
-_MASK = ir.VectorType(ir.IntType(1), LANES)
+_BYTES = {_FLOAT: 4, _BYTE: 1, _SHORT: 2}
 
 
 class Vector(types.Type):
@@ -46,11 +51,6 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _VECTOR)
 
 
-def _pointer(builder: Any, address: Any, index: Any, kind: Any) -> Any:
-    place = builder.gep(builder.inttoptr(address, _FLOAT.as_pointer()), [index])
-    return builder.bitcast(place, kind.as_pointer())
-
-
 def _splat(builder: Any, value: Any) -> Any:
     undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
@@ -62,16 +62,72 @@ def _there(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", numbers, _splat(builder, builder.trunc(count, _INT)))
 
 
+def _by_count(b: Any, count: Any, act: Callable[[int | None], None]) -> None:
+    """`act(lanes)` where so many lanes are there, else `act(None)`: all and half of them need no mask."""
+    if WIDE:
+        act(None)
+        return
+    with b.if_else(b.icmp_signed(">=", count, ir.Constant(_WORD, LANES))) as (all_of_them, fewer):
+        with all_of_them:
+            act(LANES)
+        with fewer, b.if_else(b.icmp_signed("==", count, ir.Constant(_WORD, LANES // 2))) as (half, others):
+            with half:
+                act(LANES // 2)
+            with others:
+                act(None)
+
+
+def _name(element: Any) -> str:
+    return f"v{LANES}{'f32' if element == _FLOAT else element}"
+
+
+def read_lanes(b: Any, address: Any, index: Any, element: Any, count: Any) -> Any:
+    """The first `count` of `LANES` elements at `address[index]`, then zeros."""
+    kind, size = ir.VectorType(element, LANES), ir.Constant(_INT, _BYTES[element])
+    place = b.gep(b.inttoptr(address, element.as_pointer()), [index])
+    found = cgutils.alloca_once(b, kind)
+
+    def read(lanes: int | None) -> None:
+        if lanes is None:
+            whole = b.bitcast(place, kind.as_pointer())
+            function = ir.FunctionType(kind, [whole.type, _INT, ir.VectorType(ir.IntType(1), LANES), kind])
+            masked = cgutils.get_or_insert_function(b.module, function, f"llvm.masked.load.{_name(element)}.p0")
+            b.store(b.call(masked, [whole, size, _there(b, count), ir.Constant(kind, None)]), found)
+            return
+        part = ir.VectorType(element, lanes)
+        value = b.load(b.bitcast(place, part.as_pointer()), align=_BYTES[element])
+        numbers = [min(i, lanes) for i in range(LANES)]
+        picked = ir.Constant(ir.VectorType(_INT, LANES), numbers)
+        b.store(b.shuffle_vector(value, ir.Constant(part, None), picked), found)
+
+    _by_count(b, count, read)
+    return b.load(found)
+
+
+def write_lanes(b: Any, address: Any, index: Any, value: Any, count: Any) -> None:
+    """Writes the first `count` lanes to `address[index]`."""
+    element = value.type.element
+    place = b.gep(b.inttoptr(address, element.as_pointer()), [index])
+
+    def write(lanes: int | None) -> None:
+        if lanes is None:
+            whole = b.bitcast(place, value.type.as_pointer())
+            there = _there(b, count)
+            function = ir.FunctionType(ir.VoidType(), [value.type, whole.type, _INT, there.type])
+            masked = cgutils.get_or_insert_function(b.module, function, f"llvm.masked.store.{_name(element)}.p0")
+            b.call(masked, [value, whole, ir.Constant(_INT, _BYTES[element]), there])
+            return
+        picked = ir.Constant(ir.VectorType(_INT, lanes), list(range(lanes)))
+        part = b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), picked)
+        b.store(part, b.bitcast(place, part.type.as_pointer()), align=_BYTES[element])
+
+    _by_count(b, count, write)
+
+
 @intrinsic
 def load(typing: Any, address: Any, index: Any, count: Any) -> Any:
     """The vector at `address[index]`."""
-
-    def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place = _pointer(b, args[0], args[1], _VECTOR)
-        kind = ir.FunctionType(_VECTOR, [_VECTOR.as_pointer(), _INT, _MASK, _VECTOR])
-        masked = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
-        return b.call(masked, [place, ir.Constant(_INT, 4), _there(b, args[2]), ir.Constant(_VECTOR, None)])
-
+    build = lambda context, b, signature, args: read_lanes(b, args[0], args[1], _FLOAT, args[2])  # noqa: E731
     return vector(types.int64, types.int64, types.int64), build
 
 
@@ -80,10 +136,7 @@ def store(typing: Any, address: Any, index: Any, count: Any, value: Any) -> Any:
     """Writes a vector to `address[index]`."""
 
     def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place = _pointer(b, args[0], args[1], _VECTOR)
-        kind = ir.FunctionType(ir.VoidType(), [_VECTOR, _VECTOR.as_pointer(), _INT, _MASK])
-        masked = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
-        b.call(masked, [args[3], place, ir.Constant(_INT, 4), _there(b, args[2])])
+        write_lanes(b, args[0], args[1], args[3], args[2])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, vector), build
@@ -192,15 +245,8 @@ def load_counts(typing: Any, address: Any, index: Any, count: Any) -> Any:
     """The vector of the int16 values at `address[index]`."""
 
     def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        shorts, whole = (ir.VectorType(kind, LANES) for kind in (_SHORT, _INT))
-        place = b.gep(b.inttoptr(args[0], _SHORT.as_pointer()), [args[1]])
-        kind = ir.FunctionType(shorts, [shorts.as_pointer(), _INT, _MASK, shorts])
-        masked = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.load.v{LANES}i16.p0")
-        there = _there(b, args[2])
-        found = b.call(
-            masked, [b.bitcast(place, shorts.as_pointer()), ir.Constant(_INT, 2), there, ir.Constant(shorts, None)]
-        )
-        return b.sitofp(b.sext(found, whole), _VECTOR)
+        found = read_lanes(b, args[0], args[1], _SHORT, args[2])
+        return b.sitofp(b.sext(found, ir.VectorType(_INT, LANES)), _VECTOR)
 
     return vector(types.int64, types.int64, types.int64), build
 
@@ -265,22 +311,12 @@ def where_equal(typing: Any, tested: Any, to: Any, x: Any, y: Any) -> Any:
     return vector(vector, vector, vector, vector), build
 
 
-def _bytes(b: Any, address: Any, index: Any) -> tuple[Any, Any]:
-    kind = ir.VectorType(_BYTE, LANES)
-    return b.bitcast(b.gep(b.inttoptr(address, _BYTE.as_pointer()), [index]), kind.as_pointer()), kind
-
-
 @intrinsic
 def load_bytes(typing: Any, address: Any, index: Any, count: Any) -> Any:
     """The vector of the uint8 values at `address[index]`."""
 
     def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place, kind = _bytes(b, args[0], args[1])
-        masked = cgutils.get_or_insert_function(
-            b.module, ir.FunctionType(kind, [place.type, _INT, _MASK, kind]), f"llvm.masked.load.v{LANES}i8.p0"
-        )
-        found = b.call(masked, [place, ir.Constant(_INT, 1), _there(b, args[2]), ir.Constant(kind, None)])
-        return b.uitofp(found, _VECTOR)
+        return b.uitofp(read_lanes(b, args[0], args[1], _BYTE, args[2]), _VECTOR)
 
     return vector(types.int64, types.int64, types.int64), build
 
@@ -290,13 +326,7 @@ def store_bytes(typing: Any, address: Any, index: Any, count: Any, value: Any) -
     """Writes a vector of whole numbers to `address[index]` as uint8."""
 
     def build(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place, kind = _bytes(b, args[0], args[1])
-        masked = cgutils.get_or_insert_function(
-            b.module,
-            ir.FunctionType(ir.VoidType(), [kind, place.type, _INT, _MASK]),
-            f"llvm.masked.store.v{LANES}i8.p0",
-        )
-        b.call(masked, [b.fptoui(args[3], kind), place, ir.Constant(_INT, 1), _there(b, args[2])])
+        write_lanes(b, args[0], args[1], b.fptoui(args[3], ir.VectorType(_BYTE, LANES)), args[2])
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, vector), build
