@@ -74,7 +74,7 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-PARTS_VERSION = "e1deb274e4bcea3a"
+PARTS_VERSION = "ebd8714515a2181c"
 """The beginning of the SHA-256 of `fused_plan.py`, `fused_tiles.py` and `fused_vectors.py`, one behind the other.
 numba's cache on disk watches this file only, so a change there has to be one here, too: a test compares."""
 
@@ -232,6 +232,19 @@ def _gradient_of_weights(plan, raw, seen, parts):
 
 
 @compiled
+def _tile_for(high, wide):
+    """The tile, out of `TILES`, that covers a map with the least work: pixels, and one more for each tile."""
+    best, least = len(TILES) - 1, np.int64(0)
+    for tile in range(len(TILES) - 1):
+        tall, broad = TILES[tile]
+        if tall <= high and broad <= wide:
+            work = ((high + tall - 1) // tall) * ((wide + broad - 1) // broad) * (tall * broad + 1)
+            if least == 0 or work < least:
+                best, least = tile, work
+    return best
+
+
+@compiled
 def _gradient_of_input(plan, raw, weights, out):
     """Gradient `[H, W, C]` of an image's signs; `weights` `[C / 16, T, O, 16]`, taps in the order of the plan."""
     made, channels, stride = number(plan, O), number(plan, C), number(plan, STRIDE)
@@ -243,9 +256,7 @@ def _gradient_of_input(plan, raw, weights, out):
         first, many = number(plan, at), number(plan, at + 1)
         top, side = phase // stride, phase % stride
         high, wide = (all_rows - top + stride - 1) // stride, (all_columns - side + stride - 1) // stride
-        tile = 0
-        while high < TILES[tile][0] or wide < TILES[tile][1]:
-            tile += 1
+        tile = _tile_for(high, wide)
         tall, broad = TILES[tile]
         for c in range(0, channels, LANES):
             lanes = weights + 4 * LANES * made * (c // LANES * taps + first)

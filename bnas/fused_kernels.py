@@ -51,7 +51,7 @@ from bnas.fused_vectors import (
     where_positive,
 )
 
-PARTS_VERSION = "5b39c5e2fff7421b"
+PARTS_VERSION = "1c654f32c86ef39c"
 """The beginning of the SHA-256 of `fused_convolutions.py` and `fused_pool_kernels.py`, as there."""
 
 A, B, C, D, E, F, G = range(7, 14)

@@ -21,8 +21,9 @@ OUTPUTS = 8
 COUNTED = (8, 4, 1)
 """Pixels of a row whose bits are counted together."""
 
-TILES = ((1, 16), (2, 8), (4, 4), (1, 1)) if WIDE else ((2, 3), (1, 6), (6, 1), (1, 1))
-"""Rows and columns of pixels whose gradients are summed together, as many as there are registers for."""
+TILES = ((1, 16), (2, 8), (4, 4), (1, 1)) if WIDE else ((2, 3), (1, 4), (2, 2), (1, 1))
+"""Rows and columns of pixels whose gradients are summed together, as many as there are registers for; the last is for
+maps that no other fits into."""
 
 MOST_CHUNKS, TOGETHER = (3, OUTPUTS) if WIDE else (1, 4)
 """Chunks of 16 weights, at most, and output channels, a divisor of `OUTPUTS`, whose gradients are summed together."""
