@@ -112,7 +112,8 @@ class Genotype:
 
     def to_json(self) -> str:
         """One line of JSON: the space's name and, per cell and node, `[operation, source]` pairs."""
-        return json.dumps(self.to_dict(), separators=(",", ":"))
+        normal, reduction = (",".join(map(_node_json, cell)) for cell in (self.normal, self.reduction))
+        return f'{{"space":{json.dumps(self.space)},"normal":[{normal}],"reduction":[{reduction}]}}'
 
     def to_dict(self) -> dict[str, Any]:
         """The plain value behind `to_json`, for files that hold several genotypes."""
@@ -157,6 +158,11 @@ def _node(genes: Sequence[Gene], cell: str, index: int, space: str) -> Node:
     ):
         return _remembered_node(genes, cell, index, space)
     return _checked_node(genes, cell, index, space)
+
+
+@lru_cache(maxsize=10_000)
+def _node_json(node: Node) -> str:
+    return json.dumps([[gene.op, gene.source] for gene in node], separators=(",", ":"))
 
 
 @lru_cache(maxsize=10_000)
@@ -290,22 +296,26 @@ class SearchSpace:
         return genotype
 
     def _mutate_once(self, genotype: Genotype, rng: random.Random, rate: float) -> Genotype:
+        # As `_draw`: what holds by construction is not checked.
+        number = rng.random
+
         def cell(nodes: Sequence[Node]) -> tuple[Node, ...]:
             mutated = []
             for i, node in enumerate(nodes):
                 genes = list(node)
                 for j in (0, 1):
                     source, op = genes[j]
-                    if rng.random() < rate:
+                    if number() < rate:
                         other = genes[1 - j].source
                         source = rng.choice([s for s in range(CELL_INPUTS + i) if s != other])
-                    if rng.random() < rate:
+                    if number() < rate:
                         op = rng.choice(self.ops)
                     genes[j] = Gene(source, op)
-                mutated.append((genes[0], genes[1]))
+                first, second = genes
+                mutated.append((first, second) if first.source < second.source else (second, first))
             return tuple(mutated)
 
-        return Genotype(cell(genotype.normal), cell(genotype.reduction), genotype.space)
+        return _valid(cell(genotype.normal), cell(genotype.reduction), genotype.space)
 
     def crossover(self, a: Genotype, b: Genotype, rng: random.Random) -> Genotype:
         """A child of two parents: with equal chance whole cells or single nodes come from either one."""
