@@ -104,6 +104,14 @@ def evolved(digits: Digits, channels: int, population: int, seed: int = 0) -> Ev
     problem = Problem(space, costs, costs.size, 1.25, "size_stratified")
     data = SupernetData(digits.feed(), digits.validation, digits.normalise)
     members: tuple[Genotype, ...] = ()
+    last = ""
+
+    def advance(_: float, note: str) -> None:
+        nonlocal last
+        if note != last:
+            print(note, flush=True)
+        last = note
+
     for plan in (
         Plan("stage1", population, 5, 8, 1, 0.003, 0.001, 0.0, "auxiliary", VARIATION, SCORING),
         Plan("stage2", population, 0, 8, 1, 0.001, 0.0001, 0.0, "alternate", VARIATION, SCORING, "sample", 0.2),
@@ -116,7 +124,7 @@ def evolved(digits: Digits, channels: int, population: int, seed: int = 0) -> Ev
             members,
             seed=seed,
             first_generation=1,
-            advance=lambda work, note: print(note, flush=True),
+            advance=advance,
         )
         members = done.population
     return Evolved(supernet.eval(), problem, members)
