@@ -260,7 +260,7 @@ BEYOND = [
     ("stage1.learning_rate", 0, "a number above 0"),
     ("stage1.final_learning_rate", 0.004, "a number of at most learning_rate (0.003)"),
     ("stage2.final_learning_rate", 0.004, "a number of at most learning_rate (0.001)"),
-    ("retrain.final_learning_rate", 1.0, "a number of at most learning_rate (0.005)"),
+    ("retrain.final_learning_rate", 1.0, "a number of at most learning_rate (0.02)"),
     ("stage1.variation.crossover", 1.5, "a number of at least 0 and of at most 1"),
     ("stage2.evaluation.mode", "partial", "one of minibatch, full"),
     ("stage2.evaluation.batch_norm", "running", "one of batch, recalibrated"),
