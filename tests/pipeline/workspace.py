@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import yaml
 
-from bnas.config import NetworkConfig
 from bnas.lock import lock
+from bnas.network import Network, NetworkConfig, Supernet
 from bnas.packed.latency import network_seconds
-from bnas.space import SearchSpace
+from bnas.population import Paths
+from bnas.space import SearchSpace, sample_uniform
 from tests.imports import ROOT
 
 STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "export", "report")
@@ -30,11 +32,10 @@ class Workspace:
     def __init__(self, folder: Path, commands: Path | None = None) -> None:
         self.folder = folder
         self.commands = commands
-        for name in ("bnas", "pipeline"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        # With its compiled kernels, which would take as long as all stages together.
+        # With the compiled kernels, which would take longer than all stages together.
         compile_kernels()
-        shutil.copytree(ROOT / "bnas/packed/__pycache__", folder / "bnas/packed/__pycache__")
+        for name in ("bnas", "pipeline"):
+            shutil.copytree(ROOT / name, folder / name, ignore=_all_but_kernels)
         for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".gitattributes"):
             shutil.copy(ROOT / name, folder / name)
         (folder / ".dvc").mkdir()
@@ -94,11 +95,23 @@ class Workspace:
         return before
 
 
+def _all_but_kernels(folder: str, names: list[str]) -> list[str]:
+    """Of a folder of compiled code all but numba's files: other processes write there meanwhile."""
+    return [name for name in names if Path(folder).name == "__pycache__" and not name.endswith((".nbi", ".nbc"))]
+
+
 def compile_kernels() -> None:
-    """Compile the packed kernels in this checkout, unless numba finds them in its cache; one process at a time."""
-    genotype = SearchSpace(nodes=1).sample(random.Random(0))
+    """Compile all kernels in this checkout, unless numba finds them in its cache; one process at a time."""
+    space, config = SearchSpace(nodes=1), NetworkConfig(1, 2, 2, 3)
+    genotypes = sample_uniform(space, random.Random(0), 20)
     with lock(ROOT / ".cache/locks/tests.lock", "compiling", wait=True):
-        network_seconds(NetworkConfig(1, 2, 1, 3), genotype, 4, 4, 0.0)
+        network_seconds(NetworkConfig(1, 2, 1, 3), genotypes[0], 4, 4, 0.0)
+        supernet, x = Supernet(config, space).to(memory_format=torch.channels_last), torch.zeros(4, 1, 8, 8)
+        supernet(x, genotypes[0]).sum().backward()
+        Network(config, genotypes[0]).to(memory_format=torch.channels_last)(x).sum().backward()
+        paths = Paths(supernet.eval())
+        for plan in paths.plans(genotypes, x):
+            list(paths.logits(plan, x))
 
 
 def tiny_params() -> str:
