@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -34,7 +34,10 @@ from tests.benchmarks.measure import spread
 from tests.benchmarks.plain import plain
 from tests.benchmarks.text import table, transposed
 
-BATCH, GENOTYPES, ROUNDS = 64, 12, 3
+BATCH, GENOTYPES, ROUNDS = 64, 12, 2
+
+FEW = 4
+"""Genotypes that show which memory format is the better one."""
 
 TOLERANCE = 1e-5
 """Relative norm of the difference of two gradients that count as equal."""
@@ -160,7 +163,10 @@ class Floor:
 
 
 def steps() -> list[dict[str, Any]]:
-    """Steps and floors, taken in turn for every genotype; a ratio is that of two neighbours in time."""
+    """Steps and floors, taken in turn for every genotype; a ratio is that of two neighbours in time.
+
+    A floor's memory format is the better one on a few genotypes.
+    """
     return [against_floor(setting) for setting in SETTINGS.values()]
 
 
@@ -185,21 +191,14 @@ def against_floor(setting: Setting) -> dict[str, Any]:
     calls["plain"] = layers
     for low, name in ((False, "floor"), (True, "lowered floor")):
         shapes = {shape for path in paths[low].values() for shape in path}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            floor = Floor(shapes, layout)
-            calls[f"{name}, {layout}"] = lambda genotype, floor=floor, low=low: floor(paths[low][genotype])
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call(genotypes[0])
-    for _ in range(ROUNDS):
-        for genotype in genotypes:
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call(genotype)
-                times[name].append(1000 * (time.perf_counter() - start))
-    for name in ("floor", "lowered floor"):
-        rivals = [times.pop(f"{name}, {layout}") for layout in (torch.contiguous_format, torch.channels_last)]
-        times[name] = min(rivals, key=statistics.median)
+        floors = {layout: Floor(shapes, layout) for layout in (torch.contiguous_format, torch.channels_last)}
+        ways = {
+            str(layout): lambda genotype, floor=floor, low=low: floor(paths[low][genotype])
+            for layout, floor in floors.items()
+        }
+        found = in_turn(ways, genotypes[:FEW], 1)
+        calls[name] = ways[min(found, key=lambda layout: statistics.median(found[layout]))]
+    times = in_turn(calls, genotypes, ROUNDS)
     peaks = {name: peak(setting, name) for name in ("fused", "plain")}
     return {
         "network": setting.name,
@@ -214,6 +213,22 @@ def against_floor(setting: Setting) -> dict[str, Any]:
         **{f"{name} peak MiB": round(value, 1) for name, value in peaks.items()},
         "fused / plain peak": round(peaks["fused"] / peaks["plain"], 3),
     }
+
+
+def in_turn(
+    calls: Mapping[str, Callable[[Genotype], None]], genotypes: Sequence[Genotype], rounds: int
+) -> dict[str, list[float]]:
+    """Milliseconds of each call for every genotype, in rounds that alternate, after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call(genotypes[0])
+    for _ in range(rounds):
+        for genotype in genotypes:
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call(genotype)
+                times[name].append(1000 * (time.perf_counter() - start))
+    return times
 
 
 def demands(setting: Setting, floors: Mapping[str, float], memory: float) -> dict[str, str]:
@@ -354,7 +369,7 @@ def growth() -> list[dict[str, Any]]:
     return rows
 
 
-NETWORKS, STEPS = 4, 20
+NETWORKS, STEPS, TURNS = 4, 10, 3
 
 
 def _train(text: str, setting: Setting, threads: int, count: int) -> float:
@@ -384,10 +399,11 @@ def layouts() -> list[dict[str, Any]]:
         texts = [genotype.to_json() for genotype in setting.genotypes()[:NETWORKS]]
         pools = {way: ProcessPoolExecutor(way[0], context) for way in ways}
         times: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
-        for step in range(-1, ROUNDS):
+        for step in range(-1, TURNS):
             for way, pool in pools.items():
                 start = time.perf_counter()
-                list(pool.map(partial(_train, setting=setting, threads=way[1], count=count), texts))
+                steps = count if step >= 0 else 1
+                list(pool.map(partial(_train, setting=setting, threads=way[1], count=steps), texts))
                 if step >= 0:
                     times[way].append(NETWORKS * count / (time.perf_counter() - start))
         for pool in pools.values():
