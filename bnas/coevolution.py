@@ -22,6 +22,7 @@ from bnas.network import PathDropout, Rows, Supernet
 from bnas.progress import Progress
 from bnas.results import EpochRecord, GenerationRecord, Member, StageName
 from bnas.space import Genotype, sample_uniform
+from bnas.surrogate import Surrogate
 from bnas.train import UNDIVIDED, CosineRate, Sharing, Training, TrainingError, adam, fit
 
 Advance = Callable[[float, str], None]
@@ -302,7 +303,8 @@ class SearchPlan:
 
     Individuals of generation t are scored on the first k_t mini-batches, k_t growing linearly from `scoring.batches`
     to `last_batches`. The front of everything evaluated so far is scored on more before anybody is selected
-    (`Contest.confirm`): from `front_batches`, if that is not 0, linearly to `last_front_batches` [ours].
+    (`Contest.confirm`): from `front_batches`, if that is not 0, linearly to `last_front_batches` [ours]. With
+    `candidates` above 1 so many are made for each offspring wanted; a `Surrogate` of all scores so far screens them.
     """
 
     population: int
@@ -314,6 +316,7 @@ class SearchPlan:
     last_batches: int
     front_batches: int = 0
     last_front_batches: int = 0
+    candidates: int = 1
 
     def front(self, generation: int, available: MiniBatches) -> int:
         """Mini-batches for those on the front in generation t = 1 … generations; 0: no more than others."""
@@ -365,6 +368,7 @@ def search(
     evaluated: dict[Genotype, None] = {}
     records: list[GenerationRecord] = []
     contest = Contest(scorer)
+    screening = _screening(problem, scorer, plan.candidates)
     for t in range(1, plan.generations + 1):
         rule = evolve.rule_of(plan.selection, t, plan.generations)
         step = evolve.step(
@@ -386,11 +390,23 @@ def search(
             variation=plan.variation,
             rng=rng,
             exclude=evaluated.keys(),
+            screening=screening,
         )
         evaluated.update(dict.fromkeys(step.genotypes))
         members = step.population
         records.append(record_generation("search", first_generation + t - 1, rule, step, problem))
     return Searched(tuple(records), tuple(evaluated), members)
+
+
+def _screening(problem: Problem, scorer: Scorer, candidates: int) -> evolve.Screening | None:
+    """Predictions from all scores at the time; all ranks use those of one, whatever their rounding."""
+    surrogate = Surrogate(problem.space)
+
+    def predict(genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+        errors = surrogate.errors(scorer.scored(), genotypes).tolist()
+        return problem.objectives(genotypes, scorer.ranks.main_value(errors))
+
+    return evolve.Screening(candidates, predict) if candidates > 1 else None
 
 
 def rescored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -120,6 +121,8 @@ class Scorer:
         self.supernet, self.batches, self.calibration, self.workers = supernet, batches, calibration, workers
         self.ranks = ranks
         self.image_evaluations = 0
+        images = [batches.images(count) for count in range(len(batches) + 1)]
+        self._images = [after - before for before, after in itertools.pairwise(images)]
         self._wrong: dict[Genotype, list[int]] = {}
         self._remembered: dict[Genotype, list[int]] = {}
         self._paths: population.Paths | None = None
@@ -185,17 +188,14 @@ class Scorer:
                 while early and (waiting := early.get(genotype)) and len(answers) in waiting:
                     self._keep_answer(answers, waiting.pop(len(answers)))
             first = index == todo[genotype].start
-            on_images(self._images(index) + (calibration if first else 0))
+            on_images(self._images[index] + (calibration if first else 0))
             if time.monotonic() - self._saved >= SAVE_SECONDS:
                 self.save()
 
     def _keep_answer(self, answers: list[int], wrong: int) -> None:
         """The number of wrong answers on the next mini-batch, beside those on the ones before."""
-        self.image_evaluations += self._images(len(answers))
+        self.image_evaluations += self._images[len(answers)]
         answers.append(wrong)
-
-    def _images(self, index: int) -> int:
-        return self.batches.images(index + 1) - self.batches.images(index)
 
     def _all_answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
         """`answers` of all ranks, each of which computes a share: neighbours by key, who have most in common.
@@ -267,6 +267,11 @@ class Scorer:
         """Error on all mini-batches this genotype has been scored on; it must have been on one."""
         answers = self._wrong[genotype]
         return sum(answers) / self.batches.images(len(answers))
+
+    def scored(self) -> dict[Genotype, tuple[int, int]]:
+        """(wrong answers, images behind them) of everyone scored so far, in the order of their first scores."""
+        images = [self.batches.images(count) for count in range(len(self.batches) + 1)]
+        return {genotype: (sum(answers), images[len(answers)]) for genotype, answers in self._wrong.items() if answers}
 
     @contextmanager
     def _model(self, genotype: Genotype) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:

@@ -215,6 +215,28 @@ def offspring(
     return list(children)
 
 
+@dataclass(frozen=True)
+class Screening:
+    """Offspring chosen by predictions before they are evaluated: `candidates` are made for each that is wanted [ours].
+
+    `predict` is called once a generation, after the parents were evaluated; the generation's own rule chooses by what
+    it returns. Raises ValueError for fewer than one candidate.
+    """
+
+    candidates: int
+    predict: Evaluate
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(f"Screening.candidates: expected at least 1, found {self.candidates}")
+
+    def choose(self, candidates: list[Genotype], count: int, rule: str, rng: random.Random) -> list[Genotype]:
+        """The `count` that the rule selects by their predicted objectives."""
+        if len(candidates) <= count:
+            return candidates
+        return [candidates[i] for i in select(_evaluated(self.predict, candidates), count, rule, rng)]
+
+
 @dataclass(frozen=True, eq=False)
 class Generation:
     """One generation: `genotypes` (U, parents first), `objectives` [U, 2], and the rows that survive.
@@ -259,13 +281,15 @@ def step(
     variation: Variation,
     rng: random.Random,
     exclude: Container[Genotype] = frozenset(),
+    screening: Screening | None = None,
 ) -> Generation:
     """One generation: evaluate the parents, make and evaluate `count` offspring, let `count` of all survive.
 
     `population` may be of any size from 1 up, `generation` counts from 1, `rule` is one of `RULES`. Fewer
     survive only where fewer exist. `evaluate` is called twice at most, with the parents and with the
-    offspring. Raises ValueError for an empty population or one with duplicates, a count below 1, results of
-    `evaluate` that are not finite values [n, 2], and what `offspring` and `select` refuse.
+    offspring. With `screening` more offspring are made, of which `count` are evaluated. Raises ValueError for an
+    empty population or one with duplicates, a count below 1, results of `evaluate` that are not finite values
+    [n, 2], and what `offspring` and `select` refuse.
     """
     if not population or len(set(population)) != len(population):
         raise ValueError(
@@ -278,13 +302,15 @@ def step(
     children = offspring(
         population,
         mating_values(known, rule, generation),
-        count,
+        count * (screening.candidates if screening else 1),
         space=space,
         sampler=sampler,
         variation=variation,
         rng=rng,
         exclude=exclude,
     )
+    if screening:
+        children = screening.choose(children, count, rule, rng)
     objectives = np.concatenate((known, _evaluated(evaluate, children))) if children else known
     objectives.setflags(write=False)
     survivors = select(objectives, min(count, len(objectives)), rule, rng)

@@ -302,17 +302,18 @@ class SearchSpace:
         def cell(nodes: Sequence[Node]) -> tuple[Node, ...]:
             mutated = []
             for i, node in enumerate(nodes):
-                genes = list(node)
-                for j in (0, 1):
-                    source, op = genes[j]
-                    if number() < rate:
-                        other = genes[1 - j].source
-                        source = rng.choice([s for s in range(CELL_INPUTS + i) if s != other])
-                    if number() < rate:
-                        op = rng.choice(self.ops)
-                    genes[j] = Gene(source, op)
-                first, second = genes
-                mutated.append((first, second) if first.source < second.source else (second, first))
+                first, second = node
+                if number() < rate:
+                    first = Gene(rng.choice([s for s in range(CELL_INPUTS + i) if s != second.source]), first.op)
+                if number() < rate:
+                    first = Gene(first.source, rng.choice(self.ops))
+                if number() < rate:
+                    second = Gene(rng.choice([s for s in range(CELL_INPUTS + i) if s != first.source]), second.op)
+                if number() < rate:
+                    second = Gene(second.source, rng.choice(self.ops))
+                if first is not node[0] or second is not node[1]:
+                    node = (first, second) if first.source < second.source else (second, first)
+                mutated.append(node)
             return tuple(mutated)
 
         return _valid(cell(genotype.normal), cell(genotype.reduction), genotype.space)
@@ -326,7 +327,7 @@ class SearchSpace:
                 return rng.choice((first, second))
             return tuple(rng.choice(pair) for pair in zip(first, second, strict=True))
 
-        return Genotype(cell(a.normal, b.normal), cell(a.reduction, b.reduction), a.space)
+        return _valid(cell(a.normal, b.normal), cell(a.reduction, b.reduction), a.space)
 
     def validate(self, genotype: Genotype) -> None:
         """Raises ValueError if the genotype is not a member of this space."""
@@ -350,8 +351,8 @@ class SearchSpace:
 Sampler = Callable[[random.Random, int], list[Genotype]]
 """Draws so many distinct genotypes; fewer only where the space holds fewer."""
 
-POOL_PER_SAMPLE = 12
-"""Candidates drawn for each genotype that stratified sampling returns."""
+POOL_PER_SAMPLE, FEW_SAMPLES, POOL_PER_FURTHER = 12, 64, 4
+"""Candidates drawn for each genotype that stratified sampling returns: for the first few, and for each of many more."""
 
 
 def distinct(draw: Callable[[], Genotype], count: int, attempts_each: int = 50) -> list[Genotype]:
@@ -374,12 +375,13 @@ def sample_stratified(
 ) -> list[Genotype]:
     """`count` distinct genotypes spread evenly over the range of log sizes.
 
-    Uniform genes concentrate sizes in the middle of the range, so [ours] a pool
-    of `POOL_PER_SAMPLE · count` candidates is drawn by `SearchSpace.sample_mixed`. The range between the pool's
-    smallest and largest log size is cut into `count` equal strata, and for a target drawn in each the nearest candidate
-    not yet taken is kept. The order of the result is shuffled. `size` must be positive.
+    Uniform genes concentrate sizes in the middle of the range, so [ours] a pool of `POOL_PER_SAMPLE · count` candidates
+    (fewer for each of many) is drawn by `SearchSpace.sample_mixed`. The range between the pool's smallest and largest
+    log size is cut into `count` equal strata, and for a target drawn in each the nearest candidate not yet taken is
+    kept. The order of the result is shuffled. `size` must be positive.
     """
-    pool = distinct(lambda: space.sample_mixed(rng), POOL_PER_SAMPLE * count)
+    few = min(count, FEW_SAMPLES)
+    pool = distinct(lambda: space.sample_mixed(rng), POOL_PER_SAMPLE * few + POOL_PER_FURTHER * (count - few))
     if len(pool) <= count:
         return pool
     ranked = sorted((math.log(size(genotype)), i) for i, genotype in enumerate(pool))

@@ -202,6 +202,7 @@ class Search(Section):
     generations: Count
     selection: Literal["nsga2", "auxiliary", "alternate", "cars", "two_stage"]
     immigrants: Annotated[int, Field(ge=0, le=2**16)]
+    candidates: Annotated[int, Field(ge=1, le=64)]
     variation: Variation
     evaluation: GrowingEvaluation
 

@@ -37,6 +37,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         last_batches=section.evaluation.last_batches,
         front_batches=section.evaluation.front_batches,
         last_front_batches=section.evaluation.last_front_batches,
+        candidates=section.candidates,
     )
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
     state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)

@@ -15,6 +15,7 @@ from bnas.coevolution import SCORING_WORK, SupernetData, coevolve, rescored, sea
 from bnas.evaluate import Scorer, confirm_front
 from bnas.network import NetworkConfig
 from bnas.space import Genotype, SearchSpace
+from bnas.surrogate import Surrogate
 from bnas.train import CosineRate, adam
 from tests.bnas import tiny
 
@@ -453,6 +454,43 @@ def test_everything_evaluated_is_kept_once_in_order():
     asked = dict.fromkeys(genotype for requests in generations for genotype, _ in requests)
     assert result.evaluated == tuple(asked)
     assert len(result.evaluated) == 4 + 2 + 4 * 4
+
+
+def test_a_search_that_screens_evaluates_as_many_and_each_once():
+    plan = tiny.search_plan(generations=4, population=8, candidates=3, selection="nsga2")
+    result, generations, scorer = searched(plan)
+    assert [len(requests) for requests in generations] == [8 + 2 + 8, *[8 + 8] * 3]
+    assert len(set(result.evaluated)) == len(result.evaluated) == 8 + 2 + 4 * 8
+    assert set(scorer.scored()) == set(result.evaluated), "a candidate that was not chosen costs nothing"
+
+
+def test_what_screens_is_the_surrogate_of_all_scores_so_far():
+    told, errors = [], Surrogate.errors
+
+    def watched(self, scored, genotypes):
+        told.append((scored, genotypes, errors(self, scored, genotypes)))
+        return told[-1][-1]
+
+    plan = tiny.search_plan(generations=3, population=8, immigrants=0, candidates=3, selection="nsga2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Surrogate, "errors", watched)
+        result, generations, _ = searched(plan)
+    known = list(result.evaluated)
+    for t, (scored, candidates, predicted) in enumerate(told):
+        assert list(scored) == known[: 8 + 8 * t]
+        assert len(candidates) == 3 * 8
+        chosen = evolve.select(tiny.problem().objectives(candidates, predicted), 8, "nsga2", random.Random())
+        assert [genotype for genotype, _ in generations[t][8:]] == [candidates[i] for i in chosen]
+
+
+def test_scores_so_far_are_wrong_answers_and_the_images_behind_them():
+    scorer = Scorer(Patterned(), tiny.batches(VALIDATION))
+    assert scorer.scored() == {}
+    few, more = tiny.genotypes(2)
+    scorer.score([few, more], 1)
+    scorer.score([more], 3)
+    images = scorer.batches.images
+    assert scorer.scored() == {few: (scorer.wrong(few, 1), images(1)), more: (scorer.wrong(more, 3), images(3))}
 
 
 def test_the_front_is_scored_on_more_each_generation():

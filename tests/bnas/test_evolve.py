@@ -14,6 +14,7 @@ from bnas.evolve import (
     RULES,
     TWO_STAGE,
     Generation,
+    Screening,
     Variation,
     auxiliary_objectives,
     fronts,
@@ -540,6 +541,61 @@ def test_a_step_respects_exclusions():
     known = frozenset(free.genotypes[8:])
     restricted = step(population, evaluate, generation=1, rule="nsga2", count=8, **setting(), exclude=known)
     assert not known & set(restricted.genotypes)
+
+
+def screened(rule="nsga2", candidates=4, predict=evaluate, count=16):
+    """A generation, the genotypes of each call of `evaluate`, and those of each prediction."""
+    population = sample_uniform(SPACE, random.Random(1), 16)
+    calls = {"evaluated": [], "predicted": []}
+
+    def watched(name, function):
+        def call(genotypes):
+            calls[name].append(tuple(genotypes))
+            return function(genotypes)
+
+        return call
+
+    screening = Screening(candidates, watched("predicted", predict))
+    generation = step(
+        population, watched("evaluated", evaluate), generation=1, rule=rule, count=count, **setting(),
+        screening=screening,
+    )  # fmt: skip
+    return generation, calls["evaluated"], calls["predicted"]
+
+
+@pytest.mark.parametrize("rule", ["nsga2", "auxiliary", "alternate"])
+def test_of_more_candidates_those_are_evaluated_that_the_rule_selects_by_predictions(rule):
+    generation, (parents, children), (candidates,) = screened(rule)
+    assert len(candidates) == len(set(candidates)) == 64
+    chosen = select(evaluate(candidates), 16, rule, random.Random())
+    assert children == tuple(candidates[i] for i in chosen)
+    assert generation.genotypes == (*parents, *children)
+    np.testing.assert_array_equal(generation.objectives, evaluate(generation.genotypes))
+
+
+def test_predictions_choose_who_is_evaluated_and_nothing_else():
+    def worst(genotypes):
+        return np.column_stack((1 - evaluate(genotypes)[:, 0], np.full(len(genotypes), 0.5)))
+
+    good, bad = (screened(predict=predict)[0] for predict in (evaluate, worst))
+    assert good.genotypes[:16] == bad.genotypes[:16]
+    assert good.objectives[16:, 0].mean() < bad.objectives[16:, 0].mean()
+    assert list(bad.survivors) == select(evaluate(bad.genotypes), 16, "nsga2", random.Random())
+
+
+def test_one_candidate_for_each_offspring_is_no_screening():
+    population = sample_uniform(SPACE, random.Random(1), 16)
+    plain = step(population, evaluate, generation=1, rule="cars", count=16, **setting())
+    generation, _, predicted = screened("cars", 1)
+    assert (generation.genotypes, generation.survivors) == (plain.genotypes, plain.survivors)
+    assert predicted == []
+
+
+def test_too_few_candidates_and_wrong_predictions_are_refused():
+    with pytest.raises(ValueError, match="candidates: expected at least 1, found 0"):
+        Screening(0, evaluate)
+    with pytest.raises(ValueError, match="expected 64 rows of objectives, found 65"):
+        screened(predict=lambda genotypes: np.zeros((len(genotypes) + 1, 2)))
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,7 @@ BEYOND = [
     ("stage2.path_dropout.maximum", 1, "a number of at least 0 and below 1"),
     ("search.selection", "random", "one of nsga2, auxiliary, alternate, cars, two_stage"),
     ("search.generations", 0, "an integer of at least 1"),
+    ("search.candidates", 0, "an integer of at least 1 and of at most 64"),
     ("search.evaluation.references", -1, "an integer of at least 0"),
     ("search.evaluation.front_batches", -1, "an integer of at least 0"),
     ("search.evaluation.last_front_batches", 0, "an integer of at least 1"),
