@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bnas.space import CELL_INPUTS, Gene, Genotype, SearchSpace
 
 PRIOR_IMAGES = 50
-"""Images' worth of evidence that holds each effect to 0: rare genes get small effects. From 10 to 200 does as well."""
+"""Images' worth of evidence that holds each effect to 0: genes that were seen rarely get small effects."""
 
 
 class Surrogate:
