@@ -121,8 +121,9 @@ class Scorer:
         self.supernet, self.batches, self.calibration, self.workers = supernet, batches, calibration, workers
         self.ranks = ranks
         self.image_evaluations = 0
-        images = [batches.images(count) for count in range(len(batches) + 1)]
-        self._images = [after - before for before, after in itertools.pairwise(images)]
+        self.images = [batches.images(count) for count in range(len(batches) + 1)]
+        """Images in the first 0, 1, … mini-batches."""
+        self._images = [after - before for before, after in itertools.pairwise(self.images)]
         self._wrong: dict[Genotype, list[int]] = {}
         self._remembered: dict[Genotype, list[int]] = {}
         self._paths: population.Paths | None = None
@@ -266,12 +267,13 @@ class Scorer:
     def best_known(self, genotype: Genotype) -> float:
         """Error on all mini-batches this genotype has been scored on; it must have been on one."""
         answers = self._wrong[genotype]
-        return sum(answers) / self.batches.images(len(answers))
+        return sum(answers) / self.images[len(answers)]
 
     def scored(self) -> dict[Genotype, tuple[int, int]]:
         """(wrong answers, images behind them) of everyone scored so far, in the order of their first scores."""
-        images = [self.batches.images(count) for count in range(len(self.batches) + 1)]
-        return {genotype: (sum(answers), images[len(answers)]) for genotype, answers in self._wrong.items() if answers}
+        return {
+            genotype: (sum(answers), self.images[len(answers)]) for genotype, answers in self._wrong.items() if answers
+        }
 
     @contextmanager
     def _model(self, genotype: Genotype) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
@@ -291,7 +293,7 @@ class Contest:
         self.genotypes: list[Genotype] = []
         self._rows: dict[Genotype, int] = {}
         self._errors, self._known, self._sizes = np.zeros(0), np.zeros(0, np.int64), np.zeros(0)
-        self._images = np.array([scorer.batches.images(count) for count in range(len(scorer.batches) + 1)])
+        self._images = np.array(scorer.images)
 
     def enter(self, genotypes: Sequence[Genotype], sizes: NDArray[np.float64]) -> None:
         """Add those that are new, with their sizes `[n]`, and look up what is known of the others."""

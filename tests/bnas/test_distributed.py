@@ -148,7 +148,7 @@ def searched(ranks: Ranks) -> list[object]:
         net, tiny.split(16), tiny.split(48, 1), tiny.NORMALISE, 5, ranks
     )
     images: list[int] = []
-    plan = tiny.search_plan(population=8)
+    plan = tiny.search_plan(population=8, candidates=3)
     found = coevolution.search(
         scorer, tiny.problem(), plan, [], seed=4, first_generation=1, advance=lambda work, note: images.append(work)
     )

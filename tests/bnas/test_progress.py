@@ -207,7 +207,7 @@ def find(state=None, save=None, calibration=()):
 
     scorer.answers = counted
     found = search(
-        scorer, tiny.problem(), tiny.search_plan(), tiny.genotypes(3), seed=4, first_generation=1,
+        scorer, tiny.problem(), tiny.search_plan(candidates=2), tiny.genotypes(3), seed=4, first_generation=1,
         advance=lambda work, note: told.append(work),
     )  # fmt: skip
     front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer)
