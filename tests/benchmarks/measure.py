@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy
 import torch
 
-ROUNDS, CALLS, WARM_UP = 5, 8, 0.05
+ROUNDS, CALLS, LEAST_CALLS, WARM_UP, AT_MOST = 4, 8, 2, 0.05, 0.05
 
 
 def compared(calls: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
-    """Milliseconds of each call: median and quartiles over `ROUNDS · CALLS` calls, in rounds that alternate.
+    """Milliseconds of each call: median and quartiles over up to `ROUNDS · CALLS` calls, in rounds that alternate.
 
     A pause before each round lets the threads of another library stop spinning; `WARM_UP` seconds of calls wake ours.
+    After `AT_MOST` seconds a round ends with `LEAST_CALLS` calls.
     """
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
@@ -27,8 +28,11 @@ def compared(calls: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, f
             end = time.perf_counter() + WARM_UP
             while time.perf_counter() < end:
                 call()
-            for _ in range(CALLS):
+            end = time.perf_counter() + AT_MOST
+            for number in range(CALLS):
                 start = time.perf_counter()
+                if number >= LEAST_CALLS and start > end:
+                    break
                 call()
                 found[name].append(1000 * (time.perf_counter() - start))
     return {name: spread(values) for name, values in found.items()}

@@ -39,7 +39,7 @@ from tests.benchmarks.text import table
 
 SPACE = SearchSpace(nodes=3)
 BATCH_SIZES = (50, 100, 250)
-ROUNDS = 3
+ROUNDS = 2
 
 
 @functools.cache
@@ -113,7 +113,7 @@ def compare(net: Supernet, digits: Digits, genotypes: Sequence[Genotype]) -> dic
     """One row of `populations`."""
     cores = available_cores()
     torch.set_num_threads(1)
-    few = genotypes[:: len(genotypes) // 8]
+    few = genotypes[:: len(genotypes) // 4]
     rivals = {
         f"side by side, {size} images": partial(alone, net, digits.batches(size), few, 250 // size, cores)
         for size in BATCH_SIZES
@@ -152,7 +152,7 @@ def equality() -> list[dict[str, Any]]:
     exact.load_state_dict({name: value.double() for name, value in net.state_dict().items()})
     rows = []
     for name, genotypes in (("converged", converged()), ("random", drawn(64))):
-        few = genotypes[::8]
+        few = genotypes[::16]
         counts: dict[str, int] = {}
         different = 0
         for index in range(10):
@@ -245,7 +245,7 @@ def sharing() -> list[dict[str, Any]]:
                 for _ in paths.logits(each, x):
                     pass
 
-        found = rounds({"alone": partial(run, singles), "together": partial(run, [plan])}, 5)
+        found = rounds({"alone": partial(run, singles), "together": partial(run, [plan])}, 3)
         possible = 1 - distinct / total
         saved = 1 - found["together"]["median"] / found["alone"]["median"]
         rows.append(
@@ -377,8 +377,8 @@ def sorting() -> dict[str, Any]:
     return {
         "sorting 1,000 individuals ms": compared({"sort": lambda: evolve.fronts(objectives)})["sort"]["median"],
         "searches": [
-            {"scores": "all images", **besides_scoring(full, 2)},
-            {"scores": "the default's schedule", **besides_scoring(scheduled, 4)},
+            {"scores": "all images", **besides_scoring(full, 1)},
+            {"scores": "the default's schedule", **besides_scoring(scheduled, 3)},
         ],
     }
 
@@ -436,7 +436,7 @@ def text(found: Mapping[str, Any]) -> list[str]:
         "scores each individual by itself without gradients, channels last, in the best of five layouts and batch "
         "sizes; both score the same mini-batches of 250 images in all.",
         table(found["scoring populations"]),
-        "Predicted classes on 1,000 images of every eighth genotype in a supernet trained for two epochs. Sums of "
+        "Predicted classes on 1,000 images of every sixteenth genotype in a supernet trained for two epochs. Sums of "
         "BatchNorm's statistics come in another order than PyTorch's, and a value within rounding of zero may get the "
         "other sign; the same happens in PyTorch with other threads. PyTorch in float64 says who is nearer.",
         table(found["scoring equality"]),
