@@ -3,7 +3,7 @@
 On a supernet like the default run's, trained here. Every answer is computed once and handed to all searches of one cut
 of the split, each of which counts what it would have computed itself. Each seed cuts and searches anew, as in the
 pipeline. The default schedule was chosen on another supernet (`evolved` with seed 1, cuts and searches 0 to 5), so all
-of this only checks it. A quarter of an hour.
+of this only checks it. Half an hour.
 """
 
 from __future__ import annotations
