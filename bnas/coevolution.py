@@ -400,13 +400,15 @@ def search(
 
 def _screening(problem: Problem, scorer: Scorer, candidates: int) -> evolve.Screening | None:
     """Predictions from all scores at the time; all ranks use those of one, whatever their rounding."""
+    if candidates == 1:
+        return None
     surrogate = Surrogate(problem.space)
 
     def predict(genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
         errors = surrogate.errors(scorer.scored(), genotypes).tolist()
         return problem.objectives(genotypes, scorer.ranks.main_value(errors))
 
-    return evolve.Screening(candidates, predict) if candidates > 1 else None
+    return evolve.Screening(candidates, predict)
 
 
 def rescored(

@@ -123,7 +123,7 @@ class Scorer:
         self.image_evaluations = 0
         self.images = [batches.images(count) for count in range(len(batches) + 1)]
         """Images in the first 0, 1, … mini-batches."""
-        self._images = [after - before for before, after in itertools.pairwise(self.images)]
+        self._each = [after - before for before, after in itertools.pairwise(self.images)]
         self._wrong: dict[Genotype, list[int]] = {}
         self._remembered: dict[Genotype, list[int]] = {}
         self._paths: population.Paths | None = None
@@ -189,13 +189,13 @@ class Scorer:
                 while early and (waiting := early.get(genotype)) and len(answers) in waiting:
                     self._keep_answer(answers, waiting.pop(len(answers)))
             first = index == todo[genotype].start
-            on_images(self._images[index] + (calibration if first else 0))
+            on_images(self._each[index] + (calibration if first else 0))
             if time.monotonic() - self._saved >= SAVE_SECONDS:
                 self.save()
 
     def _keep_answer(self, answers: list[int], wrong: int) -> None:
         """The number of wrong answers on the next mini-batch, beside those on the ones before."""
-        self.image_evaluations += self._images[len(answers)]
+        self.image_evaluations += self._each[len(answers)]
         answers.append(wrong)
 
     def _all_answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:

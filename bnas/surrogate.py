@@ -19,8 +19,7 @@ class Surrogate:
 
     Error e of a genotype with indicators x `[F]` of its genes (one for each cell, node, source and operation):
     e = m + x · b, where b minimises Σ n (e − m − x · b)² + λ b · b over all scored ones, n being the images behind an
-    error, m the error on all images together and λ `PRIOR_IMAGES`. It ranks unscored architectures of a search better
-    than chance, no more: what it recommends has to be scored.
+    error, m the error on all images together and λ `PRIOR_IMAGES`. What it recommends has to be scored.
     """
 
     def __init__(self, space: SearchSpace) -> None:

@@ -121,7 +121,7 @@ def main(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = p
 
 def guarded(name: str, call: Callable[[], None]) -> int:
     """Call something in a stage's name; the exit codes and lines of `main`."""
-    # What the imports made is no garbage: to look through it again and again holds all threads up for 0.15 s each time.
+    # What the imports made is no garbage: to look through it again and again holds all threads up.
     gc.freeze()
     signal.signal(signal.SIGTERM, _terminate)
     warnings.formatwarning = one_line_warning
