@@ -50,7 +50,7 @@ class Scoring:
     where: str
     """The parameters' section, for messages."""
     references: int = 0
-    """Random architectures that say how hard each image is, so that mini-batches mix easy and hard ones; 0: by chance.
+    """Members of a population that say how hard each image is, so that all mini-batches are alike; 0: by chance.
     For weights that stand still, and of no use in mode full [ours]."""
 
     def scorer(
@@ -61,10 +61,12 @@ class Scoring:
         normalise: Normalise,
         seed: int,
         ranks: Ranks = ALONE,
+        population: Sequence[Genotype] = (),
     ) -> Scorer:
         """A scorer on a sequence of mini-batches of the validation split, drawn by the seed.
 
-        The images that the references saw count among its image evaluations.
+        The references are spread evenly over the population, with random ones for those that a small one lacks; the
+        images that they saw count among the scorer's image evaluations.
         """
         cut = partial(
             MiniBatches, batch_size=self.batch_size, normalise=normalise, seed=seed, where=f"{self.where}.batch_size"
@@ -74,14 +76,15 @@ class Scoring:
             inputs = cut(train)
             calibration = [inputs[i][0] for i in range(min(self.calibration_batches, len(inputs)))]
         batches = cut(validation)
-        references = self.references if self.mode == "minibatch" else 0
-        if references:
-            drawn = sample_uniform(supernet.space, random.Random(seed), references)
+        wanted = self.references if self.mode == "minibatch" else 0
+        if wanted:
+            references = [*population[:: max(1, len(population) // wanted)][:wanted]]
+            references += sample_uniform(supernet.space, random.Random(seed), wanted - len(references))
             # All ranks have to cut alike, whatever their rounding.
-            hard = np.array(ranks.main_value(difficulty(supernet, batches, drawn).tolist()))
+            hard = np.array(ranks.main_value(difficulty(supernet, batches, references).tolist()))
             batches = cut(validation, difficulty=hard)
         scorer = Scorer(supernet, batches, calibration, self.workers, ranks)
-        scorer.image_evaluations += references * len(validation)
+        scorer.image_evaluations += wanted * len(validation)
         return scorer
 
     def count(self, batches: MiniBatches, wanted: int | None = None) -> int:
@@ -303,7 +306,8 @@ class SearchPlan:
 
     Individuals of generation t are scored on the first k_t mini-batches, k_t growing linearly from `scoring.batches`
     to `last_batches`. The front of everything evaluated so far is scored on more before anybody is selected
-    (`Contest.confirm`): from `front_batches`, if that is not 0, linearly to `last_front_batches` [ours]. With
+    (`Contest.confirm`): from `front_batches`, if that is not 0, linearly to `last_front_batches` [ours]. Nobody
+    survives on fewer than `survivor_batches`: who was only lucky is found out before it becomes a parent [ours]. With
     `candidates` above 1 so many are made for each offspring wanted; a `Surrogate` of all scores so far screens them.
     """
 
@@ -316,6 +320,7 @@ class SearchPlan:
     last_batches: int
     front_batches: int = 0
     last_front_batches: int = 0
+    survivor_batches: int = 0
     candidates: int = 1
 
     def front(self, generation: int, available: MiniBatches) -> int:
@@ -323,6 +328,10 @@ class SearchPlan:
         if self.scoring.mode == "full" or not self.front_batches:
             return 0
         return min(self._grown(generation, self.front_batches, self.last_front_batches), len(available))
+
+    def survivors(self, available: MiniBatches) -> int:
+        """Mini-batches for those who survive a generation; 0: no more than others."""
+        return 0 if self.scoring.mode == "full" else min(self.survivor_batches, len(available))
 
     def batches(self, generation: int, available: MiniBatches) -> int:
         """k_t for generation t = 1 … generations."""
@@ -335,6 +344,7 @@ class SearchPlan:
         """A rough forecast in images trained on, for the time left."""
         last = validation if self.scoring.mode == "full" else self.last_batches * self.scoring.batch_size
         further = 3 * validation if self.front_batches and self.scoring.mode != "full" else 0
+        further += self.generations * self.survivor_batches * self.scoring.batch_size // 4
         return SCORING_WORK * self.population * ((self.generations + 2) * last * 0.8 + further)
 
 
@@ -369,8 +379,10 @@ def search(
     records: list[GenerationRecord] = []
     contest = Contest(scorer)
     screening = _screening(problem, scorer, plan.candidates)
+    enough = plan.survivors(scorer.batches)
     for t in range(1, plan.generations + 1):
         rule = evolve.rule_of(plan.selection, t, plan.generations)
+        note = f"generation {t}/{plan.generations}"
         step = evolve.step(
             members,
             _scored(
@@ -378,7 +390,7 @@ def search(
                 scorer,
                 plan.batches(t, scorer.batches),
                 advance,
-                f"generation {t}/{plan.generations}",
+                note,
                 contest,
                 plan.front(t, scorer.batches),
             ),
@@ -391,11 +403,24 @@ def search(
             rng=rng,
             exclude=evaluated.keys(),
             screening=screening,
+            second_look=_second_look(scorer, enough, advance, note),
         )
         evaluated.update(dict.fromkeys(step.genotypes))
         members = step.population
         records.append(record_generation("search", first_generation + t - 1, rule, step, problem))
     return Searched(tuple(records), tuple(evaluated), members)
+
+
+def _second_look(scorer: Scorer, enough: int, advance: Advance, note: str) -> evolve.SecondLook:
+    """One mini-batch more for each who is known on fewer than enough: a lucky one may fall behind before the next."""
+
+    def look(survivors: Sequence[Genotype]) -> bool:
+        unsure = [genotype for genotype in survivors if scorer.known(genotype) < enough]
+        if unsure:
+            scorer.extend(unsure, lambda images: advance(SCORING_WORK * images, f"{note}, scoring"))
+        return bool(unsure)
+
+    return look
 
 
 def _screening(problem: Problem, scorer: Scorer, candidates: int) -> evolve.Screening | None:

@@ -146,10 +146,23 @@ class TrainingFeed:
             yield inputs, torch.from_numpy(self.split.labels[rows[part]]).to(self.normalise.device)
 
 
-def _dealt(order: NDArray[np.int64], parts: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Rows dealt like cards: of each `parts` neighbours in the order every part gets one, which one by chance."""
-    places = np.concatenate([rng.permutation(parts) for _ in range(-(-len(order) // parts))])[: len(order)]
-    return [order[places == part] for part in range(parts)]
+def _dealt(
+    order: NDArray[np.int64], weights: NDArray[np.float64], parts: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Rows dealt so that all parts weigh nearly the same: of each `parts` neighbours in the order every part gets one.
+
+    The heaviest goes to the part that is lightest so far, ties by chance. Neighbours that differ most come first, so
+    that those that hardly differ level what is left.
+    """
+    neighbours = [order[start : start + parts] for start in range(0, len(order), parts)]
+    dealt: list[list[np.int64]] = [[] for _ in range(parts)]
+    total = np.zeros(parts)
+    for rows in sorted(neighbours, key=lambda rows: -np.ptp(weights[rows])):
+        to = np.lexsort((rng.permutation(parts), total))[: len(rows)]
+        for row, part in zip(rows[np.argsort(-weights[rows], kind="stable")], to, strict=True):
+            dealt[part].append(row)
+            total[part] += weights[row]
+    return [np.array(rows) for rows in dealt]
 
 
 KEPT_BYTES = 2**28
@@ -185,7 +198,7 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
         if difficulty is None:
             parts = np.array_split(order, count)
         else:
-            parts = _dealt(order[np.lexsort((difficulty[order], split.labels[order]))], count, rng)
+            parts = _dealt(order[np.lexsort((difficulty[order], split.labels[order]))], difficulty, count, rng)
         self._rows = [np.sort(rows) for rows in parts]
         self._images = [0, *itertools.accumulate(len(rows) for rows in self._rows)]
         self._kept: dict[int, NDArray[np.uint8]] = {}

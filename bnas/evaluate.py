@@ -14,7 +14,6 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from bnas import pareto, population
 from bnas.checkpoint import Save, State
@@ -359,12 +358,15 @@ def confirm_front(
 
 
 def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
-    """How hard each image of the split is, `[N]`: its cross-entropy, summed over the paths of some genotypes [ours]."""
+    """How hard each image of the split is, `[N]`: how many of some genotypes' paths are expected to be wrong [ours].
+
+    The sum of 1 − p over the paths, where p is a path's probability of the image's class.
+    """
     found = np.zeros(len(batches.split))
     with torch.no_grad():
         for index in range(len(batches)):
             x, y = batches[index]
             for genotype in genotypes:
-                loss = functional.cross_entropy(supernet(x, genotype), y, reduction="none")
-                found[batches.rows(index)] += loss.double().cpu().numpy()
+                right = supernet(x, genotype).double().softmax(1).gather(1, y[:, None])
+                found[batches.rows(index)] += 1 - right[:, 0].cpu().numpy()
     return found

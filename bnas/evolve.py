@@ -215,6 +215,10 @@ def offspring(
     return list(children)
 
 
+SecondLook = Callable[[Sequence[Genotype]], bool]
+"""Told who would survive; looks closer at those who were only lucky, perhaps, and says whether it did [ours]."""
+
+
 @dataclass(frozen=True)
 class Screening:
     """Offspring chosen by predictions before they are evaluated: `candidates` are made for each that is wanted [ours].
@@ -282,14 +286,16 @@ def step(
     rng: random.Random,
     exclude: Container[Genotype] = frozenset(),
     screening: Screening | None = None,
+    second_look: SecondLook | None = None,
 ) -> Generation:
     """One generation: evaluate the parents, make and evaluate `count` offspring, let `count` of all survive.
 
     `population` may be of any size from 1 up, `generation` counts from 1, `rule` is one of `RULES`. Fewer
-    survive only where fewer exist. `evaluate` is called twice at most, with the parents and with the
-    offspring. With `screening` more offspring are made, of which `count` are evaluated. Raises ValueError for an
-    empty population or one with duplicates, a count below 1, results of `evaluate` that are not finite values
-    [n, 2], and what `offspring` and `select` refuse.
+    survive only where fewer exist. `evaluate` is called with the parents and with the offspring, if there are
+    any. With `screening` more offspring are made, of which `count` are evaluated. With a `second_look` all are
+    evaluated and selected again for as long as it changes anything. Raises ValueError for an empty population or
+    one with duplicates, a count below 1, results of `evaluate` that are not finite values [n, 2], and what
+    `offspring` and `select` refuse.
     """
     if not population or len(set(population)) != len(population):
         raise ValueError(
@@ -312,9 +318,13 @@ def step(
     if screening:
         children = screening.choose(children, count, rule, rng)
     objectives = np.concatenate((known, _evaluated(evaluate, children))) if children else known
+    everyone = (*population, *children)
+    survivors = select(objectives, min(count, len(everyone)), rule, rng)
+    while second_look and second_look([everyone[i] for i in survivors]):
+        objectives = _evaluated(evaluate, everyone)
+        survivors = select(objectives, min(count, len(everyone)), rule, rng)
     objectives.setflags(write=False)
-    survivors = select(objectives, min(count, len(objectives)), rule, rng)
-    return Generation((*population, *children), objectives, len(population), tuple(survivors))
+    return Generation(everyone, objectives, len(population), tuple(survivors))
 
 
 def _fronts(values: ArrayLike) -> list[list[_Point]]:

@@ -12,9 +12,10 @@ from bnas.distributed import ALONE, Ranks
 from bnas.edges import latency_table
 from bnas.evaluate import Problem, Scorer
 from bnas.evolve import Variation
+from bnas.files import read_json
 from bnas.network import Supernet
 from bnas.results import DatasetDescription, read_measured_latencies
-from bnas.space import SearchSpace
+from bnas.space import Genotype, SearchSpace
 from bnas.weights import load_weights
 from pipeline import params as schema
 from pipeline.config import files_root, network_config, search_space
@@ -130,12 +131,26 @@ def load_supernet(params: Params, description: DatasetDescription, space: Search
     return supernet
 
 
+def read_genotypes(path: Path, space: SearchSpace) -> list[Genotype]:
+    """What `pipeline.supernet` wrote; raises ValueError, naming the file, for anything else or another space."""
+    values = read_json(path)
+    if not isinstance(values, list):
+        raise ValueError(f"{path}: expected a list of genotypes, found {str(values)[:40]}")
+    try:
+        genotypes = [Genotype.from_dict(value) for value in values]
+        for genotype in genotypes:
+            space.validate(genotype)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a list of genotypes, found {error}") from None
+    return genotypes
+
+
 def frozen_scorer(
-    params: Params, description: DatasetDescription, space: SearchSpace, weights: Path, ranks: Ranks = ALONE
+    params: Params, description: DatasetDescription, space: SearchSpace, stage: Path, ranks: Ranks = ALONE
 ) -> Scorer:
-    """Scores in the finished supernet, as the search defines them: one cut of the validation split, one seed."""
+    """Scores in a stage's supernet, as the search defines them: one cut of the validation split, one seed."""
     on = device(params.runtime, ranks)
-    supernet = load_supernet(params, description, space, weights).to(on).eval()
+    supernet = load_supernet(params, description, space, stage / "supernet.safetensors").to(on).eval()
     search = params.search
     return scoring(search.evaluation, params.runtime.workers, "search.evaluation").scorer(
         supernet,
@@ -144,4 +159,5 @@ def frozen_scorer(
         normalise(description, on),
         search.seed,
         ranks,
+        read_genotypes(stage / "population.json", space),
     )

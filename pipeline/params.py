@@ -154,6 +154,7 @@ class GrowingEvaluation(Scoring):
     references: Natural
     front_batches: Natural
     last_front_batches: Count
+    survivor_batches: Natural
     front_margin: NonNegative
 
 

@@ -42,7 +42,7 @@ from pipeline.processes import main
 from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, write_json
 
 SEARCH = Path("data/search")
-SUPERNET = Path("data/stage2/supernet.safetensors")
+STAGE2 = Path("data/stage2")
 
 TRAINING_CODE = (
     "__init__",
@@ -209,7 +209,7 @@ def candidates(
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
     members = [front[i] for i in pareto.spread([m.size_bytes for m in front], section.count)]
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
-    scorer = build.frozen_scorer(params, description, problem.space, SUPERNET, ranks)
+    scorer = build.frozen_scorer(params, description, problem.space, STAGE2, ranks)
     state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)
     scorer.keep(save, state)
     full = len(scorer.batches)

@@ -15,7 +15,6 @@ from pipeline import build, cache
 from pipeline.config import dataset
 from pipeline.processes import main
 from pipeline.stage import Stage, write_json
-from pipeline.supernet import read_genotypes
 
 STAGES = (Path("data/stage1"), Path("data/stage2"))
 
@@ -26,7 +25,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     problem = build.problem(params, description)
     section = params.search
     scoring = build.scoring(section.evaluation, params.runtime.workers, "search.evaluation")
-    scorer = build.frozen_scorer(params, description, problem.space, STAGES[1] / "supernet.safetensors", ranks)
+    scorer = build.frozen_scorer(params, description, problem.space, STAGES[1], ranks)
     plan = coevolution.SearchPlan(
         population=section.population,
         generations=section.generations,
@@ -37,6 +36,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         last_batches=section.evaluation.last_batches,
         front_batches=section.evaluation.front_batches,
         last_front_batches=section.evaluation.last_front_batches,
+        survivor_batches=section.evaluation.survivor_batches,
         candidates=section.candidates,
     )
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
@@ -48,12 +48,12 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         scorer,
         problem,
         plan,
-        read_genotypes(STAGES[1] / "population.json", problem.space),
+        build.read_genotypes(STAGES[1] / "population.json", problem.space),
         seed=section.seed,
         first_generation=len(earlier) + 1,
         advance=advance,
     )
-    before = {g for folder in STAGES for g in read_genotypes(folder / "evaluated.json", problem.space)}
+    before = {g for folder in STAGES for g in build.read_genotypes(folder / "evaluated.json", problem.space)}
     front, summary = confirm(found, before, scorer, problem, section.evaluation.front_margin)
     common = scoring.count(scorer.batches, section.evaluation.rescore_batches)
     records = coevolution.rescored([*earlier, *found.generations], scorer, common, advance)

@@ -20,7 +20,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     params, description = stage.params, dataset()
     problem = build.problem(params, description)
     weights = build.load_supernet(params, description, problem.space, STAGE1 / "supernet.safetensors")
-    population = supernet.read_genotypes(STAGE1 / "population.json", problem.space)
+    population = build.read_genotypes(STAGE1 / "population.json", problem.space)
     first = len(read_generations(STAGE1 / "generations.json")) + 1
     supernet.run(
         stage,

@@ -9,10 +9,9 @@ from bnas import coevolution
 from bnas.data import TrainingFeed
 from bnas.distributed import Ranks
 from bnas.evaluate import Problem
-from bnas.files import read_json
 from bnas.network import Supernet
 from bnas.results import Generations
-from bnas.space import Genotype, SearchSpace
+from bnas.space import Genotype
 from bnas.train import Sharing
 from bnas.weights import save_weights
 from pipeline import build, cache
@@ -92,17 +91,3 @@ def run(
 def write_genotypes(path: Path, genotypes: Sequence[Genotype]) -> None:
     """A list of genotypes as JSON."""
     write_json(path, [genotype.to_dict() for genotype in genotypes])
-
-
-def read_genotypes(path: Path, space: SearchSpace) -> list[Genotype]:
-    """The inverse of `write_genotypes`; raises ValueError, naming the file, for anything else or another space."""
-    values = read_json(path)
-    if not isinstance(values, list):
-        raise ValueError(f"{path}: expected a list of genotypes, found {str(values)[:40]}")
-    try:
-        genotypes = [Genotype.from_dict(value) for value in values]
-        for genotype in genotypes:
-            space.validate(genotype)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a list of genotypes, found {error}") from None
-    return genotypes

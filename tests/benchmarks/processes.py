@@ -28,7 +28,7 @@ SCALES = {
 }
 """Supernet, side of an image, training steps and genotypes that are timed together."""
 
-ROUNDS, BATCH, GROUP, SCORED = 5, 64, 32, 100
+ROUNDS, BATCH, GROUP, SCORED = 3, 64, 32, 100
 LAYOUTS = ("1 process x 2 threads", "2 processes x 1 thread")
 
 

@@ -141,7 +141,7 @@ def compare(net: Supernet, digits: Digits, genotypes: Sequence[Genotype]) -> dic
 
 
 def equality() -> list[dict[str, Any]]:
-    """Predicted classes on 1,000 images: ours against PyTorch's, and both against PyTorch's in float64.
+    """Predicted classes on 500 images: ours against PyTorch's, and both against PyTorch's in float64.
 
     Statistics are sums in another order, and a value within rounding of zero may get the other sign, in PyTorch with
     another number of threads, too; float64 says who is nearer.
@@ -155,7 +155,7 @@ def equality() -> list[dict[str, Any]]:
         few = genotypes[::16]
         counts: dict[str, int] = {}
         different = 0
-        for index in range(10):
+        for index in range(5):
             x = digits.batches(100)[index][0]
             paths = Paths(net)
             with torch.no_grad(), plain():
@@ -180,13 +180,13 @@ def equality() -> list[dict[str, Any]]:
                 != int((answers["torch"][g] == digits.batches(100)[index][1]).sum())
                 for g in few
             )
-        total = len(few) * 1000
+        total = len(few) * 500
         assert counts["ours / torch"] < 0.03 * total, f"{counts['ours / torch']} of {total} predictions differ"
         assert counts["ours / float64"] <= 1.2 * counts["torch / float64"] + 5, counts
         rows.append(
             {"population": name, "predictions": total}
             | {f"differ: {pair}": value for pair, value in counts.items()}
-            | {"scores on a mini-batch that differ": f"{different} of {10 * len(few)}"}
+            | {"scores on a mini-batch that differ": f"{different} of {5 * len(few)}"}
         )
     return rows
 
@@ -245,7 +245,7 @@ def sharing() -> list[dict[str, Any]]:
                 for _ in paths.logits(each, x):
                     pass
 
-        found = rounds({"alone": partial(run, singles), "together": partial(run, [plan])}, 3)
+        found = rounds({"alone": partial(run, singles), "together": partial(run, [plan])})
         possible = 1 - distinct / total
         saved = 1 - found["together"]["median"] / found["alone"]["median"]
         rows.append(
@@ -265,11 +265,11 @@ def sharing() -> list[dict[str, Any]]:
 
 
 def ablation() -> list[dict[str, Any]]:
-    """What sharing, arithmetic and layout contribute on 200 images of 28×28, one after another, factors on the last."""
+    """What sharing, arithmetic and layout contribute on 100 images of 28×28, one after another, factors on the last."""
     torch.set_num_threads(1)
     digits, cores = Digits(), available_cores()
     net = new_supernet(digits.config(16, 3, 2), SPACE).eval()
-    batches = digits.batches(100)
+    batches = digits.batches(50)
     rows = []
     for name, genotypes in (("converged", converged()), ("random", drawn(64))):
         called = mock.patch.object(population, "frozen", lambda module, shape: frozen._Called(module))
@@ -340,14 +340,14 @@ def blocks() -> list[dict[str, Any]]:
 
 
 def growth() -> list[dict[str, Any]]:
-    """Evaluated architectures a second (200 images each, all cores, random populations), against size."""
+    """Evaluated architectures a second (100 images each, all cores, random populations), against size."""
     torch.set_num_threads(1)
     digits, rows = Digits(), []
     cases = [(8, 3, 64), (16, 3, 64), (32, 3, 64), (64, 3, 64), (16, 5, 64), (16, 8, 64), (16, 3, 16), (16, 3, 256)]
     for channels, cells, count in cases:
         net = new_supernet(digits.config(channels, cells, 2), SPACE).eval()
-        call = partial(together, net, digits.batches(100), drawn(count), 2, available_cores())
-        together(net, digits.batches(100), drawn(8), 1, available_cores())  # warm
+        call = partial(together, net, digits.batches(50), drawn(count), 2, available_cores())
+        together(net, digits.batches(50), drawn(8), 2, available_cores())  # warm
         found = rounds({"s": call}, 2, 0)["s"]
         rows.append(
             {"channels": channels, "cells": cells, "population": count}
@@ -436,17 +436,17 @@ def text(found: Mapping[str, Any]) -> list[str]:
         "scores each individual by itself without gradients, channels last, in the best of five layouts and batch "
         "sizes; both score the same mini-batches of 250 images in all.",
         table(found["scoring populations"]),
-        "Predicted classes on 1,000 images of every sixteenth genotype in a supernet trained for two epochs. Sums of "
+        "Predicted classes on 500 images of every sixteenth genotype in a supernet trained for two epochs. Sums of "
         "BatchNorm's statistics come in another order than PyTorch's, and a value within rounding of zero may get the "
         "other sign; the same happens in PyTorch with other threads. PyTorch in float64 says who is nearer.",
         table(found["scoring equality"]),
         "What sharing equal values can save on a mini-batch, from the measured cost of each, and what it saves:",
         table(found["scoring sharing"]),
-        "What each part contributes, on 200 images:",
+        "What each part contributes, on 100 images:",
         table(found["scoring ablation"]),
         "Where the arithmetic gains: one block on a mini-batch of 100, one thread.",
         table(found["scoring blocks"]),
-        "How cost grows: architectures a second, each on 200 images, in random populations. Twice the channels cost "
+        "How cost grows: architectures a second, each on 100 images, in random populations. Twice the channels cost "
         "about twice the time (BatchNorm, sums and signs grow with the channels; bits with their square, but many to "
         "an instruction). Depth is about linear. A population costs less for each member the larger it is, since more "
         "is shared, until sharing is exhausted; a small one leaves cores waiting at its end.",

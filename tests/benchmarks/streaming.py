@@ -46,10 +46,10 @@ AUGMENTATION = Augmentation(0, True, 0, True, 0.4)
 CONFIG = NetworkConfig(3, 1000, 48, 14, 8)
 """Networks of that preset."""
 
-WAYS = (("preloaded", 1), ("0", 1), ("1", 1), ("2", 1), ("preloaded", 2), ("2", 2))
+WAYS = (("preloaded", 1), ("0", 1), ("2", 1), ("preloaded", 2), ("2", 2))
 """`loader_workers` of each network, and networks that are trained side by side, one thread each."""
 
-NETWORKS = {"smallest": (0.0, 7, WAYS), "middle": (0.5, 4, tuple(way for way in WAYS if way[0] in ("preloaded", "2")))}
+NETWORKS = {"smallest": (0.0, 6, WAYS), "middle": (0.5, 3, tuple(way for way in WAYS if way[0] in ("preloaded", "2")))}
 """Members of the transfer's front: place in it by size, rounds, and ways that are measured."""
 
 DEMANDED = 0.9
@@ -143,7 +143,7 @@ def rounds(ranks: Ranks, folder: Path, network: str) -> Speeds:
     step = Step(share)
     feeds: dict[str, Iterator[tuple[Tensor, Tensor]]] = {}
     first: dict[str, Tensor] = {}
-    for workers in ("0", "1", "2"):
+    for workers in ("0", "2"):
         feeds[workers] = feed(folder, int(workers)).epoch(torch.Generator().manual_seed(0))
         images, labels = next(feeds[workers])
         first[workers] = images

@@ -233,10 +233,10 @@ def test_recalibration_sees_the_training_split_only():
 
 
 def test_mini_batches_by_difficulty_are_a_partition_drawn_by_the_seed_and_paid_for():
-    net, validation = tiny.trained_supernet(2), tiny.numbered(40, 100)
+    net, validation, members = tiny.trained_supernet(2), tiny.numbered(40, 100), tiny.genotypes(6)
 
-    def cut(seed=0, **changes):
-        scorer = tiny.scoring(**changes).scorer(net, TRAIN, validation, tiny.NORMALISE, seed)
+    def cut(seed=0, population=members, **changes):
+        scorer = tiny.scoring(**changes).scorer(net, TRAIN, validation, tiny.NORMALISE, seed, population=population)
         return scorer.image_evaluations, [scorer.batches.rows(index).tolist() for index in range(len(scorer.batches))]
 
     spent, stratified = cut(references=3)
@@ -244,7 +244,12 @@ def test_mini_batches_by_difficulty_are_a_partition_drawn_by_the_seed_and_paid_f
     assert sorted(itertools.chain(*stratified)) == list(range(40))
     assert all(np.bincount(validation.labels[rows], minlength=4).tolist() == [2] * 4 for rows in stratified)
     assert cut(references=3) == (spent, stratified) != cut(1, references=3)
-    assert cut(references=4)[1] != stratified != cut()[1]
+    assert cut(references=3, population=members[::2]) == (spent, stratified)
+    assert cut(references=6)[1] != stratified != cut()[1]
+    spent, drawn = cut(references=3, population=())
+    assert spent == 3 * 40
+    assert drawn != cut(1, references=3, population=())[1]
+    assert len({str(each) for each in (drawn, stratified, cut()[1])}) == 3
     assert cut(mode="full", references=3) == cut(mode="full") == (0, cut()[1])
 
 
@@ -522,8 +527,26 @@ def test_a_front_that_the_last_generation_scored_on_all_is_confirmed_already():
     assert spent < len(result.evaluated) * len(scorer.batches.split)
 
 
+@pytest.mark.parametrize(("asked", "enough"), [(3, 3), (99, None)])
+def test_nobody_survives_on_fewer_mini_batches_than_survivors_are_scored_on(asked, enough):
+    plan = tiny.search_plan(generations=4, population=8, last_batches=1, survivor_batches=asked)
+    result, generations, scorer = searched(plan)
+    enough = enough or len(scorer.batches)
+    assert all(scorer.known(genotype) >= enough for genotype in result.population)
+    assert {scorer.known(genotype) for genotype in result.evaluated} >= {1, enough}
+    for record in result.generations:
+        for member in record.members:
+            assert member.error in {scorer.error(member.genotype, enough), scorer.best_known(member.genotype)}
+    # Those who were not among the survivors at any time have the score that all get first.
+    survivors = {member.genotype for record in result.generations for member in record.members}
+    assert any(scorer.known(genotype) == 1 for genotype in result.evaluated if genotype not in survivors)
+    assert len(generations) == 4
+
+
 def test_without_front_batches_and_in_mode_full_nobody_is_scored_on_more_than_others():
-    full = tiny.search_plan(scoring=tiny.scoring(mode="full"), front_batches=2, last_front_batches=4)
+    full = tiny.search_plan(
+        scoring=tiny.scoring(mode="full"), front_batches=2, last_front_batches=4, survivor_batches=4
+    )
     for plan in (tiny.search_plan(), full):
         _, generations, _ = searched(plan)
         assert all(len({known for _, known in requests}) == 1 for requests in generations)

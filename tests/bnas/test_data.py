@@ -535,9 +535,19 @@ def test_every_mini_batch_gets_its_share_of_each_class_and_of_its_easy_and_hard_
         rows = batches.rows(index)
         # Of the 60 images of a class 5 each: one of its 12 easiest, one of the 12 next, and so on.
         assert [(labels[row], hard[row] // 12) for row in rows] == [(c, k) for c in range(4) for k in range(5)]
-    random_cut = MiniBatches(split, 20, PLAIN, 0, "here")
-    spread = [np.std([hard[cut.rows(index)].mean() for index in range(12)]) for cut in (batches, random_cut)]
-    assert spread[0] < spread[1] / 2
+
+
+def test_all_mini_batches_by_difficulty_are_about_equally_hard():
+    rng = np.random.default_rng(0)
+    labels, hard = np.arange(240) % 4, rng.exponential(size=240)
+    split = Split(np.zeros((240, 1, 1, 1), np.uint8), labels)
+
+    def spread(difficulty):
+        batches = MiniBatches(split, 20, PLAIN, 0, "here", difficulty)
+        return np.std([hard[batches.rows(index)].mean() for index in range(len(batches))])
+
+    assert spread(hard) < spread(None) / 20
+    assert spread(rng.permutation(hard)) > spread(None) / 3
 
 
 @pytest.mark.parametrize("difficulty", [None, np.arange(150.0) % 7])

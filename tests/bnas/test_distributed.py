@@ -145,7 +145,7 @@ def searched(ranks: Ranks) -> list[object]:
     """A search in a frozen supernet, its front confirmed: all that is found, and what it cost."""
     net = tiny.supernet()
     scorer = tiny.scoring(workers=2, references=2).scorer(
-        net, tiny.split(16), tiny.split(48, 1), tiny.NORMALISE, 5, ranks
+        net, tiny.split(16), tiny.split(48, 1), tiny.NORMALISE, 5, ranks, tiny.genotypes(4)
     )
     images: list[int] = []
     plan = tiny.search_plan(population=8, candidates=3)

@@ -224,7 +224,7 @@ def test_an_error_in_one_path_is_raised_and_keeps_no_half_score(net):
     )
 
 
-def test_difficulty_is_each_images_cross_entropy_summed_over_the_paths(net):
+def test_difficulty_is_how_many_paths_are_expected_to_be_wrong(net):
     batches, everyone = tiny.batches(VALIDATION), tiny.genotypes(3)
     expected = np.zeros(len(VALIDATION))
     for index in range(len(batches)):
@@ -232,7 +232,7 @@ def test_difficulty_is_each_images_cross_entropy_summed_over_the_paths(net):
         with torch.no_grad():
             for genotype in everyone:
                 shares = net(x, genotype).double().softmax(1)
-                expected[batches.rows(index)] -= [math.log(row[label]) for row, label in zip(shares, y, strict=True)]
+                expected[batches.rows(index)] += [1 - row[label] for row, label in zip(shares, y, strict=True)]
     np.testing.assert_allclose(difficulty(net, batches, everyone), expected, rtol=1e-5)
 
 

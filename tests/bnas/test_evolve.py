@@ -583,6 +583,31 @@ def test_predictions_choose_who_is_evaluated_and_nothing_else():
     assert list(bad.survivors) == select(evaluate(bad.genotypes), 16, "nsga2", random.Random())
 
 
+@pytest.mark.parametrize("looks", [1, 3])
+def test_who_would_survive_is_looked_at_again_until_nobody_needs_it(looks):
+    population = sample_uniform(SPACE, random.Random(0), 16)
+    seen, asked = {}, []
+
+    def lucky(genotypes):
+        """What `evaluate` finds, a little too well before so many looks were taken."""
+        true = evaluate(genotypes)
+        return true * [[1.0 if seen.get(genotype, 0) >= looks else 0.95, 1.0] for genotype in genotypes]
+
+    def second_look(survivors):
+        asked.append(survivors)
+        unsure = [genotype for genotype in survivors if seen.get(genotype, 0) < looks]
+        seen.update((genotype, seen.get(genotype, 0) + 1) for genotype in unsure)
+        return bool(unsure)
+
+    generation = step(population, lucky, generation=1, rule="nsga2", count=16, **setting(), second_look=second_look)
+    assert all(seen[genotype] == looks for genotype in generation.population)
+    assert tuple(asked[-1]) == generation.population
+    assert len(asked) > looks
+    np.testing.assert_array_equal(generation.objectives, lucky(generation.genotypes))
+    assert generation.survivors == tuple(draw(generation.objectives, 16, "nsga2"))
+    assert any(seen.get(genotype, 0) < looks for genotype in generation.genotypes)
+
+
 def test_one_candidate_for_each_offspring_is_no_screening():
     population = sample_uniform(SPACE, random.Random(1), 16)
     plain = step(population, evaluate, generation=1, rule="cars", count=16, **setting())

@@ -5,6 +5,7 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -263,6 +264,16 @@ def test_stratified_sampling_covers_the_size_range_better_than_uniform_sampling(
         assert low_high(sizes) >= 0.8 > 0.5 >= low_high(uniform_sizes)
         assert min(sizes) <= 2 < min(uniform_sizes)
         assert max(sizes) >= largest - 1 > max(uniform_sizes)
+
+
+@pytest.mark.parametrize("count", [64, 512])
+def test_many_stratified_samples_are_as_even_as_few(count):
+    edges = np.geomspace(1, 1 + 4 * SPACE.nodes, 5)
+    for draw in (random.Random(0), random.Random(1)):
+        sizes = [weighted_ops(genotype) for genotype in sample_stratified(SPACE, weighted_ops, draw, count)]
+        shares = np.histogram(sizes, edges)[0] / count
+        assert shares.min() > 0.18
+        assert shares.max() < 0.35
 
 
 def test_parameter_free_share_counts_operations_without_weights():

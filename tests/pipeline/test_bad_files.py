@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -151,6 +151,7 @@ GENOTYPES = [
         not_all_genotypes=edited(lambda value: value.append(None)),
     ),
     *as_json("search", "data/stage2/evaluated.json"),
+    *as_json("retrain", "data/stage2/population.json"),
 ]
 WEIGHT = [
     *anything("stage2", WEIGHTS),
@@ -182,6 +183,14 @@ WEIGHT = [
         infinity=spoil.tensors(lambda state: state["classifier.bias"].fill_(float("inf"))),
     ),
 ]
+
+
+def another_first_gene(front: Any) -> None:
+    """Another operation at the first gene of a front's first member, whatever is there."""
+    gene = front["members"][0]["genotype"]["normal"][0][0]
+    gene[0] = "max_pool_3x3" if gene[0] == "skip_connect" else "skip_connect"
+
+
 RECORDS = [
     *as_json("stage2", EARLIER),
     *cases(
@@ -199,7 +208,7 @@ RECORDS = [
         nobody=put("members", []),
         more_wrong_than_images=put("members", 0, "wrong", 10**6),
         not_a_number=put("members", 0, "error", float("nan")),
-        another_genotype=put("members", 0, "genotype", "normal", 0, [["skip_connect", 0], ["max_pool_3x3", 1]]),
+        another_genotype=edited(another_first_gene),
     ),
 ]
 PARAMETERS = [

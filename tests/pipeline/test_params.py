@@ -272,6 +272,7 @@ BEYOND = [
     ("search.evaluation.references", -1, "an integer of at least 0"),
     ("search.evaluation.front_batches", -1, "an integer of at least 0"),
     ("search.evaluation.last_front_batches", 0, "an integer of at least 1"),
+    ("search.evaluation.survivor_batches", -1, "an integer of at least 0"),
     ("search.evaluation.front_margin", -0.1, "a number of at least 0"),
     ("retrain.count", 0, "an integer of at least 1"),
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),

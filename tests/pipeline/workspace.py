@@ -134,6 +134,7 @@ def tiny_params() -> str:
         "references": 2,
         "front_batches": 2,
         "last_front_batches": 2,
+        "survivor_batches": 2,
         "calibration_batches": 1,
     }
     params["retrain"] |= {"count": 2, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}
