@@ -32,18 +32,12 @@ VARIATION = Variation(crossover=0.5, mutation_rate=0.1, random_share=0.25)
 
 
 class Digits:
-    """mnist5k with 1,000 images to validate on, 3,200 to train on, the rest `unseen`.
+    """mnist5k with 1,000 images to validate on, 3,200 to train on, the rest `unseen`."""
 
-    `side` 32 pads them and makes three channels.
-    """
-
-    def __init__(self, side: int = 28, seed: int = 0, validation: int = 1000) -> None:
+    def __init__(self, validation: int = 1000) -> None:
         images, classes = mnist_data()
         pixels, labels = images.astype(np.uint8).reshape(-1, 28, 28, 1), classes.astype(np.int64)
-        if side != 28:
-            pad = (side - 28) // 2
-            pixels = np.repeat(np.pad(pixels, ((0, 0), (pad, pad), (pad, pad), (0, 0))), 3, axis=3)
-        order = np.random.default_rng(seed).permutation(len(labels))
+        order = np.random.default_rng(0).permutation(len(labels))
         first, second, rest = np.split(order, (validation, validation + 3200))
         self.validation = Split(pixels[first], labels[first])
         self.train = Split(pixels[second], labels[second])
@@ -51,7 +45,7 @@ class Digits:
         shares = pixels[second].reshape(-1, pixels.shape[3]) / 255
         mean, std = (tuple(values.tolist()) for values in (shares.mean(0), shares.std(0)))
         self.normalise = Normalise(mean, std, torch.device("cpu"))
-        self.shape = (pixels.shape[3], side, side)
+        self.shape = (1, 28, 28)
 
     def config(self, channels: int, cells: int, stem_stride: int) -> NetworkConfig:
         """The supernet's configuration for these images."""

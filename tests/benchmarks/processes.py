@@ -24,7 +24,7 @@ from tests.bnas.ranks import together
 
 SCALES = {
     "default: 8 channels, 3 cells, 28x28": (NetworkConfig(1, 10, 8, 3, 2), 28, 24, 64),
-    "16 channels, 8 cells, 32x32 in colour": (NetworkConfig(3, 10, 16, 8, 2), 32, 4, 16),
+    "16 channels, 8 cells, 32x32 in colour": (NetworkConfig(3, 10, 16, 8, 2), 32, 2, 8),
 }
 """Supernet, side of an image, training steps and genotypes that are timed together."""
 
