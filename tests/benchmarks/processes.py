@@ -35,15 +35,19 @@ LAYOUTS = ("1 process x 2 threads", "2 processes x 1 thread")
 def processes() -> list[dict[str, Any]]:
     """Images trained on, and architectures scored on 100 images, in a second: median and quartiles of both layouts."""
     rows = []
-    for scale in SCALES:
-        found = together(2, rounds, scale, context=multiprocessing.get_context("spawn"))
-        assert all(isinstance(each, dict) for each in found), found
-        main = found[0]
+    found = together(2, all_rounds, context=multiprocessing.get_context("spawn"))
+    assert all(isinstance(each, dict) for each in found), found
+    for scale, main in found[0].items():
         for name in ("images/s", "architectures/s"):
             spreads = {layout: spread(main[name][layout]) for layout in LAYOUTS}
             ratio = spreads[LAYOUTS[1]]["median"] / spreads[LAYOUTS[0]]["median"]
             rows.append({"supernet": scale, "figure": name, **spreads, "ratio": round(ratio, 2)})
     return rows
+
+
+def all_rounds(ranks: Ranks) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Of every scale."""
+    return {scale: rounds(ranks, scale) for scale in SCALES}
 
 
 def rounds(ranks: Ranks, scale: str) -> dict[str, dict[str, list[float]]]:

@@ -120,7 +120,7 @@ def compare(net: Supernet, digits: Digits, genotypes: Sequence[Genotype]) -> dic
         f"one after another, {size} images": partial(one_after_another, net, digits.batches(size), few, 250 // size)
         for size in BATCH_SIZES[1:]
     }
-    best = min((times := rounds(rivals, 1)), key=lambda name: times[name]["median"])
+    best = min((times := rounds(rivals, 1, 0)), key=lambda name: times[name]["median"])
     size = int(best.split()[-2])
     batches, count = digits.batches(size), max(1, 250 // size)
     rival = alone if best.startswith("side") else one_after_another
@@ -264,45 +264,42 @@ def sharing() -> list[dict[str, Any]]:
 
 
 def ablation() -> list[dict[str, Any]]:
-    """What sharing, arithmetic and layout contribute on 100 images of 28×28, one after another, factors on the last."""
+    """What sharing, arithmetic and layout contribute on 100 images, one after another, factors on the first."""
     torch.set_num_threads(1)
-    digits, cores = Digits(), available_cores()
+    digits, cores, genotypes = Digits(), available_cores(), converged()
     net = new_supernet(digits.config(16, 3, 2), SPACE).eval()
     batches = digits.batches(50)
-    rows = []
-    for name, genotypes in (("converged", converged()), ("random", drawn(64))):
-        called = mock.patch.object(population, "frozen", lambda module, shape: frozen._Called(module))
+    called = mock.patch.object(population, "frozen", lambda module, shape: frozen._Called(module))
 
-        def torch_together(genotypes: Sequence[Genotype] = genotypes, called: Any = called) -> None:
-            with called, plain():
-                together(net, batches, genotypes, 2, 1)
+    def torch_together(genotypes: Sequence[Genotype] = genotypes) -> None:
+        with called, plain():
+            together(net, batches, genotypes, 2, 1)
 
-        def ours_alone(genotypes: Sequence[Genotype] = genotypes) -> None:
-            paths = Paths(net)
-            for genotype in genotypes:
-                for index in range(2):
-                    x = batches[index][0]
-                    for plan in paths.plans([genotype], x):
-                        list(paths.logits(plan, x))
+    def ours_alone(genotypes: Sequence[Genotype] = genotypes) -> None:
+        paths = Paths(net)
+        for genotype in genotypes:
+            for index in range(2):
+                x = batches[index][0]
+                for plan in paths.plans([genotype], x):
+                    list(paths.logits(plan, x))
 
-        torch_together(genotypes[:4])  # The others are warm from the rounds before, or need no more than this.
-        ours_alone(genotypes[:4])
-        found = rounds(
-            {
-                "plain, 1 thread": partial(alone, net, batches, genotypes, 2, 1),
-                "shared, PyTorch's modules, 1 thread": torch_together,
-                "fused and binary, not shared, 1 thread": ours_alone,
-                "fused, binary and shared, 1 thread": partial(together, net, batches, genotypes, 2, 1),
-                f"fused, binary and shared, {cores} threads": partial(together, net, batches, genotypes, 2, cores),
-            },
-            1,
-            0,
-        )
-        first = found["plain, 1 thread"]["median"]
-        for way, seconds in found.items():
-            factor = round(first / seconds["median"], 2)
-            rows.append({"population": name, "way": way, "s": seconds, "times faster": factor})
-    return rows
+    torch_together(genotypes[:4])  # The others are warm from the rounds before, or need no more than this.
+    ours_alone(genotypes[:4])
+    found = rounds(
+        {
+            "plain, 1 thread": partial(alone, net, batches, genotypes, 2, 1),
+            "shared, PyTorch's modules, 1 thread": torch_together,
+            "fused and binary, not shared, 1 thread": ours_alone,
+            "fused, binary and shared, 1 thread": partial(together, net, batches, genotypes, 2, 1),
+            f"fused, binary and shared, {cores} threads": partial(together, net, batches, genotypes, 2, cores),
+        },
+        warm_up=0,
+    )
+    first = found["plain, 1 thread"]["median"]
+    return [
+        {"way": way, "s": seconds, "times faster": round(first / seconds["median"], 2)}
+        for way, seconds in found.items()
+    ]
 
 
 def blocks() -> list[dict[str, Any]]:
@@ -377,7 +374,7 @@ def sorting() -> dict[str, Any]:
         "sorting 1,000 individuals ms": compared({"sort": lambda: evolve.fronts(objectives)})["sort"]["median"],
         "searches": [
             {"scores": "all images", **besides_scoring(full, 1)},
-            {"scores": "the default's schedule", **besides_scoring(scheduled, 3)},
+            {"scores": "the default's schedule", **besides_scoring(scheduled, 2)},
         ],
     }
 
@@ -441,7 +438,7 @@ def text(found: Mapping[str, Any]) -> list[str]:
         table(found["scoring equality"]),
         "What sharing equal values can save on a mini-batch, from the measured cost of each, and what it saves:",
         table(found["scoring sharing"]),
-        "What each part contributes, on 100 images:",
+        "What each part contributes, on 100 images and the converged population:",
         table(found["scoring ablation"]),
         "Where the arithmetic gains: one block on a mini-batch of 100, one thread.",
         table(found["scoring blocks"]),
