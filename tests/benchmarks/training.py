@@ -37,7 +37,7 @@ from tests.benchmarks.text import table, transposed
 BATCH, GENOTYPES = 64, 12
 
 FEW = 3
-"""Genotypes that show which memory format is the better one, and of those whose peak memory is taken."""
+"""Genotypes that show which memory format is the better one, and whose peak memory is taken (as many, spread)."""
 
 TOLERANCE = 1e-5
 """Relative norm of the difference of two gradients that count as equal."""
@@ -167,7 +167,7 @@ class Floor:
 def steps() -> list[dict[str, Any]]:
     """Steps and floors, taken in turn for every genotype; a ratio is that of two neighbours in time.
 
-    A floor's memory format is the better one on a few genotypes.
+    The floors' memory format is the better one on a few genotypes, taken as they are.
     """
     return [against_floor(setting) for setting in SETTINGS.values()]
 

@@ -530,7 +530,7 @@ def test_a_front_that_the_last_generation_scored_on_all_is_confirmed_already():
 @pytest.mark.parametrize(("asked", "enough"), [(3, 3), (99, None)])
 def test_nobody_survives_on_fewer_mini_batches_than_survivors_are_scored_on(asked, enough):
     plan = tiny.search_plan(generations=4, population=8, last_batches=1, survivor_batches=asked)
-    result, generations, scorer = searched(plan)
+    result, _, scorer = searched(plan)
     enough = enough or len(scorer.batches)
     assert all(scorer.known(genotype) >= enough for genotype in result.population)
     assert {scorer.known(genotype) for genotype in result.evaluated} >= {1, enough}
@@ -540,7 +540,6 @@ def test_nobody_survives_on_fewer_mini_batches_than_survivors_are_scored_on(aske
     # Those who were not among the survivors at any time have the score that all get first.
     survivors = {member.genotype for record in result.generations for member in record.members}
     assert any(scorer.known(genotype) == 1 for genotype in result.evaluated if genotype not in survivors)
-    assert len(generations) == 4
 
 
 def test_without_front_batches_and_in_mode_full_nobody_is_scored_on_more_than_others():
