@@ -52,6 +52,12 @@ class Scoring:
     references: int = 0
     """Members of a population that say how hard each image is, so that all mini-batches are alike; 0: by chance.
     For weights that stand still, and of no use in mode full [ours]."""
+    score: str = "error"
+    """What stands for the error on the split: `error`, that of the part seen, or `composite` [ours] (`estimate`)."""
+
+    def __post_init__(self) -> None:
+        if self.score not in ("error", "composite"):
+            raise ValueError(f"Scoring.score: expected error or composite, found {self.score!r}")
 
     def scorer(
         self,
@@ -83,7 +89,7 @@ class Scoring:
             # All ranks have to cut alike, whatever their rounding.
             hard = np.array(ranks.main_value(difficulty(supernet, batches, references).tolist()))
             batches = cut(validation, difficulty=hard)
-        scorer = Scorer(supernet, batches, calibration, self.workers, ranks)
+        scorer = Scorer(supernet, batches, calibration, self.workers, ranks, self.score == "composite")
         scorer.image_evaluations += wanted * len(validation)
         return scorer
 

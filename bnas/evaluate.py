@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,11 +21,12 @@ from bnas.cost import CostTable
 from bnas.data import MiniBatches
 from bnas.distributed import ALONE, Ranks
 from bnas.edges import EdgeTable
+from bnas.estimate import Composite
 from bnas.network import Supernet
 from bnas.population import EvaluationError
 from bnas.results import SpaceRange, parse
 from bnas.space import Genotype, Sampler, SearchSpace, sample_stratified, sample_uniform
-from bnas.train import calibrate, count_wrong
+from bnas.train import Answers, answers_on, calibrate, doubts
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class Scorer:
     BatchNorm statistics to statistics recalibrated for each path on them. `workers` threads score side by side, each
     without further threads: small networks do not feed more. Answers depend neither on how many there are nor on who
     else is scored: `ranks` divide the individuals among them and tell each other, and have to ask for the same.
+    Errors on a part of the split are counted or, with `composite`, estimated (`estimate.Composite`) with a correction
+    that is fitted anew whenever `score` was asked for more.
     `image_evaluations` counts images passed through a path, calibration included, whether by this scorer or by the one
     whose answers it started from (`keep`); what paths share counts for each.
     """
@@ -116,6 +119,7 @@ class Scorer:
         calibration: Sequence[torch.Tensor] = (),
         workers: int = 1,
         ranks: Ranks = ALONE,
+        composite: bool = False,
     ) -> None:
         self.supernet, self.batches, self.calibration, self.workers = supernet, batches, calibration, workers
         self.ranks = ranks
@@ -123,8 +127,10 @@ class Scorer:
         self.images = [batches.images(count) for count in range(len(batches) + 1)]
         """Images in the first 0, 1, … mini-batches."""
         self._each = [after - before for before, after in itertools.pairwise(self.images)]
-        self._wrong: dict[Genotype, list[int]] = {}
-        self._remembered: dict[Genotype, list[int]] = {}
+        self._answers: dict[Genotype, list[Answers]] = {}
+        self._remembered: dict[Genotype, list[Answers]] = {}
+        self._composite = Composite.fitted(self.images[-1], ()) if composite else None
+        self._unfitted = False
         self._paths: population.Paths | None = None
         if isinstance(supernet, Supernet) and not calibration and batches.normalise.device.type == "cpu":
             self._paths = population.Paths(supernet)
@@ -140,10 +146,10 @@ class Scorer:
         self._save = save
         if state is not None:
             try:
-                answers = [(Genotype.from_dict(value), wrong) for value, wrong in state.plain["answers"]]
+                answers = [(Genotype.from_dict(value), each) for value, each in state.plain["answers"]]
             except (KeyError, TypeError) as error:
                 raise ValueError(f"checkpoint: expected answers of a search, found {error}") from None
-            self._remembered = {genotype: parse("checkpoint", wrong, list[int]) for genotype, wrong in answers}
+            self._remembered = {genotype: parse("checkpoint", each, list[Answers]) for genotype, each in answers}
 
     def remembered_images(self) -> int:
         """Images behind the answers that `keep` was given."""
@@ -151,13 +157,14 @@ class Scorer:
 
     def known(self, genotype: Genotype) -> int:
         """How many of the first mini-batches this genotype has been scored on."""
-        return len(self._wrong.get(genotype, ()))
+        return len(self._answers.get(genotype, ()))
 
     def score(self, genotypes: Sequence[Genotype], count: int, on_images: Callable[[int], None] = _ignore) -> None:
         """Score everyone on the first `count` mini-batches where that is missing; `on_images` is told of images."""
         missing = {genotype: count for genotype in genotypes if self.known(genotype) < count}
         if missing:
             self._score(missing, on_images)
+            self._unfitted = True
             self.save()
 
     def extend(self, genotypes: Sequence[Genotype], on_images: Callable[[int], None] = _ignore) -> None:
@@ -173,31 +180,31 @@ class Scorer:
         todo: dict[Genotype, range] = {}
         for genotype, count in missing.items():
             self.image_evaluations += calibration
-            answers = self._wrong.setdefault(genotype, [])
-            for wrong in self._remembered.get(genotype, [])[len(answers) : count]:
-                self._keep_answer(answers, wrong)
-            if len(answers) < count:
-                todo[genotype] = range(len(answers), count)
-        early: dict[Genotype, dict[int, int]] = {}
-        for genotype, index, wrong in self._all_answers(todo):
-            answers = self._wrong[genotype]
-            if index > len(answers):
-                early.setdefault(genotype, {})[index] = wrong
+            known = self._answers.setdefault(genotype, [])
+            for answers in self._remembered.get(genotype, [])[len(known) : count]:
+                self._keep_answers(known, answers)
+            if len(known) < count:
+                todo[genotype] = range(len(known), count)
+        early: dict[Genotype, dict[int, Answers]] = {}
+        for genotype, index, answers in self._all_answers(todo):
+            known = self._answers[genotype]
+            if index > len(known):
+                early.setdefault(genotype, {})[index] = answers
             else:
-                self._keep_answer(answers, wrong)
-                while early and (waiting := early.get(genotype)) and len(answers) in waiting:
-                    self._keep_answer(answers, waiting.pop(len(answers)))
+                self._keep_answers(known, answers)
+                while early and (waiting := early.get(genotype)) and len(known) in waiting:
+                    self._keep_answers(known, waiting.pop(len(known)))
             first = index == todo[genotype].start
             on_images(self._each[index] + (calibration if first else 0))
             if time.monotonic() - self._saved >= SAVE_SECONDS:
                 self.save()
 
-    def _keep_answer(self, answers: list[int], wrong: int) -> None:
-        """The number of wrong answers on the next mini-batch, beside those on the ones before."""
-        self.image_evaluations += self._each[len(answers)]
-        answers.append(wrong)
+    def _keep_answers(self, known: list[Answers], answers: Answers) -> None:
+        """The answers to the next mini-batch, beside those to the ones before."""
+        self.image_evaluations += self._each[len(known)]
+        known.append(answers)
 
-    def _all_answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
+    def _all_answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, Answers]]:
         """`answers` of all ranks, each of which computes a share: neighbours by key, who have most in common.
 
         They meet after every `GENOTYPES_BETWEEN` genotypes a rank, so that what all know is saved now and then.
@@ -212,11 +219,11 @@ class Scorer:
             share = self.ranks.share(len(these))
             number = {genotype: share.start + i for i, genotype in enumerate(these[share])}
             mine = self.answers({genotype: todo[genotype] for genotype in number}) if number else ()
-            for found in self.ranks.gather([[number[genotype], index, wrong] for genotype, index, wrong in mine]):
-                yield from ((these[i], index, wrong) for i, index, wrong in found)
+            for found in self.ranks.gather([[number[genotype], index, *answers] for genotype, index, answers in mine]):
+                yield from ((these[i], index, Answers(*answers)) for i, index, *answers in found)
 
-    def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
-        """(genotype, mini-batch, wrong answers on it) for all that is asked for, in any order, as soon as it is known.
+    def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, Answers]]:
+        """(genotype, mini-batch, answers to it) for all that is asked for, in any order, as soon as it is known.
 
         Here is the one choice between paths computed together and each by itself: together on the CPU in a supernet,
         each by itself where statistics are recalibrated, on other devices, and for whatever else is called like a
@@ -226,18 +233,18 @@ class Scorer:
             return population.answers(self._paths, self.batches, todo, self.workers)
         return self._one_by_one(todo)
 
-    def _one_by_one(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
+    def _one_by_one(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, Answers]]:
         """Individuals side by side, each on a thread of its own."""
         with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             found = pool.map(self._alone, todo.keys(), todo.values())
-            for (genotype, indices), wrong in zip(todo.items(), found, strict=True):
-                yield from ((genotype, index, value) for index, value in zip(indices, wrong, strict=True))
+            for (genotype, indices), each in zip(todo.items(), found, strict=True):
+                yield from ((genotype, index, answers) for index, answers in zip(indices, each, strict=True))
 
-    def _alone(self, genotype: Genotype, indices: range) -> list[int]:
-        """Wrong answers of one individual on some mini-batches: a faster way has to equal it but for rounding."""
+    def _alone(self, genotype: Genotype, indices: range) -> list[Answers]:
+        """Answers of one individual to some mini-batches: a faster way has to equal it but for rounding."""
         try:
             with torch.no_grad(), self._model(genotype) as model:
-                return [count_wrong(model, self.batches, index) for index in indices]
+                return [answers_on(model, self.batches, index) for index in indices]
         except Exception as error:
             raise EvaluationError(genotype, error) from error
 
@@ -246,33 +253,49 @@ class Scorer:
         if self._save is None:
             return
         everything = self._remembered | {
-            genotype: max(wrong, self._remembered.get(genotype, []), key=len)
-            for genotype, wrong in self._wrong.items()
-            if wrong
+            genotype: max(known, self._remembered.get(genotype, []), key=len)
+            for genotype, known in self._answers.items()
+            if known
         }
-        self._save(State({}, {"answers": [[genotype.to_dict(), wrong] for genotype, wrong in everything.items()]}))
+        self._save(State({}, {"answers": [[genotype.to_dict(), each] for genotype, each in everything.items()]}))
         self._saved = time.monotonic()
 
     def wrong(self, genotype: Genotype, count: int) -> int:
         """Wrong answers on the first `count` mini-batches, computing what is not known yet."""
         if self.known(genotype) < count:
             self.score([genotype], count)
-        return sum(self._wrong[genotype][:count])
+        return sum(answers.wrong for answers in self._answers[genotype][:count])
 
     def error(self, genotype: Genotype, count: int) -> float:
         """Share of wrong answers on the first `count` mini-batches, in [0, 1]."""
         return self.wrong(genotype, count) / self.batches.images(count)
 
     def best_known(self, genotype: Genotype) -> float:
-        """Error on all mini-batches this genotype has been scored on; it must have been on one."""
-        answers = self._wrong[genotype]
-        return sum(answers) / self.images[len(answers)]
+        """Error by all mini-batches this genotype has been scored on; it must have been on one."""
+        wrong, expected, images = self._seen(genotype)
+        return self._estimate(wrong, expected, images) if self._composite else wrong / images
 
-    def scored(self) -> dict[Genotype, tuple[int, int]]:
-        """(wrong answers, images behind them) of everyone scored so far, in the order of their first scores."""
-        return {
-            genotype: (sum(answers), self.images[len(answers)]) for genotype, answers in self._wrong.items() if answers
-        }
+    def _seen(self, genotype: Genotype) -> tuple[int, float, int]:
+        """Wrong answers, those that were to be expected, and images behind them."""
+        known = self._answers[genotype]
+        return sum(each.wrong for each in known), sum(each.expected for each in known), self.images[len(known)]
+
+    def _estimate(self, wrong: int, expected: float, images: int) -> float:
+        """The composite estimate, fitted first if there is something new to fit it to."""
+        assert self._composite
+        if self._unfitted:
+            fitted = Composite.fitted(self.images[-1], [self._seen(genotype) for genotype in self._scored()])
+            # All ranks have to correct alike, whatever their rounding.
+            b0, b1, b2 = self.ranks.main_value(list(fitted.correction))
+            self._composite, self._unfitted = replace(fitted, correction=(b0, b1, b2)), False
+        return self._composite(wrong, expected, images)
+
+    def _scored(self) -> list[Genotype]:
+        return [genotype for genotype, known in self._answers.items() if known]
+
+    def scored(self) -> dict[Genotype, tuple[float, int]]:
+        """(error, images behind it) of everyone scored so far, in the order of their first scores."""
+        return {g: (self.best_known(g), self.images[self.known(g)]) for g in self._scored()}
 
     @contextmanager
     def _model(self, genotype: Genotype) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
@@ -295,7 +318,7 @@ class Contest:
         self._images = np.array(scorer.images)
 
     def enter(self, genotypes: Sequence[Genotype], sizes: NDArray[np.float64]) -> None:
-        """Add those that are new, with their sizes `[n]`, and look up what is known of the others."""
+        """Add those that are new, with their sizes `[n]`, and look up what is known of all by now."""
         for genotype in genotypes:
             self._rows.setdefault(genotype, len(self._rows))
         rows, more = [self._rows[genotype] for genotype in genotypes], len(self._rows) - len(self.genotypes)
@@ -303,7 +326,7 @@ class Contest:
         self._errors, self._sizes = (np.append(values, np.zeros(more)) for values in (self._errors, self._sizes))
         self._known = np.append(self._known, np.zeros(more, np.int64))
         self._sizes[rows] = sizes
-        self._look_up(rows)
+        self._look_up(range(len(self.genotypes)))
 
     def _look_up(self, rows: Sequence[int]) -> None:
         self._errors[rows] = [self.scorer.best_known(self.genotypes[row]) for row in rows]
@@ -367,6 +390,5 @@ def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Gen
         for index in range(len(batches)):
             x, y = batches[index]
             for genotype in genotypes:
-                right = supernet(x, genotype).double().softmax(1).gather(1, y[:, None])
-                found[batches.rows(index)] += 1 - right[:, 0].cpu().numpy()
+                found[batches.rows(index)] += doubts(supernet(x, genotype), y).cpu().numpy()
     return found

@@ -28,7 +28,7 @@ from bnas.network import Cell, Supernet, edge_name
 from bnas.ops import SkipConnect
 from bnas.packed.layout import Shape, elements
 from bnas.space import CELL_INPUTS, Genotype, Node
-from bnas.train import wrong_answers
+from bnas.train import Answers, answers_from
 
 MEMORY = 256 * 2**20
 """Bytes that the maps of a plan may take at once; longer lists of genotypes are cut until they do, or hold one."""
@@ -242,13 +242,13 @@ class Paths:
 
 def answers(
     paths: Paths, batches: MiniBatches, todo: Mapping[Genotype, range], workers: int
-) -> Iterator[tuple[Genotype, int, int]]:
-    """(genotype, mini-batch, wrong answers on it) for everything in `todo`, in no fixed order.
+) -> Iterator[tuple[Genotype, int, Answers]]:
+    """(genotype, mini-batch, answers to it) for everything in `todo`, in no fixed order.
 
     A unit of work is a plan on a mini-batch. Whole mini-batches go to the threads as long as each gets as many; the
     genotypes of the rest are shared out. Raises EvaluationError, after which nothing more comes.
     """
-    found: SimpleQueue[tuple[Genotype, int, int] | Exception | None] = SimpleQueue()
+    found: SimpleQueue[tuple[Genotype, int, Answers] | Exception | None] = SimpleQueue()
     stop = Event()
     units = SimpleQueue[tuple[int, Plan]]()
     total = 0
@@ -264,7 +264,7 @@ def answers(
                 x, y = batches[index]
                 for genotype, logits in paths.logits(plan, x):
                     try:
-                        found.put((genotype, index, wrong_answers(logits, y, index)))
+                        found.put((genotype, index, answers_from(logits, y, index)))
                     except ValueError as error:
                         raise EvaluationError(genotype, error) from error
                     if stop.is_set():

@@ -48,18 +48,20 @@ class Surrogate:
             np.put_along_axis(found, np.array(columns).reshape(len(genotypes), -1), 1.0, axis=1)
         return found
 
-    def errors(self, scored: Mapping[Genotype, tuple[int, int]], genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
-        """Predicted errors `[U]` of genotypes, at least 0, from the (wrong answers, images) of those scored.
+    def errors(
+        self, scored: Mapping[Genotype, tuple[float, int]], genotypes: Sequence[Genotype]
+    ) -> NDArray[np.float64]:
+        """Predicted errors `[U]` of genotypes, at least 0, from the (error, images behind it) of those scored.
 
         Raises ValueError if nothing was scored.
         """
         if not scored:
             raise ValueError("scored: expected at least one genotype, found none")
-        wrong, images = np.array(list(scored.values()), dtype=np.float64).T
-        # Sums of integers, which floats hold exactly, are the same on every machine; rounding makes the rest so.
-        rows = self._rows(list(scored))
+        errors, images = np.array(list(scored.values()), dtype=np.float64).T
+        rows, wrong = self._rows(list(scored)), errors * images
         mean = wrong.sum() / images.sum()
         evidence = rows.T @ (rows * images[:, None]) + PRIOR_IMAGES * np.eye(self.features)
         effects = np.linalg.solve(evidence, rows.T @ wrong - mean * (rows.T @ images))
+        # Rounding makes it the same on every machine.
         predicted: NDArray[np.float64] = np.maximum(np.round(mean + self._rows(genotypes) @ effects, 9), 0.0)
         return predicted

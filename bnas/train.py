@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -268,14 +269,30 @@ def predict(model: nn.Module, split: Split, normalise: Normalise, batch_size: in
     return torch.cat(found)
 
 
-def count_wrong(model: Callable[[Tensor], Tensor], batches: MiniBatches, index: int) -> int:
-    """Wrong answers of a model on mini-batch `index`; raises ValueError for outputs that are not finite."""
+class Answers(NamedTuple):
+    """Answers to the images of a mini-batch: how many are wrong, and how many were to be expected to be.
+
+    Expected: the sum of 1 − p, where p is the probability of the image's class (softmax of the logits).
+    """
+
+    wrong: int
+    expected: float
+
+
+def answers_on(model: Callable[[Tensor], Tensor], batches: MiniBatches, index: int) -> Answers:
+    """A model's answers to mini-batch `index`; raises ValueError for outputs that are not finite."""
     x, y = batches[index]
-    return wrong_answers(model(x), y, index)
+    return answers_from(model(x), y, index)
 
 
-def wrong_answers(logits: Tensor, y: Tensor, index: int) -> int:
-    """How many logits `[N, classes]` are not largest at the label; `index` and errors as in `count_wrong`."""
+def answers_from(logits: Tensor, y: Tensor, index: int) -> Answers:
+    """Answers by logits `[N, classes]` for labels `[N]`; `index` and errors as in `answers_on`."""
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"mini-batch {index}: expected finite outputs, found nan or infinity")
-    return int((logits.argmax(1) != y).sum())
+    wrong = (logits.argmax(1) != y).sum()
+    return Answers(int(wrong), float(doubts(logits, y).sum()))
+
+
+def doubts(logits: Tensor, y: Tensor) -> Tensor:
+    """1 − p of each label `[N]` by logits `[N, classes]`, in float64."""
+    return 1 - logits.detach().double().softmax(1).gather(1, y[:, None])[:, 0]

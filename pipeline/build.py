@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -104,16 +105,12 @@ def variation(section: schema.Variation) -> Variation:
 def scoring(section: schema.Evaluation | schema.GrowingEvaluation, workers: int, where: str) -> coevolution.Scoring:
     """How individuals are scored."""
     first = section.first_batches if isinstance(section, schema.GrowingEvaluation) else section.batches
-    return coevolution.Scoring(
-        section.mode,
-        section.batch_size,
-        first,
-        section.batch_norm,
-        section.calibration_batches,
-        workers,
-        where,
-        section.references if isinstance(section, schema.GrowingEvaluation) else 0,
+    found = coevolution.Scoring(
+        section.mode, section.batch_size, first, section.batch_norm, section.calibration_batches, workers, where
     )
+    if isinstance(section, schema.GrowingEvaluation):
+        return replace(found, references=section.references, score=section.score)
+    return found
 
 
 def new_supernet(params: Params, description: DatasetDescription, space: SearchSpace, seed: int) -> Supernet:

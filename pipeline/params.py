@@ -152,6 +152,7 @@ class GrowingEvaluation(Scoring):
     last_batches: Count
     rescore_batches: Count
     references: Natural
+    score: Literal["error", "composite"]
     front_batches: Natural
     last_front_batches: Count
     survivor_batches: Natural

@@ -23,6 +23,7 @@ from bnas.data import MiniBatches
 from bnas.evaluate import Problem, Scorer, confirm_front
 from bnas.population import Paths
 from bnas.space import Genotype
+from bnas.train import Answers
 from pipeline.params import load
 from tests.benchmarks.evolved import SCORING, VARIATION, Digits, Evolved, evolved
 from tests.benchmarks.text import table
@@ -40,7 +41,8 @@ class Schedule(NamedTuple):
     """Images a mini-batch, references for difficulty, mini-batches of the first and the last generation (0: all).
 
     `front` and `last_front` are those of the front of all so far (0: as others), `survivors` those of whoever survives
-    (0: as others); `margin` is that of the front's confirmation; `candidates` are made for each offspring.
+    (0: as others); `margin` is that of the front's confirmation; `candidates` are made for each offspring; `score` is
+    what stands for the error on the split.
     """
 
     size: int
@@ -53,6 +55,7 @@ class Schedule(NamedTuple):
     margin: float = 0.0
     generations: int = GENERATIONS
     candidates: int = 1
+    score: str = "error"
 
 
 def _default() -> Schedule:
@@ -69,6 +72,7 @@ def _default() -> Schedule:
         scored.front_margin,
         search.generations,
         search.candidates,
+        scored.score,
     )
 
 
@@ -83,29 +87,30 @@ CURVE = (
     DEFAULT._replace(candidates=1),
     DEFAULT._replace(survivors=0),
     DEFAULT._replace(references=0),
+    DEFAULT._replace(score="error"),
 )
 
 
-Memory = dict[tuple[Genotype, int], int]
-"""(genotype, mini-batch) → wrong answers."""
+Memory = dict[tuple[Genotype, int], Answers]
+"""(genotype, mini-batch) → answers."""
 
 
 class Known(Scorer):
     """A scorer whose answers come from a memory that others share; it counts as if it had computed them."""
 
-    def __init__(self, batches: MiniBatches, memory: Memory, paths: Paths) -> None:
-        super().__init__(paths.supernet, batches, workers=2)
+    def __init__(self, batches: MiniBatches, memory: Memory, paths: Paths, score: str = "error") -> None:
+        super().__init__(paths.supernet, batches, workers=2, composite=score == "composite")
         self.memory, self._paths = memory, paths
 
-    def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
+    def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, Answers]]:
         """What the memory holds, after it was told what is new to it."""
         new = {
             g: range(next(i for i in indices if (g, i) not in self.memory), indices.stop)
             for g, indices in todo.items()
             if any((g, i) not in self.memory for i in indices)
         }
-        for genotype, index, wrong in super().answers(new):
-            self.memory[genotype, index] = wrong
+        for genotype, index, answers in super().answers(new):
+            self.memory[genotype, index] = answers
         for genotype, indices in todo.items():
             yield from ((genotype, index, self.memory[genotype, index]) for index in indices)
 
@@ -139,7 +144,7 @@ def searched(
     start: Evolved, schedule: Schedule, batches: MiniBatches, memory: Memory, paths: Paths, seed: int
 ) -> tuple[dict[str, float], list[Genotype]]:
     """One search by a schedule, its front confirmed: what it spent and found, and the front."""
-    scorer = Known(batches, memory, paths)
+    scorer = Known(batches, memory, paths, schedule.score)
     everything, images, problem = len(batches), batches.images(len(batches)), start.problem
     if schedule.first:
         scorer.image_evaluations += schedule.references * images
@@ -211,6 +216,7 @@ def named(schedule: Schedule, seeds: Sequence[int]) -> dict[str, Any]:
         "margin": schedule.margin,
         "generations": schedule.generations,
         "candidates": schedule.candidates,
+        "score": schedule.score,
         "seeds": ", ".join(map(str, seeds)),
     }
 
@@ -222,7 +228,8 @@ def summary(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         name: round(statistics.mean(each[name] for each in found), 4) for name in (*names, "on unseen images")
     }
     row["least tau"] = round(min(each["tau"] for each in found), 3)
-    row["hypervolumes"] = ", ".join(f"{each['hypervolume']:.4f}" for each in found)
+    for name in ("hypervolume", "on unseen images"):
+        row[f"each {name}"] = ", ".join(f"{each[name]:.4f}" for each in found)
     return row
 
 
@@ -253,13 +260,18 @@ def verdicts(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"({met(reached >= same)}); on unseen images {ours['on unseen images']}, {full['on unseen images']} and "
             f"{own['on unseen images']}."
         )
+
+    def apart(rival: Schedule, figure: str) -> str:
+        pairs = [
+            [row(schedule, seeds)[f"each {figure}"].split(", ") for schedule in (DEFAULT, rival)] for seeds in both
+        ]
+        found = [float(ours) - float(full) for pair in pairs for ours, full in zip(*pair, strict=True)]
+        return f"{statistics.mean(found):+.4f} (standard error {statistics.stdev(found) / len(found) ** 0.5:.4f})"
+
     for name, rival in ((f"{GENERATIONS} generations without screening", FULL), ("the same search", FULL_SCREENED)):
-        pairs = [[row(schedule, seeds)["hypervolumes"].split(", ") for schedule in (DEFAULT, rival)] for seeds in both]
-        apart = [float(ours) - float(full) for pair in pairs for ours, full in zip(*pair, strict=True)]
-        error = statistics.stdev(apart) / len(apart) ** 0.5
         yield (
-            f"Over all {len(apart)} seeds the default's hypervolume differs from that of {name} by full scores by "
-            f"{statistics.mean(apart):+.4f}, standard error {error:.4f}."
+            f"Over all {sum(map(len, both))} seeds the default's hypervolume differs from that of {name} by full "
+            f"scores by {apart(rival, 'hypervolume')}, on unseen images by {apart(rival, 'on unseen images')}."
         )
 
 
@@ -272,7 +284,8 @@ def text(found: Mapping[str, Any]) -> list[str]:
         "the front of all so far and the survivors of a generation may be scored on more, and the front is confirmed, "
         "perhaps with a margin, in the end. The default was chosen on another supernet, after a look at seed 0 here. "
         "With references, mini-batches are equally hard. With several "
-        "candidates for each offspring, a ridge regression on the genes of everyone scored chooses among them. "
+        "candidates for each offspring, a ridge regression on the genes of everyone scored chooses among them. A "
+        "composite score is made of the error on the images seen and the one that is to be expected. "
         "`times fewer`: image evaluations of the whole search, references and the confirmation of its front (share "
         "`confirming`) included, against the search of "
         f"{GENERATIONS} generations by full scores; `than its own in full`: against scoring the same architectures in "

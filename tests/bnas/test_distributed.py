@@ -144,7 +144,7 @@ def coevolved(ranks: Ranks, stop: int = 0) -> tuple[list[object], dict[str, np.n
 def searched(ranks: Ranks) -> list[object]:
     """A search in a frozen supernet, its front confirmed: all that is found, and what it cost."""
     net = tiny.supernet()
-    scorer = tiny.scoring(workers=2, references=2).scorer(
+    scorer = tiny.scoring(workers=2, references=2, score="composite").scorer(
         net, tiny.split(16), tiny.split(48, 1), tiny.NORMALISE, 5, ranks, tiny.genotypes(4)
     )
     images: list[int] = []

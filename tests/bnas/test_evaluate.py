@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.data import MiniBatches, Normalise, Split
+from bnas.estimate import Composite
 from bnas.evaluate import Contest, Problem, Scorer, confirm_front, difficulty
 from bnas.space import SearchSpace, sample_stratified, sample_uniform
+from bnas.train import answers_on
 from tests.bnas import tiny
 
 VALIDATION = tiny.split(36, seed=1)  # five mini-batches of at most eight, of unequal sizes
@@ -246,6 +248,35 @@ def test_best_known_error_is_the_one_on_most_mini_batches(net):
     assert scorer.best_known(genotype) == scorer.error(genotype, 4)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_composite_error_is_estimated_with_what_everyone_answered_when_scores_were_last_asked_for(net, workers):
+    batches, everyone = tiny.batches(VALIDATION), tiny.genotypes(6)
+    scorer = Scorer(net, batches, workers=workers, composite=True)
+
+    def seen(genotype):
+        each = [answers_on(lambda x: net(x, genotype), batches, index) for index in range(scorer.known(genotype))]
+        images = batches.images(len(each))
+        return sum(answers.wrong for answers in each), sum(answers.expected for answers in each), images
+
+    def expect(composite):
+        for genotype in everyone:
+            assert scorer.best_known(genotype) == pytest.approx(composite(*seen(genotype)), rel=1e-5)
+        assert scorer.scored() == {g: (scorer.best_known(g), seen(g)[2]) for g in everyone}
+
+    with torch.no_grad():
+        scorer.score(everyone, 1)
+        scorer.score(everyone[:3], 2)
+        fitted = Composite.fitted(len(VALIDATION), [seen(genotype) for genotype in everyone])
+        expect(fitted)
+        scorer.extend(everyone[:1])  # changes its own estimate, and no correction
+        expect(fitted)
+        scorer.score(everyone[1:4], 5)
+        again = Composite.fitted(len(VALIDATION), [seen(genotype) for genotype in everyone])
+        assert again != fitted
+        expect(again)
+    assert scorer.best_known(everyone[1]) == scorer.error(everyone[1], 5), "all images: nothing to estimate"
+
+
 def test_scoring_leaves_the_supernet_as_it_was_and_builds_no_gradients(net):
     seen = []
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -351,13 +382,13 @@ class Scripted:
         return torch.nn.functional.one_hot(answers, tiny.CLASSES).float()
 
 
-def scripted(tables, per_batch):
+def scripted(tables, per_batch, composite=False):
     """A scorer for which genotype i is wrong on the images of `tables[i]`, `per_batch` in a mini-batch."""
     everyone = tiny.genotypes(len(tables))
     net = Scripted({g: torch.tensor(row, dtype=torch.bool) for g, row in zip(everyone, tables, strict=True)})
     labelled = tiny.numbered(len(tables[0]))
     as_they_are = Normalise((0.0,), (1 / 255,), torch.device("cpu"))
-    return everyone, Scorer(net, InOrder(labelled, per_batch, as_they_are, 0, "tiny"))
+    return everyone, Scorer(net, InOrder(labelled, per_batch, as_they_are, 0, "tiny"), composite=composite)
 
 
 class InOrder(MiniBatches):
@@ -433,10 +464,10 @@ def test_correction_goes_on_until_nobody_new_comes_in():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.data(), st.integers(1, 4))
-def test_a_contest_leaves_nobody_on_the_front_who_has_been_scored_on_less(data, count):
+@given(st.data(), st.integers(1, 4), st.booleans())
+def test_a_contest_leaves_nobody_on_the_front_who_has_been_scored_on_less(data, count, composite):
     row = st.lists(st.booleans(), min_size=12, max_size=12)
-    everyone, scorer = scripted([data.draw(row) for _ in range(8)], per_batch=3)
+    everyone, scorer = scripted([data.draw(row) for _ in range(8)], 3, composite)
     sizes = np.array([data.draw(st.integers(1, 4)) / 4 for _ in everyone])
     contest = Contest(scorer)
     for part in (slice(0, 5), slice(3, 8)):  # Those who enter twice are still one each.

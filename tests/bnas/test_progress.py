@@ -195,7 +195,7 @@ def test_a_genotype_that_cannot_be_scored_is_reported_with_its_key(together, fau
 def find(state=None, save=None, calibration=()):
     """Search and confirm: what came out, the images it counts and the forward passes it took."""
     net = tiny.supernet()
-    scorer = Scorer(net, tiny.batches(tiny.split(40, seed=1)), calibration)
+    scorer = Scorer(net, tiny.batches(tiny.split(40, seed=1)), calibration, composite=True)
     if save is not None:
         scorer.keep(save, state)
     passes, told, answers = [], [], scorer.answers
@@ -233,6 +233,11 @@ def test_a_stopped_search_takes_the_same_way_again_in_less_time(tmp_path, recali
 
 def test_answers_that_no_search_gave_are_refused():
     scorer = Scorer(tiny.supernet(), tiny.batches(tiny.split(40)))
-    for plain in ({}, {"answers": [[None, [1]]]}, {"answers": 3}, {"answers": [[tiny.genotypes(1)[0].to_dict(), "x"]]}):
+    for plain in (
+        {},
+        {"answers": [[None, [[1, 0.5]]]]},
+        {"answers": 3},
+        {"answers": [[tiny.genotypes(1)[0].to_dict(), [1]]]},
+    ):
         with pytest.raises(ValueError, match="expected"):
             scorer.keep(lambda state: None, State({}, plain))

@@ -27,7 +27,7 @@ def additive(genotype):
 
 
 def scored(genotypes, images=IMAGES):
-    return {genotype: (additive(genotype) * images // IMAGES, images) for genotype in genotypes}
+    return {genotype: (additive(genotype) * images // IMAGES / images, images) for genotype in genotypes}
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
@@ -52,14 +52,14 @@ def test_predictions_are_the_ridge_regression_on_genes():
     space = SPACES[0]
     drawn = sample_uniform(space, random.Random(1), 60)
     rng = random.Random(2)
-    data = {genotype: (rng.randrange(20), rng.choice((50, 800))) for genotype in drawn[:40]}
+    data = {genotype: (rng.randrange(20) / 50, rng.choice((50, 800))) for genotype in drawn[:40]}
     places = sorted({gene for genotype in drawn for gene in genes(genotype)})
     rows = np.array([[gene in genes(genotype) for gene in places] for genotype in drawn], dtype=float)
-    wrong, images = np.array(list(data.values())).T
-    mean = wrong.sum() / images.sum()
+    errors, images = np.array(list(data.values())).T
+    mean = (errors * images).sum() / images.sum()
     # Least squares with a row for the prior of each effect.
     weighted = np.sqrt(images)[:, None] * rows[:40]
-    target = np.sqrt(images) * (wrong / images - mean)
+    target = np.sqrt(images) * (errors - mean)
     matrix = np.vstack([weighted, np.sqrt(PRIOR_IMAGES) * np.eye(len(places))])
     effects, *_ = np.linalg.lstsq(matrix, np.append(target, np.zeros(len(places))), rcond=None)
     expected = np.maximum(mean + rows[40:] @ effects, 0)
@@ -68,7 +68,7 @@ def test_predictions_are_the_ridge_regression_on_genes():
 
 def test_of_genes_never_seen_nothing_is_known_but_the_mean():
     seen, unseen = (Genotype(*[((Gene(0, op), Gene(1, op)),)] * 2) for op in ("bin_conv_3x3", "skip_connect"))
-    predicted = Surrogate(SearchSpace(nodes=1)).errors({seen: (30, 100)}, [unseen])
+    predicted = Surrogate(SearchSpace(nodes=1)).errors({seen: (0.3, 100)}, [unseen])
     assert predicted.tolist() == [0.3]
 
 
@@ -82,7 +82,7 @@ def test_an_error_known_on_more_images_weighs_more():
     ]
 
     def predicted(first, second):
-        (found,) = Surrogate(space).errors({others[0]: (first // 10, first), others[1]: (second // 2, second)}, [asked])
+        (found,) = Surrogate(space).errors({others[0]: (0.1, first), others[1]: (0.5, second)}, [asked])
         return found
 
     # Errors of 0.1 and 0.5, each of a genotype that shares a cell with the one asked for.
@@ -101,7 +101,7 @@ def test_the_order_of_what_is_known_changes_no_bit():
 def test_no_error_below_zero_is_predicted():
     space = SPACES[0]
     drawn = sample_uniform(space, random.Random(0), 300)
-    data = {genotype: (max(0, additive(genotype) - 230), IMAGES) for genotype in drawn[:100]}
+    data = {genotype: (max(0, additive(genotype) - 230) / IMAGES, IMAGES) for genotype in drawn[:100]}
     predicted = Surrogate(space).errors(data, drawn[100:])
     assert predicted.min() == 0
     assert predicted.max() > 0

@@ -18,7 +18,7 @@ import torch
 from bnas import checkpoint, evaluate, fused_kernels, population
 from bnas.network import NetworkConfig, Supernet
 from bnas.space import SearchSpace
-from bnas.train import count_wrong
+from bnas.train import answers_on
 from pipeline import export, prepare, processes, report, retrain, search, stage, stage1, stage2
 
 MODULES = {"prepare": prepare, "stage1": stage1, "stage2": stage2, "search": search, "retrain": retrain}
@@ -46,7 +46,7 @@ def run(order):
         os.setuid(65534)
     steps, saved = [], []
     step, save = torch.optim.Adam.step, checkpoint.Checkpoints.save
-    score, together = evaluate.count_wrong, population.wrong_answers
+    score, together = evaluate.answers_on, population.answers_from
 
     def counted(*args, **more):
         steps.append(1)
@@ -66,8 +66,8 @@ def run(order):
         steps.append(1)
         return together(*args)
 
-    torch.optim.Adam.step, evaluate.count_wrong, checkpoint.Checkpoints.save = counted, scored, killed
-    population.wrong_answers = scored_together
+    torch.optim.Adam.step, evaluate.answers_on, checkpoint.Checkpoints.save = counted, scored, killed
+    population.answers_from = scored_together
     # Stages with compiled kernels are imported by those that run them.
     module = MODULES.get(order["stage"]) or importlib.import_module("pipeline." + order["stage"])
     main = processes.main if order["stage"] in ("stage1", "stage2", "search", "retrain") else stage.main

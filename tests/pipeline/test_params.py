@@ -274,6 +274,7 @@ BEYOND = [
     ("search.evaluation.last_front_batches", 0, "an integer of at least 1"),
     ("search.evaluation.survivor_batches", -1, "an integer of at least 0"),
     ("search.evaluation.front_margin", -0.1, "a number of at least 0"),
+    ("search.evaluation.score", "loss", "one of error, composite"),
     ("retrain.count", 0, "an integer of at least 1"),
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
