@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from bnas import pareto
 from bnas.parts import Part
@@ -193,7 +193,7 @@ class PairedTest:
         discordant = self.only_first_wrong + self.only_second_wrong
         if not discordant:
             return 1.0
-        return float(stats.binomtest(self.only_first_wrong, discordant, 0.5).pvalue)
+        return float(scipy.stats.binomtest(self.only_first_wrong, discordant, 0.5).pvalue)
 
 
 def paired_test(run: Retrained, first: str, second: str) -> PairedTest:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import moocore
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 _TOLERANCE = 1e-9
 """Slack, in positions on the [0, 1] log-size axis, for sizes that rounding put just outside the range."""
@@ -131,7 +131,7 @@ def wilson_interval(wrong: int, total: int, confidence: float = 0.95) -> tuple[f
         raise ValueError(f"wrong: expected a number from 0 to {total}, found {wrong}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a value in (0, 1), found {confidence}")
-    interval = stats.binomtest(wrong, total).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(wrong, total).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -146,7 +146,7 @@ def kendall_tau(a: ArrayLike, b: ArrayLike) -> float:
         raise ValueError(f"b: expected {len(first)} values, as many as in a, found {len(second)}")
     if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
         return math.nan
-    return float(stats.kendalltau(first, second, variant="b").statistic)
+    return float(scipy.stats.kendalltau(first, second, variant="b").statistic)
 
 
 def _log_position(sizes: ArrayLike, low: float, high: float) -> NDArray[np.float64]:

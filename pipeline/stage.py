@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from bnas.files import atomic_write as atomic_write  # also for those who import it from here
 from bnas.lock import lock
+from pipeline import compiled
 from pipeline.params import Params, load
 
 PREPARED = Path("data/prepared")
@@ -126,6 +127,7 @@ def guarded(name: str, call: Callable[[], None]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     warnings.formatwarning = one_line_warning
     try:
+        compiled.borrow(Path(__file__).resolve().parents[1])
         call()
     except (ValueError, OSError) as error:
         if os.environ.get("BNAS_TRACEBACK"):
