@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy
 import torch
 
-ROUNDS, CALLS, LEAST_CALLS, WARM_UP, AT_MOST = 3, 8, 2, 0.03, 0.04
+ROUNDS, CALLS, LEAST_CALLS, WARM_UP, AT_MOST = 3, 8, 2, 0.02, 0.03
 
 
 def compared(calls: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, float]]:

@@ -49,7 +49,7 @@ CONFIG = NetworkConfig(3, 1000, 48, 14, 8)
 WAYS = (("preloaded", 1), ("0", 1), ("2", 1), ("preloaded", 2), ("2", 2))
 """`loader_workers` of each network, and networks that are trained side by side, one thread each."""
 
-NETWORKS = {"smallest": (0.0, 5, WAYS), "middle": (0.5, 2, tuple(way for way in WAYS if way[0] in ("preloaded", "2")))}
+NETWORKS = {"smallest": (0.0, 4, WAYS), "middle": (0.5, 2, tuple(way for way in WAYS if way[0] in ("preloaded", "2")))}
 """Members of the transfer's front: place in it by size, rounds, and ways that are measured."""
 
 DEMANDED = 0.9

@@ -393,7 +393,7 @@ def growth() -> list[dict[str, Any]]:
     return rows
 
 
-NETWORKS, STEPS, TURNS = 4, 6, 3
+NETWORKS, STEPS = 4, 6
 
 
 def _train(text: str, setting: Setting, threads: int, count: int) -> float:
@@ -420,10 +420,10 @@ def layouts() -> list[dict[str, Any]]:
     pools = {count: ProcessPoolExecutor(count, context) for count in {1, cores}}
     rows = []
     # More threads than cores only lose; shown on the small networks, of which there is time for more steps.
-    for setting, count, ways in ((DEFAULT, STEPS, list(names)), (REFERENCE, 1, list(names)[:2])):
+    for setting, count, turns, ways in ((DEFAULT, STEPS, 3, list(names)), (REFERENCE, 1, 2, list(names)[:2])):
         texts = [genotype.to_json() for genotype in setting.genotypes()[:NETWORKS]]
         times: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
-        for step in range(-1, TURNS):
+        for step in range(-1, turns):
             for way in ways:
                 start = time.perf_counter()
                 steps = count if step >= 0 else 1
