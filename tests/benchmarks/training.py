@@ -426,10 +426,11 @@ def layouts() -> list[dict[str, Any]]:
         for step in range(-1, turns):
             for way in ways:
                 start = time.perf_counter()
-                steps = count if step >= 0 else 1
+                # More threads than cores take turns so badly that few steps show it.
+                steps = 1 if step < 0 or way == (cores, cores) else count
                 list(pools[way[0]].map(partial(_train, setting=setting, threads=way[1], count=steps), texts))
                 if step >= 0:
-                    times[way].append(NETWORKS * count / (time.perf_counter() - start))
+                    times[way].append(NETWORKS * steps / (time.perf_counter() - start))
         for way in ways:
             rows.append(
                 {
