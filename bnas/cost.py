@@ -70,7 +70,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
 
     As shipped: a BatchNorm is 2 values per channel (mean and deviation folded into scale and shift; the α of a binary
     convolution folds into the one after it, `FoldedNorm` into the classifier), PReLU slopes and biases count, a layer
-    used twice weighs once. The module itself is left alone: a copy without storage is run. Raises ValueError for a
+    used twice weighs once. The module itself is left alone: a copy is run on the CPU. Raises ValueError for a
     shape of other length (a leading 1 is accepted) and for a layer with parameters that is none of those.
     """
     shape = tuple(input_shape)
@@ -78,7 +78,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         shape = (1, *shape)
     if len(shape) != 4 or shape[0] != 1:
         raise ValueError(f"cost: expected an input shape [C, H, W], found {list(input_shape)}")
-    clone = copy.deepcopy(module).to("meta").eval()
+    clone = copy.deepcopy(module).cpu().eval()
     binary = floats = flops = bops = 0
     macs: list[tuple[bool, int]] = []
 
@@ -101,7 +101,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(record)
     with torch.no_grad():
-        clone(torch.empty(shape, device="meta"))
+        clone(torch.zeros(shape))
     for is_binary, count in macs:
         if is_binary:
             bops += count
@@ -164,7 +164,7 @@ def _cell_shapes(
 ) -> list[tuple[bool, tuple[int, int, int], tuple[int, int, int]]]:
     """Per cell: whether it reduces, and the shape `[C, H, W]` of its preprocessed inputs and of its nodes."""
     found: list[tuple[bool, tuple[int, int, int], tuple[int, int, int]]] = []
-    clone = copy.deepcopy(network).to("meta").eval()
+    clone = copy.deepcopy(network).eval()
 
     def record(cell: Any) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
@@ -176,6 +176,6 @@ def _cell_shapes(
     for cell in clone.cells:
         cell.edges[edge].register_forward_hook(record(cell))  # type: ignore[union-attr, index]
     with torch.no_grad():
-        clone(torch.empty((1, *input_shape), device="meta"))
+        clone(torch.zeros(1, *input_shape))
     assert all(math.prod(shape) > 0 for _, shape, _ in found)
     return found
