@@ -488,6 +488,18 @@ def test_what_screens_is_the_surrogate_of_all_scores_so_far():
         assert [genotype for genotype, _ in generations[t][8:]] == [candidates[i] for i in chosen]
 
 
+def test_a_score_is_the_error_on_what_was_seen_or_the_composite_one():
+    (genotype,), scores = tiny.genotypes(1), []
+    for score in ("error", "composite"):
+        scorer = tiny.scoring(score=score).scorer(Patterned(), TRAIN, VALIDATION, tiny.NORMALISE, 0)
+        scorer.score([genotype], 1)
+        scores.append(scorer.best_known(genotype) - scorer.error(genotype, 1))
+    assert scores[0] == 0
+    assert scores[1] != 0
+    with pytest.raises(ValueError, match=r"^Scoring\.score: expected error or composite, found 'loss'$"):
+        tiny.scoring(score="loss")
+
+
 def test_scores_so_far_are_errors_and_the_images_behind_them():
     scorer = Scorer(Patterned(), tiny.batches(VALIDATION))
     assert scorer.scored() == {}
