@@ -66,8 +66,8 @@ def text(found: Mapping[str, Any]) -> str:
     """The figures as Markdown: every section all of whose figures there are."""
     parts = [
         "# Benchmarks",
-        "Medians of alternating rounds in one run, with quartiles; results were checked for equality first. "
-        "Regenerate with `make bench` after `make run`.",
+        "Medians of alternating rounds, with quartiles, each table from one run; results were checked for equality "
+        "first. Regenerate with `make bench` after `make run`.",
     ]
     for section, measures in {**SECTIONS, **STUDIES}.items():
         if all(name in found for name in measures):

@@ -264,7 +264,7 @@ def text(found: Mapping[str, Any]) -> list[str]:
         table(found["layers"]),
         worst(found["layers"]),
         "## Whole networks",
-        "The networks of the default run, all cores, milliseconds per call.",
+        "The networks of a default run, all cores, milliseconds per call.",
         table(found["networks"]),
         slowest(found["networks"]),
         "## Latency table",
