@@ -65,12 +65,21 @@ class Cost:
         )
 
 
+LARGE = 2**24
+"""Values of an input from which on a copy is run without storage."""
+
+
+def _device(input_shape: tuple[int, ...]) -> str:
+    """Where a copy is run: only if large on meta tensors, which need no memory, but import PyTorch's compiler."""
+    return "meta" if math.prod(input_shape) >= LARGE else "cpu"
+
+
 def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     """Cost of a module of `BinaryConv2d` and ordinary layers on one image of `input_shape` `[C, H, W]`.
 
     As shipped: a BatchNorm is 2 values per channel (mean and deviation folded into scale and shift; the α of a binary
     convolution folds into the one after it, `FoldedNorm` into the classifier), PReLU slopes and biases count, a layer
-    used twice weighs once. The module itself is left alone: a copy is run on the CPU. Raises ValueError for a
+    used twice weighs once. The module itself is left alone: a copy is run. Raises ValueError for a
     shape of other length (a leading 1 is accepted) and for a layer with parameters that is none of those.
     """
     shape = tuple(input_shape)
@@ -78,7 +87,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         shape = (1, *shape)
     if len(shape) != 4 or shape[0] != 1:
         raise ValueError(f"cost: expected an input shape [C, H, W], found {list(input_shape)}")
-    clone = copy.deepcopy(module).cpu().eval()
+    clone = copy.deepcopy(module).to(_device(shape)).eval()
     binary = floats = flops = bops = 0
     macs: list[tuple[bool, int]] = []
 
@@ -101,7 +110,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.register_forward_hook(record)
     with torch.no_grad():
-        clone(torch.zeros(shape))
+        clone(torch.zeros(shape, device=_device(shape)))
     for is_binary, count in macs:
         if is_binary:
             bops += count
@@ -164,7 +173,7 @@ def _cell_shapes(
 ) -> list[tuple[bool, tuple[int, int, int], tuple[int, int, int]]]:
     """Per cell: whether it reduces, and the shape `[C, H, W]` of its preprocessed inputs and of its nodes."""
     found: list[tuple[bool, tuple[int, int, int], tuple[int, int, int]]] = []
-    clone = copy.deepcopy(network).eval()
+    clone = copy.deepcopy(network).to(_device(input_shape)).eval()
 
     def record(cell: Any) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
@@ -176,6 +185,6 @@ def _cell_shapes(
     for cell in clone.cells:
         cell.edges[edge].register_forward_hook(record(cell))  # type: ignore[union-attr, index]
     with torch.no_grad():
-        clone(torch.zeros(1, *input_shape))
+        clone(torch.zeros((1, *input_shape), device=_device(input_shape)))
     assert all(math.prod(shape) > 0 for _, shape, _ in found)
     return found

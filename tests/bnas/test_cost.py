@@ -24,6 +24,12 @@ def total(parts):
     return sum(parts, Cost())
 
 
+def test_an_image_too_large_for_memory_costs_what_its_pixels_do():
+    layer, side = nn.Conv2d(1, 2, 3, padding=1, bias=False), 10**6
+    small, huge = cost(layer, (1, 4, 4)), cost(layer, (1, side, side))
+    assert huge == hand(floats=small.float_params, flops=small.flops * side**2 // 16)
+
+
 # ---------------------------------------------------------------- layers and operations
 
 
