@@ -62,6 +62,6 @@ class Surrogate:
         mean = wrong.sum() / images.sum()
         evidence = rows.T @ (rows * images[:, None]) + PRIOR_IMAGES * np.eye(self.features)
         effects = np.linalg.solve(evidence, rows.T @ wrong - mean * (rows.T @ images))
-        # Rounding makes it the same on every machine.
+        # Rounding makes it the same in whatever order the same scores are added.
         predicted: NDArray[np.float64] = np.maximum(np.round(mean + self._rows(genotypes) @ effects, 9), 0.0)
         return predicted
