@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.text import aligned, kib, percent
+from bnas.report.text import aligned, kib, percent
 
 if TYPE_CHECKING:
     from bnas.packed import PackedNetwork
@@ -137,7 +137,7 @@ def pick(arguments: argparse.Namespace) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """`bnas predict`: class and probability of every image; 1 if an image could not be read."""
-    from bnas.images import ImageError, read_image
+    from bnas.data.picture import ImageError, read_image
     from bnas.packed import load
 
     network = load(arguments.model)
@@ -270,7 +270,7 @@ def export_onnx(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """`bnas show`: the table that a run ends with."""
-    from bnas.results import read_network_times, read_networks
+    from bnas.records.networks import read_network_times, read_networks
 
     networks, times = (
         arguments.run_folder / "data/retrain/networks.json",
@@ -278,7 +278,7 @@ def show(arguments: argparse.Namespace) -> int:
     )
     if not networks.exists():
         raise UsageError(f"no finished run found: {networks} does not exist; run `dvc repro` first")
-    from bnas.tables import finished_networks
+    from bnas.report.tables import finished_networks
 
     seconds = {row.network: row.seconds for row in read_network_times(times)} if times.exists() else {}
     print(finished_networks(read_networks(networks), seconds))
@@ -287,7 +287,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def clean(arguments: argparse.Namespace) -> int:
     """`bnas clean`: list what interrupted and finished work keeps in the cache, or remove it."""
-    from bnas.cache import entries, remove
+    from bnas.storage.cache import entries, remove
 
     found = entries(arguments.cache)
     chosen = [entry for entry in found if arguments.all or entry.kind != "finished network"]

@@ -7,17 +7,21 @@ from pathlib import Path
 
 import torch
 
-from bnas import coevolution, data
-from bnas.cost import CostTable
-from bnas.distributed import ALONE, Ranks
-from bnas.edges import latency_table
-from bnas.evaluate import Problem, Scorer
-from bnas.evolve import Variation
-from bnas.files import read_json
-from bnas.network import Supernet
-from bnas.results import DatasetDescription, read_measured_latencies
-from bnas.space import Genotype, SearchSpace
-from bnas.weights import load_weights
+from bnas.data import batches
+from bnas.data.split import Normalise, Split
+from bnas.nn.cost import CostTable
+from bnas.nn.network import Supernet
+from bnas.records.dataset import DatasetDescription
+from bnas.records.latencies import latency_table, read_measured_latencies
+from bnas.scoring.scorer import Scorer
+from bnas.search import scoring_plan
+from bnas.search.generation import Variation
+from bnas.search.problem import Problem
+from bnas.space.genotype import Genotype
+from bnas.space.search_space import SearchSpace
+from bnas.storage.files import read_json
+from bnas.storage.weights import load_weights
+from bnas.training.ranks import ALONE, Ranks
 from pipeline import params as schema
 from pipeline.config import files_root, network_config, search_space
 from pipeline.params import Params
@@ -26,10 +30,10 @@ from pipeline.stage import PREPARED
 LATENCIES = Path("data/latency_table/table.json")
 
 
-def split(name: str, description: DatasetDescription, runtime: schema.Runtime) -> data.Split:
+def split(name: str, description: DatasetDescription, runtime: schema.Runtime) -> Split:
     """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
     folder, shape = PREPARED / name, _shape(name, description)
-    found = data.Split.open(folder, files_root(description, runtime), runtime.loader_workers)
+    found = Split.open(folder, files_root(description, runtime), runtime.loader_workers)
     if list(found.images.shape) != shape:
         raise ValueError(f"{folder}: expected images {shape}, found {list(found.images.shape)}")
     found.verify(folder)
@@ -70,14 +74,14 @@ def require_bfloat16(wanted: bool, on: torch.device, section: str) -> None:
         raise ValueError(f"{key}: expected false on a GPU without bfloat16, found true")
 
 
-def normalise(description: DatasetDescription, on: torch.device) -> data.Normalise:
+def normalise(description: DatasetDescription, on: torch.device) -> Normalise:
     """The normalisation by the train split's statistics."""
-    return data.Normalise(description.mean, description.std, on)
+    return Normalise(description.mean, description.std, on)
 
 
-def augmentation(params: Params) -> data.Augmentation:
+def augmentation(params: Params) -> batches.Augmentation:
     """The augmentation of training images."""
-    return data.Augmentation(**params.data.augmentation.model_dump())
+    return batches.Augmentation(**params.data.augmentation.model_dump())
 
 
 def problem(params: Params, description: DatasetDescription) -> Problem:
@@ -102,10 +106,10 @@ def variation(section: schema.Variation) -> Variation:
     return Variation(section.crossover, section.mutation_rate, section.random_share)
 
 
-def scoring(section: schema.Evaluation | schema.GrowingEvaluation, workers: int, where: str) -> coevolution.Scoring:
+def scoring(section: schema.Evaluation | schema.GrowingEvaluation, workers: int, where: str) -> scoring_plan.Scoring:
     """How individuals are scored."""
     first = section.first_batches if isinstance(section, schema.GrowingEvaluation) else section.batches
-    found = coevolution.Scoring(
+    found = scoring_plan.Scoring(
         section.mode, section.batch_size, first, section.batch_norm, section.calibration_batches, workers, where
     )
     if isinstance(section, schema.GrowingEvaluation):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from bnas.cache import CHECKPOINTS, lock_of
-from bnas.checkpoint import Checkpoints, Save, State, forget
-from bnas.distributed import Ranks
-from bnas.lock import LockedError, lock
+from bnas.storage.cache import CHECKPOINTS, lock_of
+from bnas.storage.checkpoint import Checkpoints, Save, State, forget
+from bnas.storage.lock import LockedError, lock
+from bnas.training.ranks import Ranks
 from pipeline.params import declared
 from pipeline.stage import Stage, cache_root
 

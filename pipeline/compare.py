@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bnas.page.compare import ComparedRun, Point, compare_html, compare_text
+from bnas.report.page.compare import ComparedRun, Point, compare_html, compare_text
 from pipeline.stage import REPORTS, atomic_write
 from pipeline.yaml12 import ParamsError, read_yaml
 

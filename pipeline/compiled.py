@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnas.files import atomic_write
+from bnas.storage.files import atomic_write
 
 EXPERIMENTS = (".dvc", "tmp", "exps")
 """Where in a project DVC keeps the copies."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnas.config import NetworkConfig
-from bnas.results import DatasetDescription, read_dataset
-from bnas.space import SearchSpace
+from bnas.records.dataset import DatasetDescription, read_dataset
+from bnas.space.network_config import NetworkConfig
+from bnas.space.search_space import SearchSpace
 from pipeline import params as schema
 from pipeline.params import Params
 from pipeline.stage import PREPARED

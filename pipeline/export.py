@@ -8,22 +8,17 @@ from pathlib import Path
 import torch
 
 from bnas import packed
-from bnas.config import NetworkConfig
-from bnas.data import Split
-from bnas.images import normalise
-from bnas.network import Network
+from bnas.data.image_array import ImageArray, chunks
+from bnas.data.picture import normalise
+from bnas.data.split import Split
+from bnas.nn.network import Network
 from bnas.packed.agreement import deviating
 from bnas.packed.timing import timed
-from bnas.results import (
-    DatasetDescription,
-    ExportedNetwork,
-    ExportedNetworks,
-    NetworkLatency,
-    RetrainedNetwork,
-    read_networks,
-)
-from bnas.views import ImageArray, chunks
-from bnas.weights import load_weights
+from bnas.records.dataset import DatasetDescription
+from bnas.records.export import ExportedNetwork, ExportedNetworks, NetworkLatency
+from bnas.records.networks import RetrainedNetwork, read_networks
+from bnas.space.network_config import NetworkConfig
+from bnas.storage.weights import load_weights
 from pipeline import params as schema
 from pipeline.config import dataset, files_root, network_config
 from pipeline.params import Params

@@ -10,7 +10,7 @@ import sys
 import warnings
 
 from bnas.packed.latency import CHECKED, LEAST_CORRELATION, check, measure
-from bnas.results import MeasuredLatencies
+from bnas.records.latencies import MeasuredLatencies
 from pipeline.config import dataset, network_config, search_space
 from pipeline.stage import Stage, main, write_json
 

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnas.datasets import LOADERS, Request
-from bnas.indexed import Problem
-from bnas.labelled import Cut, ProblemsError
-from bnas.prepare import prepare
-from bnas.results import DatasetDescription, ImageShape, SplitCounts
-from bnas.views import DataError
+from bnas.data.datasets import LOADERS, Request
+from bnas.data.file_images import Problem
+from bnas.data.image_array import DataError
+from bnas.data.labelled_images import ProblemsError
+from bnas.data.prepare import prepare
+from bnas.data.split_rows import Cut
+from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
 from pipeline.stage import Stage, atomic_write, cache_root, main, write_json
 
 PROBLEMS = "bad-files.txt"

@@ -20,7 +20,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from bnas.files import atomic_write, read_text
+from bnas.storage.files import atomic_write, read_text
 from pipeline.params import load
 from pipeline.transfer import params as transfer
 from pipeline.yaml12 import Loc, ParamsError, key_path, params_error, read_yaml

@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
-from bnas.distributed import ALONE, LAUNCHER, LOST, LostRankError, Ranks, give_up, is_rank, join, leave
+from bnas.training.ranks import ALONE, LAUNCHER, LOST, LostRankError, Ranks, give_up, is_rank, join, leave
 from pipeline import stage as stages
 from pipeline.params import Params
 from pipeline.stage import Stage, guarded, produce, stage_lock, unfinished

@@ -15,26 +15,22 @@ from pathlib import Path
 
 import torch
 
-import bnas
-from bnas import baselines, family, pareto
-from bnas.cache import CHECKPOINTS, NETWORKS
-from bnas.cost import CostTable, cost
-from bnas.distributed import ALONE, Ranks
-from bnas.evaluate import Problem
-from bnas.linear import train_linear
-from bnas.network import Network, NetworkConfig
-from bnas.published import PUBLISHED
-from bnas.results import (
-    DatasetDescription,
-    EpochRecord,
-    NetworkTime,
-    RetrainedNetwork,
-    RetrainedNetworks,
-    Role,
-    read_front,
-    read_predictions,
-)
-from bnas.space import Genotype, SearchSpace
+from bnas.nn.cost import CostTable, cost
+from bnas.nn.network import Network, NetworkConfig
+from bnas.records.dataset import DatasetDescription
+from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role
+from bnas.records.search import read_front
+from bnas.records.training import EpochRecord, read_predictions
+from bnas.search.problem import Problem
+from bnas.space.baselines import hand_designed, size_matched, spread
+from bnas.space.genotype import Genotype
+from bnas.space.published import PUBLISHED
+from bnas.space.search_space import SearchSpace
+from bnas.storage.cache import CHECKPOINTS, NETWORKS
+from bnas.storage.source_code import source_hash
+from bnas.training import network, network_pool
+from bnas.training.linear_baseline import train_linear
+from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, cache
 from pipeline import params as schema
 from pipeline.config import dataset, files_root, network_config
@@ -43,43 +39,6 @@ from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, write_json
 
 SEARCH = Path("data/search")
 STAGE2 = Path("data/stage2")
-
-TRAINING_CODE = (
-    "__init__",
-    "arrays",
-    "augment",
-    "auxiliary",
-    "binarize",
-    "checkpoint",
-    "compiled",
-    "config",
-    "convolutions",
-    "data",
-    "distributed",
-    "family",
-    "files",
-    "fused",
-    "fused_convolutions",
-    "fused_kernels",
-    "fused_plan",
-    "fused_pool_kernels",
-    "fused_pooling",
-    "fused_tiles",
-    "fused_vectors",
-    "images",
-    "indexed",
-    "lock",
-    "network",
-    "ops",
-    "results",
-    "space",
-    "stream",
-    "train",
-    "views",
-    "weights",
-)
-"""The modules that `bnas.family` imports, directly or not, and itself: what a finished network depends on."""
-
 
 NOT_OF_THE_RECIPE = {"count", "hand_designed_channels", "linear_baseline", "published"}
 """Keys of `retrain` that say what is trained, not how."""
@@ -115,8 +74,8 @@ def train(
     params, section = stage.params, stage.params.retrain
     device = build.device(params.runtime, ranks)
     build.require_bfloat16(section.mixed_precision, device, "retrain")
-    recipe = family.Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
-    data = family.FamilyData(
+    recipe = network.Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
+    data = network.FamilyData(
         PREPARED,
         description.mean,
         description.std,
@@ -143,10 +102,10 @@ def train(
         advance(1, f"{name}, epoch {record.epoch}/{section.epochs}")
 
     if together:
-        family.train_together(ordered, recipe, data, device=device, ranks=ranks, on_epoch=on_epoch)
+        network_pool.train_together(ordered, recipe, data, device=device, ranks=ranks, on_epoch=on_epoch)
     else:
         workers = params.runtime.workers
-        family.train_family(ordered, recipe, data, device=device, workers=workers, on_epoch=on_epoch, ranks=ranks)
+        network_pool.train_family(ordered, recipe, data, device=device, workers=workers, on_epoch=on_epoch, ranks=ranks)
     if not ranks.is_main:
         return
     if section.linear_baseline:
@@ -156,7 +115,7 @@ def train(
     collect(stage, chosen, jobs, description, section.epochs)
 
 
-def trained_together(networks: int, recipe: family.Recipe, ranks: Ranks) -> bool:
+def trained_together(networks: int, recipe: network.Recipe, ranks: Ranks) -> bool:
     """Whether all ranks train each network together: where there are fewer networks than ranks.
 
     Not if the recipe's BatchNorm normalises more images together than a rank would have; a warning says so.
@@ -176,7 +135,7 @@ def trained_together(networks: int, recipe: family.Recipe, ranks: Ranks) -> bool
 def collect(
     stage: Stage,
     chosen: Sequence[Candidate],
-    jobs: Mapping[str, family.Job],
+    jobs: Mapping[str, network_pool.Job],
     description: DatasetDescription,
     epochs: int,
 ) -> None:
@@ -185,7 +144,7 @@ def collect(
     for candidate in chosen:
         finished, target = jobs[candidate.name], stage.out / candidate.name
         shutil.copytree(finished.folder, target)
-        seconds = family.read_seconds(target)
+        seconds = network_pool.read_seconds(target)
         (target / "seconds.json").unlink()
         times.append(NetworkTime(candidate.name, seconds).to_dict())
         networks.append(result(candidate, finished, target, description, epochs))
@@ -207,14 +166,14 @@ def candidates(
         problem.space.validate(member.genotype)
     if len(front) < section.count:
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
-    members = [front[i] for i in pareto.spread([m.size_bytes for m in front], section.count)]
+    members = [front[i] for i in spread([m.size_bytes for m in front], section.count)]
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
     scorer = build.frozen_scorer(params, description, problem.space, STAGE2, ranks)
     state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)
     scorer.keep(save, state)
     full = len(scorer.batches)
     chosen = [Candidate(f"front-{i}", "front", m.genotype, channels, m.error) for i, m in enumerate(members, 1)]
-    matches = baselines.size_matched(
+    matches = size_matched(
         [m.genotype for m in members], problem.space, problem.costs.size, random.Random(section.seed)
     )
     chosen += [
@@ -230,7 +189,7 @@ def fixed(
     """What is the same for every search: the hand-designed cell at some widths, and published architectures."""
     found = []
     for width in section.hand_designed_channels:
-        hand = baselines.hand_designed(space)
+        hand = hand_designed(space)
         found.append(Candidate(f"hand-{width}", "hand", hand, width, error(hand) if width == channels else None))
     for name in section.published:
         genotype = PUBLISHED[name]
@@ -242,36 +201,33 @@ def fixed(
 def job(
     candidate: Candidate,
     final: NetworkConfig,
-    recipe: family.Recipe,
-    data: family.FamilyData,
+    recipe: network.Recipe,
+    data: network.FamilyData,
     description: DatasetDescription,
     device: torch.device,
     how: str = "",
-) -> family.Job:
+) -> network_pool.Job:
     """The training of a candidate; its folder is named by everything that determines the result, code included.
 
     `how` tells processes and threads where the rounding depends on them.
     """
     config = NetworkConfig(**{**asdict(final), "channels": candidate.channels})
-    code = hashlib.sha256()
-    for module in TRAINING_CODE:
-        code.update((Path(bnas.__path__[0]) / f"{module}.py").read_bytes())
     determines = {
         "genotype": candidate.genotype.to_dict(),
         "config": asdict(config),
         "recipe": asdict(recipe),
         "augmentation": asdict(data.augmentation),
         "data": description.hash,
-        "code": code.hexdigest(),
+        "code": source_hash(network_pool.__name__),
         "machine": f"{cache.machine(device)} {how}".strip(),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:32]
     finished, unfinished = cache_root() / NETWORKS / key, cache_root() / CHECKPOINTS / f"network-{key}"
-    return family.Job(candidate.name, config, candidate.genotype, finished, unfinished)
+    return network_pool.Job(candidate.name, config, candidate.genotype, finished, unfinished)
 
 
 def result(
-    candidate: Candidate, finished: family.Job, folder: Path, description: DatasetDescription, epochs: int
+    candidate: Candidate, finished: network_pool.Job, folder: Path, description: DatasetDescription, epochs: int
 ) -> RetrainedNetwork:
     """What the report needs of a finished network: cost, and errors counted from its per-image answers."""
     image = description.image

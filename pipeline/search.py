@@ -6,11 +6,13 @@ import math
 import sys
 from pathlib import Path
 
-from bnas import coevolution, pareto
-from bnas.distributed import ALONE, Ranks
-from bnas.evaluate import Problem, Scorer, confirm_front
-from bnas.results import Front, FrontMember, Generations, SearchSummary, read_generations
-from bnas.space import Genotype
+from bnas.records.search import Front, FrontMember, Generations, SearchSummary, read_generations
+from bnas.scoring.scorer import Scorer
+from bnas.search import frozen_search, pareto, scoring_plan
+from bnas.search.contest import confirm_front
+from bnas.search.problem import Problem
+from bnas.space.genotype import Genotype
+from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, cache
 from pipeline.config import dataset
 from pipeline.processes import main
@@ -26,7 +28,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     section = params.search
     scoring = build.scoring(section.evaluation, params.runtime.workers, "search.evaluation")
     scorer = build.frozen_scorer(params, description, problem.space, STAGES[1], ranks)
-    plan = coevolution.SearchPlan(
+    plan = frozen_search.SearchPlan(
         population=section.population,
         generations=section.generations,
         selection=section.selection,
@@ -42,9 +44,9 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
     state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)
     scorer.keep(save, state)
-    done = coevolution.SCORING_WORK * scorer.remembered_images()
+    done = scoring_plan.SCORING_WORK * scorer.remembered_images()
     advance = stage.progress(plan.work(len(scorer.batches.split)), done)
-    found = coevolution.search(
+    found = frozen_search.search(
         scorer,
         problem,
         plan,
@@ -56,7 +58,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     before = {g for folder in STAGES for g in build.read_genotypes(folder / "evaluated.json", problem.space)}
     front, summary = confirm(found, before, scorer, problem, section.evaluation.front_margin)
     common = scoring.count(scorer.batches, section.evaluation.rescore_batches)
-    records = coevolution.rescored([*earlier, *found.generations], scorer, common, advance)
+    records = frozen_search.rescored([*earlier, *found.generations], scorer, common, advance)
     if not ranks.is_main:
         return
     space = problem.range(len(description.classes))
@@ -71,7 +73,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
 
 
 def confirm(
-    found: coevolution.Searched, before: set[Genotype], scorer: Scorer, problem: Problem, margin: float
+    found: frozen_search.Searched, before: set[Genotype], scorer: Scorer, problem: Problem, margin: float
 ) -> tuple[tuple[FrontMember, ...], SearchSummary]:
     """The front of everything the search evaluated, scored in full, and what the mini-batch schedule spent on it.
 

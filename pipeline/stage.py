@@ -19,8 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bnas.files import atomic_write as atomic_write  # also for those who import it from here
-from bnas.lock import lock
+from bnas.storage.files import atomic_write as atomic_write  # also for those who import it from here
+from bnas.storage.lock import lock
 from pipeline import compiled
 from pipeline.params import Params, load
 

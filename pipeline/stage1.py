@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bnas.distributed import ALONE, Ranks
+from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, supernet
 from pipeline.config import dataset
 from pipeline.processes import main

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bnas.distributed import ALONE, Ranks
-from bnas.results import read_generations
+from bnas.records.search import read_generations
+from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, supernet
 from pipeline.config import dataset
 from pipeline.processes import main

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnas import coevolution
-from bnas.data import TrainingFeed
-from bnas.distributed import Ranks
-from bnas.evaluate import Problem
-from bnas.network import Supernet
-from bnas.results import Generations
-from bnas.space import Genotype
-from bnas.train import Sharing
-from bnas.weights import save_weights
+from bnas.data.batches import TrainingFeed
+from bnas.nn.network import Supernet
+from bnas.records.search import Generations
+from bnas.search import coevolution
+from bnas.search.problem import Problem
+from bnas.space.genotype import Genotype
+from bnas.storage.weights import save_weights
+from bnas.training.loop import Sharing
+from bnas.training.ranks import Ranks
 from pipeline import build, cache
 from pipeline import params as schema
 from pipeline.config import dataset

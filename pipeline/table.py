@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from bnas.results import read_network_times, read_networks
-from bnas.tables import finished_networks
+from bnas.records.networks import read_network_times, read_networks
+from bnas.report.tables import finished_networks
 from pipeline.stage import REPORTS
 
 NETWORKS = Path("data/retrain/networks.json")

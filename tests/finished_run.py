@@ -11,30 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.analysis import Run
-from bnas.results import (
-    ROLES,
-    DatasetDescription,
-    EpochRecord,
-    ExportedNetwork,
-    ExportedNetworks,
-    Front,
-    FrontMember,
-    GenerationRecord,
-    Generations,
-    ImageShape,
-    LinearBaseline,
-    Member,
-    NetworkLatency,
-    NetworkTime,
-    Predictions,
-    RetrainedNetwork,
-    RetrainedNetworks,
-    SearchSummary,
-    SpaceRange,
-    SplitCounts,
-)
-from bnas.space import Genotype, SearchSpace
+from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
+from bnas.records.export import ExportedNetwork, ExportedNetworks, NetworkLatency
+from bnas.records.networks import ROLES, LinearBaseline, NetworkTime, RetrainedNetwork, RetrainedNetworks
+from bnas.records.search import Front, FrontMember, GenerationRecord, Generations, Member, SearchSummary, SpaceRange
+from bnas.records.training import EpochRecord, Predictions
+from bnas.report.analysis import Run
+from bnas.space.genotype import Genotype
+from bnas.space.search_space import SearchSpace
 from pipeline.report import read_run
 
 SPACE = SearchSpace(nodes=3)

@@ -28,28 +28,18 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from bnas.arrays import open_array
-from bnas.checkpoint import Checkpoints, State
-from bnas.files import read_json
+from bnas.data.npy import open_array
 from bnas.packed import PackedError
 from bnas.packed import load as load_network
-from bnas.results import (
-    Member,
-    Record,
-    parse,
-    read_dataset,
-    read_epochs,
-    read_exported,
-    read_front,
-    read_generations,
-    read_latencies,
-    read_network_times,
-    read_networks,
-    read_predictions,
-    read_stage_times,
-    read_summary,
-)
-from bnas.weights import WeightsError, read_weights, save_weights
+from bnas.records.base import Record, parse, read_stage_times
+from bnas.records.dataset import read_dataset
+from bnas.records.export import read_exported, read_latencies
+from bnas.records.networks import read_network_times, read_networks
+from bnas.records.search import Member, read_front, read_generations, read_summary
+from bnas.records.training import read_epochs, read_predictions
+from bnas.storage.checkpoint import Checkpoints, State
+from bnas.storage.files import read_json
+from bnas.storage.weights import WeightsError, read_weights, save_weights
 from pipeline.params import ParamsWarning, load
 from pipeline.yaml12 import ParamsError
 from tests import finished_run

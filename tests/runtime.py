@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from bnas.cli import main as bnas
-from bnas.config import NetworkConfig
+from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders
 from tests.imports import ROOT
 

@@ -10,13 +10,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnas.files import atomic_write
 from bnas.packed.card import ModelCard
 from bnas.packed.file import PackedError, PackedFile, read
 from bnas.packed.network import PackedNetwork, load
+from bnas.storage.files import atomic_write
 
 if TYPE_CHECKING:
-    from bnas.network import Network
+    from bnas.nn.network import Network
 
 __all__ = ["ModelCard", "PackedError", "PackedFile", "PackedNetwork", "load", "packed", "read", "save"]
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnas.network import Network
-from bnas.ops import BinaryBlock
+from bnas.nn.network import Network
+from bnas.nn.operations import BinaryBlock
 from bnas.packed.layout import Block, Step, Sum
 from bnas.packed.network import Machine, PackedNetwork
 from bnas.packed.parameters import BlockParameters, Floats, Parameters

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bnas.config import NetworkConfig
 from bnas.packed.layout import Step, elements, layout
-from bnas.results import STRICT, ImageShape, Positive, Record, RetrainedNetwork, one_line
+from bnas.records.base import STRICT, Positive, Record, one_line
+from bnas.records.dataset import ImageShape
+from bnas.records.networks import RetrainedNetwork
+from bnas.space.network_config import NetworkConfig
 
 MOST_STEPS = 30_000
 MOST_STEPS_AN_EDGE = 6

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnas.network import Network
-from bnas.ops import BinaryBlock
+from bnas.nn.network import Network
+from bnas.nn.operations import BinaryBlock
 from bnas.packed.layout import Block, Classifier, Stem, Step
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 

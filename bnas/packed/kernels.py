@@ -17,22 +17,9 @@ sees is first copied together without borders.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from bnas.compiled import keeps
-from bnas.packed.lanes import (
-    POSITIONS,
-    TOGETHER,
-    copy_row,
-    count_differences,
-    finish_row,
-    halve_row,
-    thin_row,
-)
-
-LANES_VERSION = "08177b95abcc950d"
-"""The beginning of `lanes.py`'s SHA-256. numba's cache on disk watches this file only, so a change there has to be one
-here, too: a test compares."""
+from bnas.kernels import numba_cache
+from bnas.packed.lanes import POSITIONS, TOGETHER, copy_row, count_differences, finish_row, halve_row, thin_row
 
 # Columns of a program, one row per step: what to do, where maps lie (in floats per image), and shapes.
 OP, SOURCE, OUT, OTHER, C_IN, H_IN, W_IN, C_OUT, H_OUT, W_OUT, STRIDE, PADDING, GROUPS = range(13)
@@ -45,7 +32,7 @@ STEM, BLOCK, HALVE, MAX, AVG, SUM, CLASSIFY, SHUFFLE, NONE = range(9)
 """Values of the column OP."""
 
 
-compiled = njit(cache=keeps(), nogil=True, error_model="numpy")
+compiled = numba_cache.compiled()
 
 
 @compiled

@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from bnas.config import NetworkConfig
-from bnas.edges import everywhere, latency_table
 from bnas.packed.layout import Block, Pool, Shuffle, Step, layout, payload
 from bnas.packed.network import Machine
 from bnas.packed.parameters import split
 from bnas.packed.timing import timed
-from bnas.results import CellLatencies, EdgeLatency, LatencyTable
-from bnas.space import Genotype, SearchSpace, distinct
+from bnas.records.latencies import CellLatencies, EdgeLatency, LatencyTable, latency_table
+from bnas.space.edge_sums import everywhere
+from bnas.space.genotype import Genotype
+from bnas.space.network_config import NetworkConfig
+from bnas.space.search_space import SearchSpace, distinct
 
 EdgeStep = Block | Pool | Shuffle
 """What an edge consists of."""

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bnas.config import NetworkConfig
-from bnas.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, Part, parts
-from bnas.space import CELL_INPUTS, Gene, Genotype
+from bnas.space.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, Part, parts
+from bnas.space.genotype import CELL_INPUTS, Gene, Genotype
+from bnas.space.network_config import NetworkConfig
 
 MOST_PRODUCTS = 2**16 - 1
 """Products in one sum of a binary convolution: what the kernels count to."""
@@ -53,7 +53,7 @@ class Stem:
 
 @dataclass(frozen=True)
 class Block:
-    """`sign(scale·x + shift)`, binary convolution, `· scale + shift`, `+` shortcut, PReLU (`bnas.ops.BinaryBlock`)."""
+    """`sign(scale·x + shift)`, binary convolution, `· scale + shift`, `+` shortcut, PReLU: a `BinaryBlock`."""
 
     name: str
     source: int
@@ -159,7 +159,7 @@ POOLS = {"none": "none", "skip_connect": "skip", "max_pool_3x3": "max", "avg_poo
 
 
 def layout(config: NetworkConfig, genotype: Genotype, height: int, width: int) -> tuple[Step, ...]:
-    """The steps of a network on images of that size, named after the modules of `bnas.network.Network`.
+    """The steps of a network on images of that size, named after the modules of `bnas.nn.network.Network`.
 
     Raises ValueError for an operation that cannot be packed.
     """

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.images import normalise
+from bnas.data.picture import normalise
 from bnas.packed.card import ModelCard
 from bnas.packed.file import PackedFile, read
 from bnas.packed.kernels import run

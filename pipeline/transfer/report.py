@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from bnas import analysis, figures
-from bnas.page.build import page_html
-from bnas.results import ROLES, read_front, read_space
-from bnas.transfer_markdown import STAGES, transfer_markdown, transferred
+from bnas.records.networks import ROLES
+from bnas.records.search import read_front, read_space
+from bnas.report import analysis, figures
+from bnas.report.page.build import page_html
+from bnas.report.transfer_text import STAGES, transfer_markdown, transferred
 from pipeline import report
 from pipeline.stage import Stage
 from pipeline.transfer.params import TransferParams

@@ -7,11 +7,12 @@ import sys
 import warnings
 from pathlib import Path
 
-from bnas import baselines, pareto
-from bnas.cost import CostTable
-from bnas.distributed import ALONE, Ranks
-from bnas.results import DatasetDescription, Front, SpaceRange, read_front
-from bnas.space import SearchSpace
+from bnas.nn.cost import CostTable
+from bnas.records.dataset import DatasetDescription
+from bnas.records.search import Front, SpaceRange, read_front
+from bnas.space.baselines import size_matched, spread
+from bnas.space.search_space import SearchSpace
+from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, retrain
 from pipeline.config import dataset, network_config
 from pipeline.processes import main
@@ -63,8 +64,8 @@ def candidates(front: Front, params: TransferParams, costs: CostTable) -> list[C
     if len(front.members) < section.count:
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front.members)}", stacklevel=1)
     genotypes = sorted((member.genotype for member in front.members), key=costs.size)
-    members = [genotypes[i] for i in pareto.spread([costs.size(g) for g in genotypes], section.count)]
-    matches = baselines.size_matched(members, costs.space, costs.size, random.Random(section.seed))
+    members = [genotypes[i] for i in spread([costs.size(g) for g in genotypes], section.count)]
+    matches = size_matched(members, costs.space, costs.size, random.Random(section.seed))
     chosen = [Candidate(f"front-{i}", "front", g, channels, None) for i, g in enumerate(members, 1)]
     chosen += [Candidate(f"random-{i}", "random", g, channels, None, f"front-{i}") for i, g in enumerate(matches, 1)]
     return chosen + retrain.fixed(section, costs.space, channels, lambda genotype: None)

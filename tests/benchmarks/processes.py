@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnas.config import NetworkConfig
-from bnas.data import Augmentation, MiniBatches, Normalise, Split, TrainingFeed
-from bnas.distributed import ALONE, Ranks
-from bnas.evaluate import Scorer
-from bnas.network import Supernet
-from bnas.space import SearchSpace
-from bnas.train import CosineRate, Sharing, adam, fit
+from bnas.data.batches import Augmentation, MiniBatches, TrainingFeed
+from bnas.data.split import Normalise, Split
+from bnas.nn.network import Supernet
+from bnas.scoring.scorer import Scorer
+from bnas.space.network_config import NetworkConfig
+from bnas.space.search_space import SearchSpace
+from bnas.training.loop import CosineRate, Sharing, adam, fit
+from bnas.training.ranks import ALONE, Ranks
 from tests.benchmarks.measure import spread
 from tests.benchmarks.text import table
 from tests.bnas.ranks import together

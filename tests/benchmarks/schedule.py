@@ -17,13 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from bnas import pareto
-from bnas.coevolution import Scoring, SearchPlan, search
-from bnas.data import MiniBatches
-from bnas.evaluate import Problem, Scorer, confirm_front
-from bnas.population import Paths
-from bnas.space import Genotype
-from bnas.train import Answers
+from bnas.data.batches import MiniBatches
+from bnas.scoring.answers import Answers
+from bnas.scoring.scorer import Scorer
+from bnas.scoring.shared_paths import Paths
+from bnas.search import pareto
+from bnas.search.contest import confirm_front
+from bnas.search.frozen_search import SearchPlan, search
+from bnas.search.problem import Problem
+from bnas.search.scoring_plan import Scoring
+from bnas.space.genotype import Genotype
 from pipeline.params import load
 from tests.benchmarks.evolved import SCORING, VARIATION, Digits, Evolved, evolved
 from tests.benchmarks.text import table

@@ -20,17 +20,22 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from bnas import evolve, frozen, population
-from bnas.coevolution import Scoring, Searched, search
-from bnas.cost import CostTable
-from bnas.data import MiniBatches
-from bnas.evaluate import Problem, Scorer, confirm_front
-from bnas.network import Supernet
-from bnas.ops import BinaryBlock
+from bnas.data.batches import MiniBatches
+from bnas.nn.cost import CostTable
+from bnas.nn.network import Supernet
+from bnas.nn.operations import BinaryBlock
 from bnas.packed.layout import Shape
 from bnas.packed.network import available_cores
-from bnas.population import Paths, Plan
-from bnas.space import Genotype, SearchSpace
+from bnas.scoring import fast_modules, shared_paths
+from bnas.scoring.scorer import Scorer
+from bnas.scoring.shared_paths import Paths, Plan
+from bnas.search import selection
+from bnas.search.contest import confirm_front
+from bnas.search.frozen_search import Searched, search
+from bnas.search.problem import Problem
+from bnas.search.scoring_plan import Scoring
+from bnas.space.genotype import Genotype
+from bnas.space.search_space import SearchSpace
 from tests.benchmarks.evolved import SCORING, Digits, converged, new_supernet, warmed
 from tests.benchmarks.measure import compared, spread
 from tests.benchmarks.plain import plain
@@ -196,7 +201,7 @@ def measured_costs(paths: Paths, plan: Plan, x: torch.Tensor) -> list[float]:
     order = {step: i for i, step in enumerate(plan.steps)}
     take = paths._take
 
-    def timed(step: population.Step, *rest: Any) -> Any:
+    def timed(step: shared_paths.Step, *rest: Any) -> Any:
         start = time.perf_counter()
         made = take(step, *rest)
         found[order[step]] = min(found[order[step]], time.perf_counter() - start)
@@ -269,7 +274,7 @@ def ablation() -> list[dict[str, Any]]:
     digits, cores, genotypes = Digits(), available_cores(), converged()
     net = new_supernet(digits.config(16, 3, 2), SPACE).eval()
     batches = digits.batches(50)
-    called = mock.patch.object(population, "frozen", lambda module, shape: frozen._Called(module))
+    called = mock.patch.object(shared_paths, "frozen", lambda module, shape: fast_modules._Called(module))
 
     def torch_together(genotypes: Sequence[Genotype] = genotypes) -> None:
         with called, plain():
@@ -312,8 +317,8 @@ def blocks() -> list[dict[str, Any]]:
             block = block.to(memory_format=torch.channels_last)
             x = torch.randn(100, channels, side, side).contiguous(memory_format=torch.channels_last)
             shape = Shape(channels, side, side)
-            bench, form = frozen.Workbench(), frozen.frozen(block, shape)
-            source = frozen.from_tensor(x, bench)
+            bench, form = fast_modules.Workbench(), fast_modules.frozen(block, shape)
+            source = fast_modules.from_tensor(x, bench)
             weight, padding = block.conv.weight.detach(), block.conv.padding
 
             def ours(form: Any = form, bench: Any = bench, source: Any = source) -> None:
@@ -371,7 +376,7 @@ def sorting() -> dict[str, Any]:
     full = replace(SCORING, mode="full", batch_size=100)
     scheduled = replace(SCORING, batches=DEFAULT.first, batch_size=DEFAULT.size)
     return {
-        "sorting 1,000 individuals ms": compared({"sort": lambda: evolve.fronts(objectives)})["sort"]["median"],
+        "sorting 1,000 individuals ms": compared({"sort": lambda: selection.fronts(objectives)})["sort"]["median"],
         "searches": [
             {"scores": "all images", **besides_scoring(full, 1)},
             {"scores": "the default's schedule", **besides_scoring(scheduled, 2)},

@@ -16,19 +16,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnas.augment import Augmentation
-from bnas.auxiliary import WithAuxiliary
-from bnas.data import Normalise, Split, TrainingFeed
-from bnas.datasets import LOADERS, Request
-from bnas.distributed import Ranks
-from bnas.images import opened_image
-from bnas.indexed import FileImages
-from bnas.labelled import Cut
-from bnas.network import Network, NetworkConfig
-from bnas.prepare import prepare
-from bnas.results import read_front
-from bnas.stream import Pictures
-from bnas.train import adam
+from bnas.data.augmentation import Augmentation
+from bnas.data.batches import TrainingFeed
+from bnas.data.datasets import LOADERS, Request
+from bnas.data.file_images import FileImages
+from bnas.data.picture import opened_image
+from bnas.data.prepare import prepare
+from bnas.data.reader_processes import Pictures
+from bnas.data.split import Normalise, Split
+from bnas.data.split_rows import Cut
+from bnas.nn.auxiliary_head import WithAuxiliary
+from bnas.nn.network import Network, NetworkConfig
+from bnas.records.search import read_front
+from bnas.training.loop import adam
+from bnas.training.ranks import Ranks
 from tests.benchmarks.measure import spread
 from tests.benchmarks.text import table
 from tests.bnas.ranks import together

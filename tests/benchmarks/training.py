@@ -24,13 +24,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bnas import fused, fused_kernels
-from bnas.binarize import BinaryConv2d
-from bnas.data import Augmentation, Normalise, Split, TrainingFeed
-from bnas.network import Network, NetworkConfig, Supernet
+from bnas.data.batches import Augmentation, TrainingFeed
+from bnas.data.split import Normalise, Split
+from bnas.kernels import passes
+from bnas.nn import fused_block
+from bnas.nn.binarize import BinaryConv2d
+from bnas.nn.network import Network, NetworkConfig, Supernet
 from bnas.packed.network import available_cores
-from bnas.space import Genotype, SearchSpace
-from bnas.train import adam
+from bnas.space.genotype import Genotype
+from bnas.space.search_space import SearchSpace
+from bnas.training.loop import adam
 from tests.benchmarks.measure import spread
 from tests.benchmarks.plain import plain
 from tests.benchmarks.text import table, transposed
@@ -89,7 +92,7 @@ SETTINGS = {"reference": REFERENCE, "default": DEFAULT}
 
 
 class Trainer:
-    """A supernet and its optimiser, as `bnas.coevolution` trains them."""
+    """A supernet and its optimiser, as `bnas.search.coevolution` trains them."""
 
     def __init__(self, setting: Setting) -> None:
         torch.manual_seed(0)
@@ -115,14 +118,14 @@ class Trainer:
 @contextmanager
 def named_passes() -> Iterator[None]:
     """A profiler sees our convolutions under a name of their own."""
-    names = {getattr(fused_kernels, kind): kind for kind in ("CONVOLVE", "GRADIENTS", "GATHER")}
-    run_pass = fused.run_pass
+    names = {getattr(passes, kind): kind for kind in ("CONVOLVE", "GRADIENTS", "GATHER")}
+    run_pass = fused_block.run_pass
 
     def run(kind: int, *arguments: Any, **options: Any) -> None:
         with record_function(f"convolution {names[kind]}") if kind in names else nullcontext():
             run_pass(kind, *arguments, **options)
 
-    with patch.object(fused, "run_pass", run):
+    with patch.object(fused_block, "run_pass", run):
         yield
 
 

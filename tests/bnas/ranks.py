@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
-from bnas import distributed
+from bnas.training.ranks import join, leave
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.bnas.ranks", "bnas.coevolution", "bnas.family", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(
+    ["tests.bnas.ranks", "bnas.search.coevolution", "bnas.training.network_pool", "torch._dynamo"]
+)
 
 
 def together(size: int, work: Callable[..., Any], *arguments: Any, context: Any = CONTEXT) -> list[Any]:
@@ -48,9 +50,9 @@ def _rank(
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    ranks = distributed.join(cuda=False)
+    ranks = join(cuda=False)
     try:
         pipe.send(work(ranks, *arguments))
     except Exception as error:
         pipe.send("".join(traceback.format_exception(error)))
-    distributed.leave(ranks)
+    leave(ranks)

@@ -14,8 +14,8 @@ import pytest
 
 from bnas import packed
 from bnas.cli import main, parser
-from bnas.config import NetworkConfig
 from bnas.packed.timing import Timing
+from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders, hostile
 
 COMMANDS = ("list", "pick", "predict", "benchmark", "inspect", "export-onnx", "show", "completion")

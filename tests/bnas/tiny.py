@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bnas.coevolution import Plan, Scoring, SearchPlan
-from bnas.cost import CostTable
-from bnas.data import Augmentation, MiniBatches, Normalise, Split, TrainingFeed
-from bnas.evaluate import Problem
-from bnas.evolve import Variation
-from bnas.network import Network, NetworkConfig, Supernet
-from bnas.space import Gene, Genotype, SearchSpace
-from bnas.train import CosineRate, adam, fit
+from bnas.data.batches import Augmentation, MiniBatches, TrainingFeed
+from bnas.data.split import Normalise, Split
+from bnas.nn.cost import CostTable
+from bnas.nn.network import Network, NetworkConfig, Supernet
+from bnas.search.coevolution import Plan
+from bnas.search.frozen_search import SearchPlan
+from bnas.search.generation import Variation
+from bnas.search.problem import Problem
+from bnas.search.scoring_plan import Scoring
+from bnas.space.genotype import Gene, Genotype
+from bnas.space.search_space import SearchSpace
+from bnas.training.loop import CosineRate, adam, fit
 
 CLASSES = 4
 SPACE = SearchSpace(("skip_connect", "max_pool_3x3", "bin_conv_3x3"), nodes=2)

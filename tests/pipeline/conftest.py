@@ -13,8 +13,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from bnas.results import RetrainedNetwork, RetrainedNetworks, read_front
-from bnas.weights import save_weights
+from bnas.records.networks import RetrainedNetwork, RetrainedNetworks
+from bnas.records.search import read_front
+from bnas.storage.weights import save_weights
 from pipeline.config import dataset
 from pipeline.export import built
 from pipeline.params import load

@@ -15,10 +15,12 @@ from tests.imports import ROOT
 _SERVER = """
 import importlib, json, os, random, resource, signal, sys, traceback
 import torch
-from bnas import checkpoint, evaluate, fused_kernels, population
-from bnas.network import NetworkConfig, Supernet
-from bnas.space import SearchSpace
-from bnas.train import answers_on
+from bnas.kernels import passes
+from bnas.scoring import scorer, shared_paths
+from bnas.storage import checkpoint
+from bnas.nn.network import NetworkConfig, Supernet
+from bnas.space.search_space import SearchSpace
+from bnas.scoring.answers import answers_on
 from pipeline import export, prepare, processes, report, retrain, search, stage, stage1, stage2
 
 MODULES = {"prepare": prepare, "stage1": stage1, "stage2": stage2, "search": search, "retrain": retrain}
@@ -29,7 +31,7 @@ weight.sum().backward()
 torch.optim.Adam([weight], fused=True).step()  # imports what takes long once, before there are forks
 
 space = SearchSpace(("skip_connect", "max_pool_3x3", "bin_conv_3x3"), 2)
-paths, x = population.Paths(Supernet(NetworkConfig(1, 2, 2, 3), space)), torch.zeros(2, 1, 8, 8)
+paths, x = shared_paths.Paths(Supernet(NetworkConfig(1, 2, 2, 3), space)), torch.zeros(2, 1, 8, 8)
 for plan in paths.plans([space.sample(random.Random(seed)) for seed in range(9)], x):
     list(paths.logits(plan, x))  # loads the compiled kernels
 
@@ -46,7 +48,7 @@ def run(order):
         os.setuid(65534)
     steps, saved = [], []
     step, save = torch.optim.Adam.step, checkpoint.Checkpoints.save
-    score, together = evaluate.answers_on, population.answers_from
+    score, together = scorer.answers_on, shared_paths.answers_from
 
     def counted(*args, **more):
         steps.append(1)
@@ -66,8 +68,8 @@ def run(order):
         steps.append(1)
         return together(*args)
 
-    torch.optim.Adam.step, evaluate.answers_on, checkpoint.Checkpoints.save = counted, scored, killed
-    population.answers_from = scored_together
+    torch.optim.Adam.step, scorer.answers_on, checkpoint.Checkpoints.save = counted, scored, killed
+    shared_paths.answers_from = scored_together
     # Stages with compiled kernels are imported by those that run them.
     module = MODULES.get(order["stage"]) or importlib.import_module("pipeline." + order["stage"])
     main = processes.main if order["stage"] in ("stage1", "stage2", "search", "retrain") else stage.main
@@ -79,7 +81,7 @@ def read(descriptor):
     with os.fdopen(descriptor, errors="replace") as file:
         return file.read()
 
-fused_kernels.runner()  # from its cache, which another user may not reach
+passes.runner()  # from its cache, which another user may not reach
 "".encode("utf-8-sig")  # a codec that nobody may be unable to load later
 print("ready", flush=True)
 for line in sys.stdin:

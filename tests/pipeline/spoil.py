@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from bnas.arrays import content_hash
+from bnas.data.npy import content_hash
 
 Spoil = Callable[[Path], None]
 
@@ -146,7 +146,7 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], Any], *, hashed: bool = 
     """Other tensors in the same file, with the hash that belongs to them, or none."""
 
     def spoil(path: Path) -> None:
-        from bnas.weights import _content_hash
+        from bnas.storage.weights import _content_hash
 
         state = load_file(path)
         change(state)

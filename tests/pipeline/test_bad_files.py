@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bnas.space import Gene, Genotype
+from bnas.space.genotype import Gene, Genotype
 from pipeline import table
 from tests import finished_run
 from tests.imports import ROOT

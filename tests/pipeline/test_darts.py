@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from bnas import packed
-from bnas.results import read_networks
-from bnas.space import OPERATIONS, Genotype
+from bnas.records.networks import read_networks
+from bnas.space.genotype import OPERATIONS, Genotype
 from tests.pipeline.conftest import project
 from tests.pipeline.forks import Forks
 from tests.pipeline.workspace import compile_kernels

@@ -8,11 +8,11 @@ import json
 
 import pytest
 
-from bnas.analysis import Retrained
-from bnas.page.build import page_html
-from bnas.page.compare import ComparedRun, Point, compare_html
-from bnas.parts import Part
-from bnas.transfer_markdown import transferred as transferred_words
+from bnas.report.analysis import Retrained
+from bnas.report.page.build import page_html
+from bnas.report.page.compare import ComparedRun, Point, compare_html
+from bnas.report.transfer_text import transferred as transferred_words
+from bnas.report.weight_bytes import Part
 from tests import finished_run
 from tests.browser import Watched, chromium
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 
-from bnas import family
-from bnas.data import Split, TrainingFeed
-from bnas.network import Supernet
-from bnas.results import DatasetDescription, ImageShape, SplitCounts
-from bnas.train import CosineRate, adam, fit
+from bnas.data.batches import TrainingFeed
+from bnas.data.split import Split
+from bnas.nn.network import Supernet
+from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
+from bnas.training import network
+from bnas.training.loop import CosineRate, adam, fit
 from pipeline import build, preset
 from pipeline.config import network_config, search_space
 from pipeline.params import Params, load
@@ -250,10 +251,10 @@ def supernet_step(params: Params, description: DatasetDescription, folder: Path)
 def retraining_step(params: Params, description: DatasetDescription, genotype: object, folder: Path) -> float:
     """The loss of one training step on the four images of both splits, and an answer to the test images."""
     given = params.retrain.model_dump(exclude=NOT_OF_THE_RECIPE)
-    recipe = family.Recipe(**given | {"epochs": 1, "batch_size": 4})
-    data = family.FamilyData(folder, description.mean, description.std, build.augmentation(params))
+    recipe = network.Recipe(**given | {"epochs": 1, "batch_size": 4})
+    data = network.FamilyData(folder, description.mean, description.std, build.augmentation(params))
     config = network_config(params, description, params.network.final)
-    _, (record,), answers = family.train_network(
+    _, (record,), answers = network.train_network(
         config, genotype, recipe, data, torch.device("cpu"), lambda record: None
     )
     assert len(answers.labels) == 2

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from bnas.distributed import LOST, START
+from bnas.training.ranks import LOST, START
 from pipeline import processes
 from tests.pipeline.conftest import Searched
 from tests.pipeline.forks import Forks

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bnas import markdown
-from bnas.page.build import page_html
-from bnas.results import read_networks
-from bnas.tables import best_by_test, finished_networks, network_table
+from bnas.records.networks import read_networks
+from bnas.report import search_text
+from bnas.report.page.build import page_html
+from bnas.report.tables import best_by_test, finished_networks, network_table
 from pipeline import report, table
 from pipeline.params import load
 from pipeline.stage import Stage
@@ -63,12 +63,12 @@ def test_a_search_for_the_least_time_says_so_and_how_far_its_table_is_to_be_trus
     Path("reports/metrics/latency_table.json").write_text(json.dumps({"latency_correlation": correlation}))
     run = dataclasses.replace(report.read_run(), resource="latency")
     Path("reports/metrics/latency_table.json").unlink()
-    text = markdown.report_markdown(run, 10, "svg", "")
+    text = search_text.report_markdown(run, 10, "svg", "")
     assert "the time of one image in the packed network" in text
     assert "second objective f2 (latency over" in text
     assert words in text
     assert words in page_html(run, None, 10, "")
-    assert words not in markdown.report_markdown(report.read_run(), 10, "svg", "")
+    assert words not in search_text.report_markdown(report.read_run(), 10, "svg", "")
 
 
 def test_every_network_stands_in_the_table_with_its_wilson_interval(finished, text):
@@ -124,7 +124,7 @@ def test_the_linear_classifier_stands_beside_the_networks(finished, text):
     assert said in (folder / "reports/index.html").read_text()
     assert "linear classifier" in (folder / "reports/figures/front.svg").read_text()
     run = dataclasses.replace(finished_run.read(folder), linear=None)
-    assert "linear" not in markdown.report_markdown(run, 10, "svg", "")
+    assert "linear" not in search_text.report_markdown(run, 10, "svg", "")
 
 
 def test_metrics_have_short_unique_names_and_are_flat(finished):

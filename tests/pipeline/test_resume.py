@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from bnas.checkpoint import State
-from bnas.lock import lock
+from bnas.storage.checkpoint import State
+from bnas.storage.lock import lock
 from pipeline import cache
 from pipeline.params import load
 from pipeline.stage import Stage
@@ -124,12 +124,12 @@ CHANGES = {
     "threads": lambda folder: set_parameter(folder, "runtime", "threads", 2),
     "data": lambda folder: append(folder / "data/prepared/train/images.npy", b"!"),
     "more data": lambda folder: (folder / "data/prepared/train/more").touch(),
-    "code": lambda folder: append(folder / "bnas/evolve.py", b"\n# a comment\n"),
+    "code": lambda folder: append(folder / "bnas/search/generation.py", b"\n# a comment\n"),
 }
 NO_CHANGES = {
     "a parameter of a later stage": lambda folder: set_parameter(folder, "retrain", "epochs", 50),
     "workers": lambda folder: set_parameter(folder, "runtime", "workers", 7),
-    "code of a later stage": lambda folder: append(folder / "bnas/family.py", b"\n# a comment\n"),
+    "code of a later stage": lambda folder: append(folder / "bnas/training/network_pool.py", b"\n# a comment\n"),
     "a comment in the parameters": lambda folder: append(folder / "params.yaml", b"\n# a comment\n"),
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bnas.published import PUBLISHED
-from bnas.space import SearchSpace
+from bnas.space.published import PUBLISHED
+from bnas.space.search_space import SearchSpace
 from pipeline.params import load
 from pipeline.retrain import fixed
 from tests.imports import ROOT

@@ -16,8 +16,10 @@ import yaml
 from PIL import Image
 
 from bnas import cli
-from bnas.results import read_dataset, read_front, read_networks, read_space
-from bnas.space import OPERATIONS
+from bnas.records.dataset import read_dataset
+from bnas.records.networks import read_networks
+from bnas.records.search import read_front, read_space
+from bnas.space.genotype import OPERATIONS
 from pipeline.params import ParamsError, UndeclaredSectionError
 from pipeline.transfer import params, retrain
 from tests.imports import ROOT

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from bnas.lock import lock
-from bnas.network import Network, NetworkConfig, Supernet
+from bnas.nn.network import Network, NetworkConfig, Supernet
 from bnas.packed.latency import network_seconds
-from bnas.population import Paths
-from bnas.space import SearchSpace, sample_uniform
+from bnas.scoring.shared_paths import Paths
+from bnas.space.search_space import SearchSpace, sample_uniform
+from bnas.storage.lock import lock
 from tests.imports import ROOT
 
 STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "export", "report")

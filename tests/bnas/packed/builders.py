@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnas import packed
-from bnas.config import NetworkConfig
-from bnas.cost import cost
-from bnas.images import normalise
-from bnas.network import Network
+from bnas.data.picture import normalise
+from bnas.nn.cost import cost
+from bnas.nn.network import Network
 from bnas.packed.layout import Block, Classifier, Shape, Stem, Step, layout
 from bnas.packed.network import Machine
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
-from bnas.results import ImageShape, RetrainedNetwork
-from bnas.space import OPERATIONS, Genotype, SearchSpace
+from bnas.records.dataset import ImageShape
+from bnas.records.networks import RetrainedNetwork
+from bnas.space.genotype import OPERATIONS, Genotype
+from bnas.space.network_config import NetworkConfig
+from bnas.space.search_space import SearchSpace
 
 CLASSES = ("cat", "dog", "newt")
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)

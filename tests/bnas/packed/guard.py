@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.config import NetworkConfig
 from bnas.packed.layout import Pool, Shape, Stem, Step, Sum
 from bnas.packed.network import Machine
 from bnas.packed.program import Room
+from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders
 
 EXAMPLES = 80

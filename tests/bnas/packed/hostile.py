@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from bnas.space import OPERATIONS, Genotype
+from bnas.space.genotype import OPERATIONS, Genotype
 
 Plain = dict[str, Any]
 

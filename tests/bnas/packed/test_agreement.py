@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bnas import packed
-from bnas.ops import BinaryBlock
+from bnas.nn.operations import BinaryBlock
 from bnas.packed.agreement import before_signs, deviating, map_before, torch_logits, undecided
 from bnas.packed.fold import affine, fold
 from bnas.packed.layout import Block

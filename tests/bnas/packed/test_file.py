@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnas import packed
-from bnas.config import NetworkConfig
 from bnas.packed import PackedError, read
 from bnas.packed.fold import fold
 from bnas.packed.parameters import joined, split
+from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders, hostile
 from tests.bnas.packed.builders import same_bits
 

@@ -11,17 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from bnas import packed
-from bnas.binarize import approx_sign
-from bnas.cost import cost
-from bnas.network import Network, NetworkConfig
-from bnas.ops import BinaryBlock
+from bnas.nn.binarize import approx_sign
+from bnas.nn.cost import cost
+from bnas.nn.network import Network, NetworkConfig
+from bnas.nn.operations import BinaryBlock
 from bnas.packed import reference
 from bnas.packed.file import to_bytes
 from bnas.packed.fold import affine, fold
 from bnas.packed.layout import Block, payload
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, joined
-from bnas.space import OPERATIONS
+from bnas.space.genotype import OPERATIONS
 from tests.bnas import tiny
 from tests.bnas.packed import builders
 

@@ -11,11 +11,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from bnas import packed
-from bnas.config import NetworkConfig
-from bnas.images import normalise
+from bnas.data.picture import normalise
 from bnas.packed import kernels, reference
 from bnas.packed.network import PackedNetwork
-from bnas.space import OPERATIONS
+from bnas.space.genotype import OPERATIONS
+from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed.builders import (
     CLASSES,
     block_parameters,

@@ -10,12 +10,12 @@ import pytest
 
 from bnas import packed
 from bnas.cli import main
-from bnas.config import NetworkConfig
-from bnas.images import normalise
+from bnas.data.picture import normalise
 from bnas.packed import reference
 from bnas.packed.layout import Block, Pool
 from bnas.packed.network import PackedNetwork
-from bnas.space import OPERATIONS, Gene, Genotype
+from bnas.space.genotype import OPERATIONS, Gene, Genotype
+from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders
 
 onnx = pytest.importorskip("onnx")

@@ -13,8 +13,8 @@ from PIL import Image
 
 from bnas import packed
 from bnas.cli import main
-from bnas.config import NetworkConfig
-from bnas.images import read_image
+from bnas.data.picture import read_image
+from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders
 
 SIZE = (9, 7)

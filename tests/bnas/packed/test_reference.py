@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from bnas import ops
-from bnas.fused_pooling import AvgPool, MaxPool
+from bnas.nn import operations
+from bnas.nn.pooling import AvgPool, MaxPool
 from bnas.packed import reference
 from bnas.packed.layout import Classifier, Concat, Pool, Shape, Stem, Sum
 from bnas.packed.parameters import ClassifierParameters, StemParameters
@@ -133,7 +133,7 @@ def test_thresholds_are_each_channels_own():
 @pytest.mark.parametrize("kind", ["max", "avg", "skip"])
 def test_pools_are_those_of_the_trained_network(kind, channels, size, stride, seed):
     x = images(np.random.default_rng(seed), 2, (channels, *size))
-    trained = {"max": MaxPool(stride), "avg": AvgPool(stride), "skip": ops.SkipConnect(stride)}[kind]
+    trained = {"max": MaxPool(stride), "avg": AvgPool(stride), "skip": operations.SkipConnect(stride)}[kind]
     found = reference.pool(x, kind, stride)
     np.testing.assert_allclose(found, trained(torch_of(x)).numpy(), rtol=1e-6, atol=1e-6)
 
@@ -142,7 +142,7 @@ def test_pools_are_those_of_the_trained_network(kind, channels, size, stride, se
 @given(have=st.integers(1, 24), channels=st.integers(1, 24), seed=seeds)
 def test_channels_are_matched_as_in_the_trained_network(have, channels, seed):
     x = images(np.random.default_rng(seed), 2, (have, 2, 3))
-    expected = ops.match_channels(torch_of(x), channels).numpy()
+    expected = operations.match_channels(torch_of(x), channels).numpy()
     np.testing.assert_allclose(reference.match_channels(x, channels), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_steps_read_the_maps_that_they_name():
 @pytest.mark.parametrize(("groups", "width"), [(1, 3), (2, 3), (3, 2), (4, 1)])
 def test_a_shuffle_is_that_of_training(groups, width):
     x = images(np.random.default_rng(0), 2, (groups * width, 3, 2))
-    assert np.array_equal(reference.shuffle(x, groups), ops.Shuffle(groups)(torch.from_numpy(x)).numpy())
+    assert np.array_equal(reference.shuffle(x, groups), operations.Shuffle(groups)(torch.from_numpy(x)).numpy())
 
 
 def test_none_is_plus_zero_everywhere():

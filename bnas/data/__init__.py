@@ -1,0 +1,1 @@
+"""Pictures to mini-batches: folders, splits, augmentation, readers."""

@@ -1,0 +1,152 @@
+"""Image files to network inputs, without torch: the one way in which a picture becomes pixels of a data set.
+
+`bnas.data.split.Normalise` does the same to tensors as `normalise` here; a test holds them equal.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+MODES = {1: "L", 3: "RGB"}
+"""Channels → Pillow's mode."""
+
+GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes without colours, beside a palette of greys."""
+
+TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap height and width."""
+
+
+class ImageError(ValueError):
+    """A file that is no picture that can be used; the message names it."""
+
+
+class Header(NamedTuple):
+    """What the first bytes of a picture say: whether it has no colours, and its size as it is seen, upright."""
+
+    grey: bool
+    height: int
+    width: int
+
+
+def read_header(file: Path | BinaryIO, path: Path) -> Header:
+    """The header of a picture, without its pixels; `path` names it in messages. Raises ImageError as `read_image`."""
+    with _refused_as_picture(path), Image.open(file) as opened:
+        _refuse_bomb(opened)
+        width, height = opened.size
+        if opened.getexif().get(ExifTags.Base.Orientation, 1) in TURNED:
+            width, height = height, width
+        return Header(_is_grey(opened), height, width)
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    if picture.mode != "P":
+        return picture.mode in GREY_MODES
+    colours = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    return bool((colours == colours[:, :1]).all())
+
+
+def read_image(path: Path, height: int, width: int, channels: int, resize: int | None = None) -> NDArray[np.uint8]:
+    """The picture as uint8 `[height, width, channels]`: turned upright, made grey or RGB, scaled, centre-cropped.
+
+    The scale is the smallest at which both sides are long enough (bilinear with anti-aliasing; a picture of the right
+    size is not touched), then the middle is cut out. With `resize`, more than the shorter of height and width, the
+    picture is first scaled and cropped for that much longer sides, and the middle of that is cut out. Transparency is
+    laid on black. Raises ImageError for a file that Pillow cannot read whole, or that would unpack to absurdly many
+    pixels.
+    """
+    with opened_image(path, channels) as picture:
+        return cropped(picture, height, width, resize)
+
+
+@contextmanager
+def opened_image(path: Path, channels: int) -> Iterator[Image.Image]:
+    """A picture, upright and in 1 or 3 channels, for as long as it is used; whatever then fails is an ImageError."""
+    if channels not in MODES:
+        raise ImageError(f"{path}: expected a network for 1 or 3 channels, found {channels}")
+    with _refused_as_picture(path), Image.open(path) as opened:
+        _refuse_bomb(opened)
+        opened.load()
+        # In place, and converted only if it has to be: two copies take as long as decoding a photograph.
+        ImageOps.exif_transpose(opened, in_place=True)
+        yield converted(opened, channels, opened.format)
+
+
+def _refuse_bomb(picture: Image.Image) -> None:
+    """Pillow itself only warns of up to twice too many pixels."""
+    if Image.MAX_IMAGE_PIXELS is not None and picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Nothing that Pillow remarks is shown. For the thread that starts others: filters belong to the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _refused_as_picture(path: Path) -> Iterator[None]:
+    """Whatever Pillow raises at a file becomes an ImageError that names it."""
+    try:
+        if threading.current_thread() is threading.main_thread():
+            with without_warnings():
+                yield
+        else:
+            yield
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: expected an image that Pillow reads, found something else") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path}: expected at most {Image.MAX_IMAGE_PIXELS} pixels, found more") from None
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ImageError(f"{path}: expected a whole image, found {error}") from None
+    except Exception as error:  # Pillow's decoders raise whatever they come across in a damaged file
+        raise ImageError(f"{path}: expected a whole image, found {type(error).__name__}: {error}") from None
+
+
+def converted(picture: Image.Image, channels: int, kind: str | None = None) -> Image.Image:
+    """A picture in the mode of 1 or 3 channels; `kind` is the format of its file. Raises ImageError if that fails."""
+    if picture.has_transparency_data and picture.mode not in ("I", "I;16", "I;16B"):
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
+    # Pillow would cut what is wider than a byte off at 255. Of PNG and PPM it is known to be 16 bits.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM")):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ImageError(f"expected values of 8 or 16 bits, found 32 (mode {picture.mode})")
+    if picture.mode == MODES[channels]:
+        return picture
+    try:
+        return picture.convert(MODES[channels])
+    except ValueError as error:
+        raise ImageError(f"expected colours that Pillow converts, found mode {picture.mode} ({error})") from None
+
+
+def cropped(picture: Image.Image, height: int, width: int, resize: int | None = None) -> NDArray[np.uint8]:
+    """A grey or RGB picture scaled and centre-cropped as `read_image` says, uint8 `[height, width, C]`."""
+    more = [0, 0] if resize is None else [round(side * resize / min(height, width)) - side for side in (height, width)]
+    size = (width + more[1], height + more[0])
+    if picture.size != size:
+        picture = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
+    whole = np.asarray(picture, dtype=np.uint8).reshape(size[1], size[0], -1)
+    top, left = more[0] // 2, more[1] // 2
+    return whole[top : top + height, left : left + width]
+
+
+def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """uint8 `[N, H, W, C]` → float32 `[N, C, H, W]`: `(x / 255 − mean) / std` per channel."""
+    scale = np.array([1 / (255 * s) for s in std], np.float32)
+    shift = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
+    found = images.astype(np.float32) * scale + shift
+    return np.ascontiguousarray(found.transpose(0, 3, 1, 2))

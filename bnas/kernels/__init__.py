@@ -1,0 +1,1 @@
+"""Compiled kernels that training runs on (numba, without torch)."""

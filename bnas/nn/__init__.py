@@ -1,0 +1,1 @@
+"""Binary layers, operations, cells and networks, and what they cost."""

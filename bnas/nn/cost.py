@@ -1,0 +1,191 @@
+"""The one counter of parameters, bytes and operations.
+
+`size_bytes = N_binary / 8 + 4 · N_float` and `OPs = FLOPs + BOPs / 64`, a multiply-accumulate counting once and only
+convolutions and linear layers counting at all. Check: ResNet-18 with binary 3×3 convolutions (Bi-Real-18) has
+11,689,512 parameters and is 4.19 MB.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnas.nn.binarize import SIGNS, BinaryConv2d
+from bnas.nn.network import Network, NetworkConfig, edge_name
+from bnas.nn.operations import OPERATIONS, FoldedNorm
+from bnas.space.edge_sums import EdgeTable, used
+from bnas.space.genotype import Gene, Genotype
+from bnas.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a module weighs and what one image costs it; costs of parts add up.
+
+    `binary_params` and `float_params` count values, `size_bytes` is `binary_params / 8 + 4 · float_params`, `flops`
+    and `bops` count multiply-accumulates of full-precision and binary layers.
+    """
+
+    binary_params: int = 0
+    float_params: int = 0
+    size_bytes: float = 0.0
+    flops: int = 0
+    bops: int = 0
+
+    @property
+    def params(self) -> int:
+        """All values, binary and full precision alike."""
+        return self.binary_params + self.float_params
+
+    @property
+    def ops(self) -> float:
+        """`flops + bops / 64`: 64 binary multiply-accumulates make one word-wide operation."""
+        return self.flops + self.bops / 64
+
+    def __add__(self, other: Cost) -> Cost:
+        return self.plus(other, 1)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return self.plus(other, -1)
+
+    def plus(self, other: Cost, factor: int) -> Cost:
+        """`self + factor · other`, field by field."""
+        return Cost(
+            self.binary_params + factor * other.binary_params,
+            self.float_params + factor * other.float_params,
+            self.size_bytes + factor * other.size_bytes,
+            self.flops + factor * other.flops,
+            self.bops + factor * other.bops,
+        )
+
+
+LARGE = 2**24
+"""Values of an input from which on a copy is run without storage."""
+
+
+def _device(input_shape: tuple[int, ...]) -> str:
+    """Where a copy is run: only if large on meta tensors, which need no memory, but import PyTorch's compiler."""
+    return "meta" if math.prod(input_shape) >= LARGE else "cpu"
+
+
+def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
+    """Cost of a module of `BinaryConv2d` and ordinary layers on one image of `input_shape` `[C, H, W]`.
+
+    As shipped: a BatchNorm is 2 values per channel (mean and deviation folded into scale and shift; the α of a binary
+    convolution folds into the one after it, `FoldedNorm` into the classifier), PReLU slopes and biases count, a layer
+    used twice weighs once. The module itself is left alone: a copy is run. Raises ValueError for a
+    shape of other length (a leading 1 is accepted) and for a layer with parameters that is none of those.
+    """
+    shape = tuple(input_shape)
+    if len(shape) == 3:
+        shape = (1, *shape)
+    if len(shape) != 4 or shape[0] != 1:
+        raise ValueError(f"cost: expected an input shape [C, H, W], found {list(input_shape)}")
+    clone = copy.deepcopy(module).to(_device(shape)).eval()
+    binary = floats = flops = bops = 0
+    macs: list[tuple[bool, int]] = []
+
+    def record(layer: nn.Module, args: Any, output: Tensor) -> None:
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        positions = output.numel() // weight.shape[0]
+        macs.append((isinstance(layer, BinaryConv2d), weight.numel() * positions))
+
+    for name, layer in clone.named_modules():
+        if isinstance(layer, BinaryConv2d):
+            binary += layer.weight.numel()
+            floats += 0 if layer.bias is None else layer.bias.numel()
+        elif isinstance(layer, _BatchNorm):
+            floats += 0 if isinstance(layer, FoldedNorm) else 2 * layer.num_features
+        elif isinstance(layer, nn.Conv2d | nn.Linear | nn.PReLU):
+            floats += sum(value.numel() for value in layer.parameters())
+        elif any(True for _ in layer.parameters(recurse=False)):
+            raise ValueError(f"cost: layer {name or '(root)'}: cannot count a {type(layer).__name__}")
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(record)
+    with torch.no_grad():
+        clone(torch.zeros(shape, device=_device(shape)))
+    for is_binary, count in macs:
+        if is_binary:
+            bops += count
+        else:
+            flops += count
+    return Cost(binary, floats, binary / 8 + 4 * floats, flops, bops)
+
+
+class CostTable:
+    """Costs of all networks of a space and configuration, as sums over their edges: far faster than building them.
+
+    Equal to `cost(Network(config, genotype), input_shape)` for every genotype, since what lies around the edges is
+    the same in all of them. `input_shape` is `[C, H, W]`.
+    """
+
+    def __init__(self, config: NetworkConfig, space: SearchSpace, input_shape: tuple[int, int, int]) -> None:
+        self.config, self.space = config, space
+        first = space.ops[0]
+        any_node = [(Gene(0, first), Gene(1, first))] * space.nodes
+        probe = Genotype(tuple(any_node), tuple(any_node), space.name)
+        network = Network(config, probe)
+        shapes = _cell_shapes(network, input_shape, edge_name(0, 0, first))
+        self._cells: list[tuple[bool, dict[tuple[int, str], Cost]]] = []
+        self._fixed = cost(network, input_shape)
+        for reduction, shape, reduced in shapes:
+            edges: dict[tuple[int, str], Cost] = {}
+            for op in space.ops:
+                for stride, edge_shape in ((1, reduced if reduction else shape), (2, shape)):
+                    if stride == 2 and not reduction:
+                        continue
+                    module = OPERATIONS[op](shape[0], stride, SIGNS[config.sign], True)
+                    edges[stride, op] = cost(module, edge_shape)
+            self._cells.append((reduction, edges))
+            for at in used(probe, reduction):
+                self._fixed = self._fixed - edges[at]
+        self.size = self.table(lambda part: part.size_bytes)
+        self.ops = self.table(lambda part: part.ops)
+
+    def __call__(self, genotype: Genotype) -> Cost:
+        """The cost of the network of this genotype; raises ValueError if it is not of the table's space."""
+        self.space.validate(genotype)
+        total = self._fixed
+        for reduction, edges in self._cells:
+            for at in used(genotype, reduction):
+                total = total + edges[at]
+        return total
+
+    def table(self, of: Callable[[Cost], float]) -> EdgeTable:
+        """One number of the costs by itself; `size` (bytes) and `ops` are such tables."""
+        cells = [(reduction, {at: of(part) for at, part in edges.items()}) for reduction, edges in self._cells]
+        return EdgeTable(self.space, of(self._fixed), cells)
+
+    def size_range(self) -> tuple[float, float]:
+        """Bytes of the smallest and of the largest network of the space."""
+        return self.size.range()
+
+
+def _cell_shapes(
+    network: Network, input_shape: tuple[int, int, int], edge: str
+) -> list[tuple[bool, tuple[int, int, int], tuple[int, int, int]]]:
+    """Per cell: whether it reduces, and the shape `[C, H, W]` of its preprocessed inputs and of its nodes."""
+    found: list[tuple[bool, tuple[int, int, int], tuple[int, int, int]]] = []
+    clone = copy.deepcopy(network).to(_device(input_shape)).eval()
+
+    def record(cell: Any) -> Any:
+        def hook(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            _, c, h, w = args[0].shape
+            found.append((cell.reduction, (c, h, w), (c, output.shape[2], output.shape[3])))
+
+        return hook
+
+    for cell in clone.cells:
+        cell.edges[edge].register_forward_hook(record(cell))  # type: ignore[union-attr, index]
+    with torch.no_grad():
+        clone(torch.zeros((1, *input_shape), device=_device(input_shape)))
+    assert all(math.prod(shape) > 0 for _, shape, _ in found)
+    return found

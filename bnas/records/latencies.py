@@ -1,0 +1,69 @@
+"""Measured times of the operations of a search space, and the sums over edges that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from bnas.records.base import STRICT, Record, read_record
+from bnas.space.edge_sums import EdgeTable, everywhere, used
+from bnas.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True, config=STRICT)
+class EdgeLatency(Record):
+    """Seconds that an operation of that stride takes in a cell."""
+
+    stride: Annotated[int, Field(ge=1, le=2)]
+    op: str
+    seconds: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class CellLatencies(Record):
+    """One cell of a network: whether it reduces, and its possible edges."""
+
+    reduction: bool
+    edges: tuple[EdgeLatency, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LatencyTable(Record):
+    """Seconds of all edges, from the first cell to the last, and of what all networks have in common."""
+
+    fixed_seconds: Annotated[float, Field(ge=0)]
+    cells: tuple[CellLatencies, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class MeasuredLatencies(Record):
+    """`data/latency_table/table.json`; None where the search does not minimise time."""
+
+    table: LatencyTable | None
+
+
+def read_measured_latencies(path: Path) -> MeasuredLatencies:
+    """`data/latency_table/table.json`."""
+    return read_record(path, MeasuredLatencies)
+
+
+def read_latency_correlation(path: Path) -> float | None:
+    """`reports/metrics/latency_table.json`: None where nothing was measured."""
+    return read_record(path, dict[str, Annotated[float, Field(ge=-1, le=1)] | None]).get("latency_correlation")
+
+
+def latency_table(latencies: LatencyTable, space: SearchSpace) -> EdgeTable:
+    """Seconds of a genotype's network, from what was measured edge by edge.
+
+    Raises ValueError if an edge that the space can have was not measured.
+    """
+    cells = [(cell.reduction, {(e.stride, e.op): e.seconds for e in cell.edges}) for cell in latencies.cells]
+    for reduction, edges in cells:
+        for op in space.ops:
+            for at in used(everywhere(op, space), reduction):
+                if at not in edges:
+                    raise ValueError(f"latency table: expected an edge of stride {at[0]} with {at[1]}, found none")
+    return EdgeTable(space, latencies.fixed_seconds, cells)

@@ -1,0 +1,1 @@
+"""A finished run in tables, figures, text and a page."""

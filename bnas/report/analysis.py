@@ -1,0 +1,384 @@
+"""What a finished run amounts to: indicators of its fronts, and what its test split can tell apart.
+
+Everything here is computed from `Run`, the records that the stages left behind. Comparisons of retrained
+networks are paired, image by image, because all were tested on the same split [ours].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from bnas.records.dataset import DatasetDescription
+from bnas.records.export import ExportedNetwork, NetworkLatency
+from bnas.records.networks import ROLES, LinearBaseline, RetrainedNetwork, Role
+from bnas.records.search import Front, GenerationRecord, Member, Resource, SearchSummary, SpaceRange
+from bnas.records.training import EpochRecord, Predictions
+from bnas.report.weight_bytes import Part
+from bnas.search import pareto
+
+RESAMPLES = 1000
+"""Bootstrap samples of the test split."""
+
+STAGE_NAMES = {"stage1": "stage 1", "stage2": "stage 2", "search": "search"}
+"""Stages that evolve a population, as they are written for people."""
+
+ROUNDING = 6
+"""Digits after the point in metrics and plot data."""
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A network's bit-packed file, its path from the project's folder, and how long it takes (None: not timed)."""
+
+    path: str
+    file: ExportedNetwork
+    latency: NetworkLatency | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrained:
+    """Networks trained and tested on one data set; the two mappings of seconds may lack entries.
+
+    `space` is the range of sizes at the networks' scale. `curves`, `predictions` and `network_seconds` map a
+    network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name
+    and may lack entries; `linear` is None where no such baseline was trained. `resource` is what the search minimised
+    beside the error, `latency_correlation` that of a latency table's sums with whole networks (None: no table).
+
+    Raises ValueError if there is no front network, or if a network's per-image answers are missing, were given to
+    other images than the first network's, or hold another number of mistakes than its record.
+    """
+
+    dataset: DatasetDescription
+    space: SpaceRange
+    networks: tuple[RetrainedNetwork, ...]
+    curves: Mapping[str, tuple[EpochRecord, ...]]
+    predictions: Mapping[str, Predictions]
+    stage_seconds: Mapping[str, float]
+    network_seconds: Mapping[str, float]
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    packed: Mapping[str, PackedFile] = field(default_factory=dict)
+    linear: LinearBaseline | None = None
+    resource: Resource = "size"
+    latency_correlation: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.of_role("front"):
+            raise ValueError("networks: expected at least one of the front, found none")
+        first = self.networks[0].name
+        for network in self.networks:
+            where = f"predictions of {network.name}"
+            if network.name not in self.predictions:
+                raise ValueError(f"{where}: expected one per test image, found none")
+            answers = self.predictions[network.name]
+            if not np.array_equal(answers.labels, self.predictions[first].labels):
+                raise ValueError(f"{where}: expected the labels that {first} was tested on, found others")
+            wrong, images = int((~answers.correct).sum()), len(answers.labels)
+            if (wrong, images) != (network.wrong, network.test_images):
+                expected = f"{network.wrong} mistakes in {network.test_images} images"
+                raise ValueError(f"{where}: expected {expected}, found {wrong} in {images}")
+
+    def of_role(self, *roles: Role) -> tuple[RetrainedNetwork, ...]:
+        """The retrained networks of these roles, smallest first."""
+        chosen = (network for network in self.networks if network.role in roles)
+        return tuple(sorted(chosen, key=lambda network: (network.size_bytes, network.name)))
+
+    @property
+    def pairs(self) -> tuple[tuple[RetrainedNetwork, RetrainedNetwork], ...]:
+        """(front network, random network of its size), smallest first; one random network each."""
+        matches: dict[str | None, RetrainedNetwork] = {}
+        for network in self.of_role("random"):
+            matches.setdefault(network.matched, network)
+        return tuple((n, matches[n.name]) for n in self.of_role("front") if n.name in matches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Retrained):
+    """All that the report of a search is made of. `training` maps a supernet stage to its curve."""
+
+    training: Mapping[str, tuple[EpochRecord, ...]]
+    generations: tuple[GenerationRecord, ...]
+    front: Front
+    summary: SearchSummary
+
+
+def best_by_test(networks: Sequence[RetrainedNetwork]) -> RetrainedNetwork | None:
+    """The front network with the lowest test error (of equals the smallest): chosen by the test split."""
+    front = [network for network in networks if network.role == "front"]
+    return min(front, key=lambda network: (network.test_error, network.size_bytes), default=None)
+
+
+def network_hypervolume(networks: Sequence[RetrainedNetwork], space: SpaceRange) -> float:
+    """Hypervolume of the networks' test errors and sizes; 0.0 for none."""
+    errors = [network.test_error for network in networks]
+    return _hypervolume(errors, [network.size_bytes for network in networks], space)
+
+
+def _hypervolume(errors: Sequence[float] | NDArray[np.float64], sizes: Sequence[float], space: SpaceRange) -> float:
+    if not len(sizes):
+        return 0.0
+    return pareto.front_hypervolume(errors, sizes, space.chance_error, space.smallest_bytes, space.largest_bytes)
+
+
+def coverage(sizes: Sequence[float], space: SpaceRange, bins: int) -> float:
+    """Size coverage of the space's range; 0.0 for no sizes."""
+    if not len(sizes):
+        return 0.0
+    return pareto.size_coverage(sizes, space.smallest_bytes, space.largest_bytes, bins)
+
+
+def network_coverage(networks: Sequence[RetrainedNetwork], space: SpaceRange, bins: int) -> float:
+    """Size coverage of the networks on the front of their test errors and sizes."""
+    if not networks:
+        return 0.0
+    mask = pareto.nondominated([(network.test_error, network.size_bytes) for network in networks])
+    return coverage([n.size_bytes for n, kept in zip(networks, mask, strict=True) if kept], space, bins)
+
+
+def fidelity(run: Retrained) -> float:
+    """Kendall τ-b between supernet error and test error over front and random networks; nan if undefined."""
+    scored = [n for n in run.of_role("front", "random") if n.supernet_error is not None]
+    errors = [n.supernet_error for n in scored if n.supernet_error is not None]
+    return pareto.kendall_tau(errors, [n.test_error for n in scored])
+
+
+def pair_agreement(run: Retrained) -> tuple[int, int]:
+    """(agreed, decided): size-matched pairs that both errors order, and those of them ordered equally."""
+    signs = [
+        ((first.supernet_error - other.supernet_error) * (first.test_error - other.test_error))
+        for first, other in run.pairs
+        if first.supernet_error is not None and other.supernet_error is not None
+    ]
+    return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
+
+
+# Whether the front beats random networks, as far as this test split can tell.
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two networks tested on the same images: who alone was wrong how often; McNemar's exact test."""
+
+    first: str
+    second: str
+    only_first_wrong: int
+    only_second_wrong: int
+    images: int
+
+    @property
+    def difference(self) -> float:
+        """Test error of the first minus that of the second, in [−1, 1]."""
+        return (self.only_first_wrong - self.only_second_wrong) / self.images
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided probability of so uneven a split of the discordant images, errors being equal."""
+        discordant = self.only_first_wrong + self.only_second_wrong
+        if not discordant:
+            return 1.0
+        return float(scipy.stats.binomtest(self.only_first_wrong, discordant, 0.5).pvalue)
+
+
+def paired_test(run: Retrained, first: str, second: str) -> PairedTest:
+    """The comparison of two networks of the run, by name."""
+    one, other = run.predictions[first].correct, run.predictions[second].correct
+    return PairedTest(first, second, int((~one & other).sum()), int((one & ~other).sum()), len(one))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value, and its bootstrap median with the limits between which 95 % of the resampled values lie."""
+
+    observed: float
+    low: float
+    median: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero is outside the limits."""
+        return self.low > 0 or self.high < 0
+
+
+def hypervolume_difference(run: Retrained, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
+    """Hypervolume of the paired front networks minus that of their random partners; None without pairs.
+
+    Equal counts on both sides. Test images are resampled with replacement, the same for all networks, so the
+    interval holds the test split's uncertainty and no other: not that of training or searching again.
+    """
+    if not run.pairs:
+        return None
+    sides = tuple(zip(*run.pairs, strict=True))
+    space = run.space
+    wrong = [np.stack([~run.predictions[n.name].correct for n in side]) for side in sides]  # [networks, images]
+    sizes = [[n.size_bytes for n in side] for side in sides]
+
+    def difference(sample: NDArray[np.int64]) -> float:
+        front, other = (_hypervolume(w[:, sample].mean(axis=1), s, space) for w, s in zip(wrong, sizes, strict=True))
+        return front - other
+
+    rng, every = np.random.default_rng(seed), np.arange(wrong[0].shape[1])
+    values = [difference(rng.choice(every, len(every))) for _ in range(resamples)]
+    low, median, high = np.quantile(values, (0.025, 0.5, 0.975))
+    return Interval(difference(every), float(low), float(median), float(high))
+
+
+# How the population changed.
+
+
+@dataclass(frozen=True)
+class GenerationIndicators:
+    """One generation's front, as scored then and with the final supernet weights (nan if not rescored).
+
+    `population_coverage` is the size coverage of all members, on the front or not.
+    """
+
+    stage: str
+    generation: int
+    hypervolume: float
+    rescored_hypervolume: float
+    size_coverage: float
+    rescored_size_coverage: float
+    population_coverage: float
+    parameter_free_share: float
+
+
+def generation_indicators(run: Run, bins: int) -> list[GenerationIndicators]:
+    """The indicators of every generation, in order."""
+    space, rows = run.space, []
+    for record in run.generations:
+        members = record.members
+        then = _front_indicators(members, [m.error for m in members], space, bins)
+        rescored = [m.rescored_error for m in members if m.rescored_error is not None]
+        known = len(rescored) == len(members)
+        now = _front_indicators(members, rescored, space, bins) if known else (math.nan, math.nan)
+        rows.append(
+            GenerationIndicators(
+                stage=record.stage,
+                generation=record.generation,
+                hypervolume=then[0],
+                rescored_hypervolume=now[0],
+                size_coverage=then[1],
+                rescored_size_coverage=now[1],
+                population_coverage=coverage([m.size_bytes for m in members], space, bins),
+                parameter_free_share=_mean([m.parameter_free_share for m in members]),
+            )
+        )
+    return rows
+
+
+def _front_indicators(
+    members: Sequence[Member], errors: Sequence[float], space: SpaceRange, bins: int
+) -> tuple[float, float]:
+    sizes = [member.size_bytes for member in members]
+    mask = pareto.nondominated(np.column_stack((errors, sizes)))
+    kept = [size for size, on_front in zip(sizes, mask, strict=True) if on_front]
+    return _hypervolume(errors, sizes, space), coverage(kept, space, bins)
+
+
+def operation_shares(record: GenerationRecord) -> dict[str, float]:
+    """Operation → its share, in [0, 1], of all genes of a generation's members."""
+    counts: dict[str, int] = {}
+    for member in record.members:
+        for op, count in member.operations.items():
+            counts[op] = counts.get(op, 0) + count
+    total = sum(counts.values())
+    return {op: count / total for op, count in sorted(counts.items())}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+# Numbers for `dvc exp show` and `dvc plots`.
+
+
+def metrics(run: Run, bins: int) -> dict[str, float | None]:
+    """The run in short, under names that no other stage uses; None where a number does not exist."""
+    members = run.front.members
+    return retrained_metrics(run, bins) | _rounded(
+        {
+            "search_size_coverage": coverage([m.size_bytes for m in members], run.space, bins),
+            "kendall_tau": fidelity(run),
+            "parameter_free_share": _mean([m.genotype.parameter_free_share for m in members]),
+        }
+    )
+
+
+def retrained_metrics(run: Retrained, bins: int) -> dict[str, float | None]:
+    """The networks in short; None where a number does not exist."""
+    front, partners = run.of_role("front"), [partner for _, partner in run.pairs]
+    return _rounded(
+        {
+            "hypervolume": network_hypervolume(front, run.space),
+            "hypervolume_random": network_hypervolume(partners, run.space) if partners else math.nan,
+            "size_coverage": network_coverage(front, run.space, bins),
+            "best_test_error": min(network.test_error for network in front),
+            "smallest_kib": min(network.size_bytes for network in front) / 1024,
+        }
+    )
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else round(value, ROUNDING) for name, value in values.items()}
+
+
+def pareto_rows(run: Retrained) -> list[dict[str, str | float]]:
+    """Every retrained network as a point: network, role, size_kib, test_error."""
+    return [
+        {
+            "network": network.name,
+            "role": network.role,
+            "size_kib": round(network.size_bytes / 1024, ROUNDING),
+            "test_error": round(network.test_error, ROUNDING),
+        }
+        for network in run.of_role(*ROLES)
+    ]
+
+
+def loss_rows(run: Retrained) -> list[dict[str, str | float | int | None]]:
+    """Every epoch of every training: network (of the supernet its stage), kind, size_kib, epoch, loss, error."""
+    supernet = run.training if isinstance(run, Run) else {}
+    curves: list[tuple[str, str, float | None, tuple[EpochRecord, ...]]] = [
+        (STAGE_NAMES[stage], "supernet", None, curve) for stage, curve in supernet.items()
+    ]
+    for network in run.of_role(*ROLES):
+        size_kib = round(network.size_bytes / 1024, ROUNDING)
+        curves.append((network.name, network.role, size_kib, run.curves.get(network.name, ())))
+    return [
+        {
+            "network": name,
+            "kind": kind,
+            "size_kib": size_kib,
+            "epoch": record.epoch,
+            "loss": round(record.loss, ROUNDING),
+            "error": round(record.error, ROUNDING),
+        }
+        for name, kind, size_kib, curve in curves
+        for record in curve
+    ]
+
+
+def confusion_rows(run: Retrained) -> list[dict[str, str | int]]:
+    """How many images of each class the front's most accurate network took for each: actual, predicted, images."""
+    network = best_by_test(run.networks)
+    assert network is not None  # `Run` refuses to be without a front network
+    classes = run.dataset.classes
+    counts = confusion_matrix(run.predictions[network.name], len(classes)).tolist()
+    return [
+        {"network": network.name, "actual": actual, "predicted": predicted, "images": count}
+        for actual, row in zip(classes, counts, strict=True)
+        for predicted, count in zip(classes, row, strict=True)
+    ]
+
+
+def confusion_matrix(answers: Predictions, classes: int) -> NDArray[np.int64]:
+    """`[classes, classes]`: how many images of class i (row) were taken for class j (column)."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (answers.labels, answers.predictions), 1)
+    return matrix

@@ -1,0 +1,194 @@
+"""Parts of pictures: what is drawn on one set of axes, in the colours and the style that all pictures share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from bnas.records.networks import LinearBaseline, Role
+from bnas.records.search import GenerationRecord
+from bnas.records.training import EpochRecord
+from bnas.report.analysis import STAGE_NAMES, GenerationIndicators, operation_shares
+from bnas.report.cell_drawing import operation_colour, operation_label
+from bnas.search import pareto
+from bnas.space.genotype import PARAMETER_FREE
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Okabe and Ito's palette: distinguishable for colour-blind readers; markers differ as well.
+ROLE_COLOURS: Mapping[Role, str] = {"front": "#0072B2", "random": "#D98200", "hand": "#00805F", "published": "#6B4C9A"}
+ROLE_MARKERS: Mapping[Role, str] = {"front": "o", "random": "s", "hand": "^", "published": "D"}
+ROLE_NAMES: Mapping[Role, str] = {
+    "front": "front of the search",
+    "random": "random, matched in size",
+    "hand": "designed by hand",
+    "published": "published elsewhere",
+}
+STAGE_COLOURS: Mapping[str, str] = {"stage1": "#B8528B", "stage2": "#C75300", "search": "#3D3580"}
+GREY = "#8C8C8C"
+
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "bnas",
+}
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """A decorator: draw in the style of all pictures, whatever the user's settings."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        with matplotlib.style.context(["default", STYLE]):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def front_line(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) -> None:
+    """The staircase through the non-dominated of (size in bytes, error) points."""
+    mask = pareto.nondominated(points)
+    kept = sorted(point for point, on_front in zip(points, mask, strict=True) if on_front)
+    axes.step([s / 1024 for s, _ in kept], [100 * e for _, e in kept], where="post", linewidth=1.3, **style)
+
+
+def linear_line(axes: Axes, linear: LinearBaseline) -> None:
+    """A horizontal line at the test error of the linear classifier, named at its left end."""
+    axes.axhline(100 * linear.test_error, color=GREY, linewidth=1.2, linestyle=":", zorder=1)
+    axes.annotate(
+        "linear classifier on pixels",
+        (0, 100 * linear.test_error),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(4, -3),
+        textcoords="offset points",
+        color="#666666",
+        fontsize=8.5,
+        va="top",
+    )
+
+
+def indicator_lines(figure: Figure, axes: Axes, rows: Sequence[GenerationIndicators], name: str) -> None:
+    """`hypervolume` or `size_coverage` of each generation's front, as scored then and with the final supernet."""
+    x = range(1, len(rows) + 1)
+    then, now = ([getattr(row, field) for row in rows] for field in (name, f"rescored_{name}"))
+    axes.plot(x, then, "o--", color=GREY, markersize=3.5, label="front, as scored then")
+    axes.plot(x, now, "o-", color="#222222", markersize=3.5, label="front, final supernet")
+    if name == "size_coverage":
+        axes.plot(x, [r.population_coverage for r in rows], ":", color=ROLE_COLOURS["front"], label="whole population")
+        axes.set_ylim(0, 1.02)
+    stage_bands(figure, axes, [row.stage for row in rows])
+    axes.set_xlabel("generation")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def operation_bars(figure: Figure, axes: Axes, generations: Sequence[GenerationRecord]) -> None:
+    """Stacked shares of the operations in each generation, and a line over the parameter-free ones."""
+    shares = [operation_shares(record) for record in generations]
+    x, base = np.arange(1, len(shares) + 1), np.zeros(len(shares))
+    for op in operations_seen(generations):
+        values = np.array([100 * row.get(op, 0.0) for row in shares])
+        axes.bar(x, values, bottom=base, width=0.86, color=operation_colour(op), label=operation_label(op))
+        base = base + values
+    free = [100 * sum(share for op, share in row.items() if op in PARAMETER_FREE) for row in shares]
+    edges = np.append(x - 0.5, x[-1] + 0.5)
+    label = "parameter-free, together"
+    axes.step(edges, [*free, free[-1]], where="post", color="white", linewidth=3.4)
+    axes.step(edges, [*free, free[-1]], where="post", color="#111111", linewidth=1.6, label=label)
+    axes.set_ylim(0, 100)
+    axes.grid(visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("generation")
+    axes.set_ylabel("share of all edges, %")
+    stage_bands(figure, axes, [record.stage for record in generations])
+
+
+def operations_seen(generations: Sequence[GenerationRecord]) -> list[str]:
+    """Operations that some member of a generation uses, the parameter-free ones first."""
+    names = {op for record in generations for op in operation_shares(record)}
+    return sorted(names, key=lambda op: (op not in PARAMETER_FREE, op))
+
+
+def supernet_line(
+    figure: Figure,
+    axes: Axes,
+    training: Mapping[str, Sequence[EpochRecord]],
+    value: Callable[[EpochRecord], float],
+) -> None:
+    """A value of every epoch of both supernet stages, one after the other."""
+    stages: list[str] = []
+    for stage, epochs in training.items():
+        x = range(len(stages) + 1, len(stages) + len(epochs) + 1)
+        axes.plot(x, [value(epoch) for epoch in epochs], "o-", color=STAGE_COLOURS[stage], markersize=3.5)
+        stages += [stage] * len(epochs)
+    axes.set_xlabel("epoch")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    stage_bands(figure, axes, stages)
+
+
+def size_axis(axes: Axes, *, sparse: bool = False) -> None:
+    """Sizes in KiB on a log axis with round numbers; `sparse` for a small panel."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if sparse else (1, 1.5, 2, 3, 4, 6, 8)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("size, KiB")
+
+
+def stage_bands(figure: Figure, axes: Axes, stages: Sequence[str]) -> None:
+    """Name, above the axes, the stage that each of the positions 1, 2, … belongs to, and part the stages."""
+    axes.set_xlim(0.3, max(len(stages), 1) + 0.7)
+    for stage, first, last in runs(stages):
+        colour = STAGE_COLOURS[stage]
+        above = axes.get_xaxis_transform() + ScaledTranslation(0, 6 / 72, figure.dpi_scale_trans)
+        axes.plot(
+            (first - 0.42, last + 0.42),
+            (1, 1),
+            transform=above,
+            color=colour,
+            linewidth=4,
+            clip_on=False,
+            solid_capstyle="butt",
+        )
+        axes.annotate(
+            STAGE_NAMES[stage],
+            ((first + last) / 2, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 10),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            ha="center",
+        )
+        if first > 1:
+            axes.axvline(first - 0.5, color="#BBBBBB", linewidth=0.8, zorder=0.5)
+
+
+def runs(stages: Sequence[str]) -> Iterable[tuple[str, int, int]]:
+    """(stage, first, last position) of each stretch of equal stages, counted from 1."""
+    first = 1
+    for position, stage in enumerate(stages, 1):
+        if position == len(stages) or stages[position] != stage:
+            yield stage, first, position
+            first = position + 1

@@ -1,0 +1,120 @@
+"""Several finished runs side by side: one plot of their fronts, what differs between their parameters, indicators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from bnas.report.page import charts
+from bnas.report.page.build import environment
+from bnas.report.page.inline import inline_svg
+from bnas.report.tables import markdown_table
+
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A retrained network of some run, as `reports/plots/pareto.json` holds it."""
+
+    network: str
+    role: str
+    size_kib: float
+    test_error: float
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """What git keeps of a finished run.
+
+    `parameters` maps dotted keys to values, `indicators` names to numbers (None where one does not exist), `missing`
+    are files that were looked for and not found. Raises ValueError for a run without a network of the front.
+    """
+
+    name: str
+    revision: str
+    points: tuple[Point, ...]
+    parameters: Mapping[str, object]
+    indicators: Mapping[str, float | None]
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.front:
+            raise ValueError(f"{self.name}: expected at least one network of the front, found none")
+
+    @property
+    def front(self) -> tuple[Point, ...]:
+        """The retrained front, smallest first."""
+        return tuple(sorted((p for p in self.points if p.role == "front"), key=lambda point: point.size_kib))
+
+
+Row = tuple[str, tuple[str, ...]]
+"""A name, and a text for each run."""
+
+
+def indicator_rows(runs: Sequence[ComparedRun]) -> list[Row]:
+    """Every indicator that some run has, in the order in which they turn up."""
+    return list(_rows([run.indicators for run in runs], _number))
+
+
+def parameter_rows(runs: Sequence[ComparedRun]) -> list[Row]:
+    """The parameters that are not the same in all runs."""
+    return [row for row in _rows([run.parameters for run in runs], str) if len(set(row[1])) > 1]
+
+
+def _rows(columns: Sequence[Mapping[str, object]], write: Callable[[object], str]) -> Iterator[Row]:
+    for name in dict.fromkeys(name for column in columns for name in column):
+        yield name, tuple(ABSENT if name not in column else write(column[name]) for column in columns)
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else ABSENT
+
+
+def compare_text(runs: Sequence[ComparedRun]) -> str:
+    """Both tables in Markdown, for the terminal."""
+    return "\n\n".join(
+        f"{title}\n\n{_table(name, rows, runs)}" if rows else f"{title}: none"
+        for title, name, rows in (
+            ("Indicators", "indicator", indicator_rows(runs)),
+            ("Parameters that differ", "parameter", parameter_rows(runs)),
+        )
+    )
+
+
+def _table(name: str, rows: Sequence[Row], runs: Sequence[ComparedRun]) -> str:
+    frame = pd.DataFrame([(row, *values) for row, values in rows], columns=[name, *(run.name for run in runs)])
+    return markdown_table(frame, left=(name,))
+
+
+def compare_html(runs: Sequence[ComparedRun]) -> str:
+    """The whole page, self-contained as the report's."""
+    return (
+        environment()
+        .get_template("compare.html.j2")
+        .render(
+            runs=runs,
+            charts={"wide": _chart(runs, "wide"), "narrow": _chart(runs, "narrow")},
+            markers=charts.RUN_MARKERS,
+            indicators=indicator_rows(runs),
+            parameters=parameter_rows(runs),
+        )
+    )
+
+
+def _chart(runs: Sequence[ComparedRun], name: str) -> Markup:
+    size = {"wide": charts.WIDE, "narrow": charts.NARROW}[name]
+    points = {
+        f"{i}-{point.network}": (
+            f"run-{i % len(charts.RUN_COLOURS)}",
+            f"{run.name}, {point.network}: {point.size_kib:.2f} KiB, test error {100 * point.test_error:.2f} %",
+        )
+        for i, run in enumerate(runs)
+        for point in run.front
+    }
+    label = "Test error over size of the retrained fronts of " + ", ".join(run.name for run in runs)
+    fronts = [[(point.network, point.size_kib, point.test_error) for point in run.front] for run in runs]
+    return inline_svg(charts.fronts_chart(fronts, size), f"fronts-{name}", label, points=points)

@@ -1,0 +1,215 @@
+"""What the page says, as values for its templates: picks for the cards, one section for each network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from bnas.data.image_array import ImageArray
+from bnas.records.networks import RetrainedNetwork
+from bnas.records.training import Predictions
+from bnas.report.analysis import PackedFile, Retrained, best_by_test, confusion_matrix
+from bnas.report.axes import ROLE_COLOURS, ROLE_NAMES
+from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_words
+from bnas.report.page.charts import cell_chart, curve_chart
+from bnas.report.page.inline import CELL, inline_svg
+from bnas.report.page.mistakes import Confusion, image_uri, worst_confusions
+from bnas.report.tables import moment, test_interval
+from bnas.report.text import kib, percent
+from bnas.report.weight_bytes import Part
+from bnas.search import pareto
+
+MATRIX_CLASSES = 20
+"""Of more classes a matrix is not shown: its cells would be dots."""
+CONFUSIONS, CONFUSION_IMAGES = 4, 5
+MOST_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A network worth a card, and what for; several reasons may name the same network."""
+
+    reasons: tuple[str, ...]
+    network: RetrainedNetwork
+
+
+def picks(run: Retrained) -> list[Pick]:
+    """The smallest, the knee, the best under a round size and the most accurate of the front, smallest first."""
+    front = run.of_role("front")
+    reasons: dict[str, list[str]] = {}
+
+    def name(reason: str, network: RetrainedNetwork | None) -> None:
+        if network is not None:
+            reasons.setdefault(network.name, []).append(reason)
+
+    name("smallest", front[0])
+    name("knee", knee(front))
+    if (limit := round_limit(front)) is not None:
+        name(f"best under {limit:g} KiB", best_by_test([n for n in front if n.size_bytes < 1024 * limit]))
+    name("most accurate", best_by_test(front))
+    return [Pick(tuple(reasons[network.name]), network) for network in front if network.name in reasons]
+
+
+def round_limit(front: Sequence[RetrainedNetwork]) -> float | None:
+    """The largest of 1, 2, 5, 10, 20, 50, … KiB that only a part of the networks stays under; None if there is none."""
+    sizes = [network.size_bytes / 1024 for network in front]
+    limits = [step * 10.0**power for power in range(-3, 9) for step in (1, 2, 5)]
+    return max((limit for limit in limits if min(sizes) < limit <= max(sizes)), default=None)
+
+
+def knee(front: Sequence[RetrainedNetwork]) -> RetrainedNetwork | None:
+    """The non-dominated network farthest below the line between the ends, over (log size, test error) [ours].
+
+    None with fewer than three such networks, or if none is below the line.
+    """
+    kept = pareto.nondominated([(network.size_bytes, network.test_error) for network in front])
+    chosen = sorted((n for n, on in zip(front, kept, strict=True) if on), key=lambda n: n.size_bytes)
+    if len(chosen) < 3:
+        return None
+    first, last = chosen[0], chosen[-1]
+    width, height = math.log(last.size_bytes / first.size_bytes), first.test_error - last.test_error
+
+    def depth(network: RetrainedNetwork) -> float:
+        along = math.log(network.size_bytes / first.size_bytes) / width
+        return (first.test_error - network.test_error) / height - along
+
+    best = max(chosen, key=depth)
+    return best if depth(best) > 0 else None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A confusion in words and pictures."""
+
+    actual: str
+    predicted: str
+    count: int
+    pictures: tuple[tuple[str, int], ...]
+    """(address, number of the image in the test split)."""
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """What images of one class were taken for: a count for each class."""
+
+    number: int
+    name: str
+    counts: tuple[int, ...]
+
+    def share(self, count: int) -> float:
+        """A count's share of the row, for its shade."""
+        return count / max(sum(self.counts), 1)
+
+
+class CellView(NamedTuple):
+    """Drawings of one cell, for wide and for narrow windows."""
+
+    wide: Markup
+    narrow: Markup
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """All that a network's card, detail and section show."""
+
+    network: RetrainedNetwork
+    role_name: str
+    facts: tuple[tuple[str, str], ...]
+    cells: tuple[CellView, ...]
+    curve: Markup | None
+    matrix: tuple[MatrixRow, ...]
+    mistakes: tuple[Mistake, ...]
+    parts: tuple[Part, ...]
+    packed: PackedFile | None
+    seconds: float | None
+
+    @property
+    def summary(self) -> str:
+        """One line for those who only hear the chart."""
+        n = self.network
+        return f"{n.name}, {self.role_name}: {kib(n.size_bytes)} KiB, test error {percent(n.test_error)} %"
+
+
+def network_view(run: Retrained, network: RetrainedNetwork, images: ImageArray | None) -> NetworkView:
+    """The view of a network of the run; `images` `[N, H, W, C]` are those of the test split."""
+    packed = run.packed.get(network.name)
+    answers, curve = run.predictions[network.name], run.curves.get(network.name, ())
+    colour = ROLE_COLOURS[network.role]
+    words = f"Training loss and training error of {network.name} over {len(curve)} epochs."
+    return NetworkView(
+        network=network,
+        role_name=ROLE_NAMES[network.role],
+        facts=tuple(_facts(network, packed)),
+        cells=tuple(_cells(network)),
+        curve=inline_svg(curve_chart(curve, colour), f"curve-{network.name}", words) if curve else None,
+        matrix=_matrix(answers, run.dataset.classes),
+        mistakes=tuple(_mistakes(answers, run.dataset.classes, images)),
+        parts=run.parts.get(network.name, ()),
+        packed=packed,
+        seconds=run.network_seconds.get(network.name),
+    )
+
+
+def _facts(network: RetrainedNetwork, packed: PackedFile | None) -> Iterator[tuple[str, str]]:
+    yield "size", f"{kib(network.size_bytes)} KiB"
+    yield "test error", f"{percent(network.test_error)} %"
+    yield "95 % interval", f"{test_interval(network)} %"
+    yield "operations", f"{network.ops / 1e6:.3f} M"
+    yield "parameters", f"{network.params:,}"
+    if packed is not None:
+        yield "file", f"{kib(packed.file.file_bytes)} KiB"
+        if packed.latency is not None:
+            yield "one image", moment(packed.latency.packed_1)
+            yield "in PyTorch", moment(packed.latency.torch_1)
+
+
+def _cells(network: RetrainedNetwork) -> Iterator[CellView]:
+    words = cell_words(network.genotype).removeprefix("Normal: ").split(" Reduction: ")
+    cells = (("normal", network.genotype.normal), ("reduction", network.genotype.reduction))
+    for (kind, nodes), text in zip(cells, words, strict=True):
+        wide, narrow = (
+            inline_svg(
+                cell_chart(nodes, f"{kind} cell", layout),
+                f"{kind}-{name}-{network.name}",
+                f"{kind.capitalize()} cell of {network.name}: {text}",
+                CELL,
+            )
+            for name, layout in (("wide", STAIRCASE), ("narrow", STACKED))
+        )
+        yield CellView(wide, narrow)
+
+
+def _matrix(answers: Predictions, classes: Sequence[str]) -> tuple[MatrixRow, ...]:
+    if len(classes) > MATRIX_CLASSES:
+        return ()
+    counts = confusion_matrix(answers, len(classes)).tolist()
+    rows = enumerate(zip(classes, counts, strict=True))
+    return tuple(MatrixRow(number, name, tuple(row)) for number, (name, row) in rows)
+
+
+def _mistakes(answers: Predictions, classes: Sequence[str], images: ImageArray | None) -> Iterator[Mistake]:
+    def pictures(confusion: Confusion) -> tuple[tuple[str, int], ...]:
+        shown = () if images is None else confusion.images[:CONFUSION_IMAGES]
+        return tuple((image_uri(images[i]), i) for i in shown if images is not None)
+
+    for confusion in worst_confusions(answers, len(classes), CONFUSIONS):
+        actual, predicted = classes[confusion.actual], classes[confusion.predicted]
+        yield Mistake(actual, predicted, len(confusion.images), pictures(confusion))
+
+
+def class_examples(run: Retrained, images: ImageArray | None) -> list[tuple[str, str]]:
+    """(class, address of the first test image of it) of the first classes."""
+    if images is None:
+        return []
+    labels = run.predictions[run.networks[0].name].labels
+    found = []
+    for number, name in enumerate(run.dataset.classes[:MOST_EXAMPLES]):
+        where = np.flatnonzero(labels == number)
+        if len(where):
+            found.append((name, image_uri(images[where[0]])))
+    return found

@@ -1,0 +1,1 @@
+"""Errors of many paths of one supernet, computed together."""

@@ -1,0 +1,58 @@
+"""Answers of a model to mini-batches: wrong ones, and those to be expected by its probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bnas.data.batches import MiniBatches
+from bnas.nn.network import Supernet
+from bnas.space.genotype import Genotype
+
+
+def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+    """How hard each image of the split is, `[N]`: how many of some genotypes' paths are expected to be wrong [ours].
+
+    The sum of 1 − p over the paths, where p is a path's probability of the image's class.
+    """
+    found = np.zeros(len(batches.split))
+    with torch.no_grad():
+        for index in range(len(batches)):
+            x, y = batches[index]
+            for genotype in genotypes:
+                found[batches.rows(index)] += doubts(supernet(x, genotype), y).cpu().numpy()
+    return found
+
+
+class Answers(NamedTuple):
+    """Answers to the images of a mini-batch: how many are wrong, and how many were to be expected to be.
+
+    Expected: the sum of 1 − p, where p is the probability of the image's class (softmax of the logits).
+    """
+
+    wrong: int
+    expected: float
+
+
+def answers_on(model: Callable[[Tensor], Tensor], batches: MiniBatches, index: int) -> Answers:
+    """A model's answers to mini-batch `index`; raises ValueError for outputs that are not finite."""
+    x, y = batches[index]
+    return answers_from(model(x), y, index)
+
+
+def answers_from(logits: Tensor, y: Tensor, index: int) -> Answers:
+    """Answers by logits `[N, classes]` for labels `[N]`; `index` and errors as in `answers_on`."""
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(f"mini-batch {index}: expected finite outputs, found nan or infinity")
+    wrong = (logits.argmax(1) != y).sum()
+    return Answers(int(wrong), float(doubts(logits, y).sum()))
+
+
+def doubts(logits: Tensor, y: Tensor) -> Tensor:
+    """1 − p of each label `[N]` by logits `[N, classes]`, in float64."""
+    return 1 - logits.detach().double().softmax(1).gather(1, y[:, None])[:, 0]

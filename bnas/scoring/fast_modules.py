@@ -1,0 +1,286 @@
+"""Modules of a frozen supernet in the form that computes fastest on a whole mini-batch: see `bnas.scoring.kernels`.
+
+A map is a `Map`: float32 `[C, N, H, W]`, and the moments of its channels, which every BatchNorm that reads it needs
+and which are therefore computed once. A module that has no such form here is called itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bnas.nn.operations import BinaryBlock, Shuffle, SkipConnect, Zero
+from bnas.packed.lanes import POSITIONS
+from bnas.packed.layout import Block, Pool, Shape
+from bnas.packed.parameters import BlockParameters
+from bnas.packed.program import Room, build, interleaved
+from bnas.scoring import kernels
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+SLACK = POSITIONS
+"""Floats before a map and behind its end, which vectors may reach."""
+
+MOST_PRODUCTS = 16_000
+"""In a sum of products; twice that still fits into 16 bits."""
+
+
+@dataclass
+class Map:
+    """`values` float32 `[C · N · H · W]` and room behind; `moments` float64 `[C]` each, once somebody needs them."""
+
+    shape: Shape
+    images: int
+    values: Floats
+    moments: tuple[Doubles, Doubles] | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Values of a channel."""
+        return self.images * self.shape.height * self.shape.width
+
+    @property
+    def array(self) -> Floats:
+        """The map as `[C, N, H, W]`, without a copy."""
+        channels, height, width = self.shape
+        found: Floats = self.values[: channels * self.pixels].reshape(channels, self.images, height, width)
+        return found
+
+    def with_moments(self) -> tuple[Doubles, Doubles]:
+        """Mean and biased variance of every channel."""
+        if self.moments is None:
+            self.moments = np.empty(self.shape.channels), np.empty(self.shape.channels)
+            kernels.moments(self.values, self.pixels, *self.moments)
+        return self.moments
+
+
+class Workbench:
+    """What one thread computes with: buffers for maps, used again once given back, and the kernels' own arrays."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[Floats]] = {}
+        self._rooms: dict[tuple[Room, int], tuple[NDArray[np.generic], ...]] = {}
+        self._row = np.zeros(SLACK, np.float32)
+
+    def map(self, shape: Shape, images: int) -> Map:
+        """A map whose values are not set yet."""
+        size = shape.channels * images * shape.height * shape.width + SLACK
+        free = self._free.get(size)
+        return Map(shape, images, free.pop() if free else np.zeros(SLACK + size, np.float32)[SLACK:])
+
+    def give_back(self, done: Map) -> None:
+        """Let others have the map's buffer."""
+        self._free.setdefault(len(done.values), []).append(done.values)
+
+    def room(self, room: Room, images: int) -> tuple[NDArray[np.generic], ...]:
+        """See `bnas.packed.program.Room.arrays`."""
+        found = self._rooms.get((room, images))
+        if found is None:
+            found = self._rooms[room, images] = room.arrays(images)
+        return found
+
+    def row(self, width: int) -> Floats:
+        """Room for a row of a map."""
+        if len(self._row) < width + SLACK:
+            self._row = np.zeros(width + SLACK, np.float32)
+        return self._row
+
+
+Frozen = Callable[[Map, Workbench], Map]
+"""A module's fast form."""
+
+
+def frozen(module: nn.Module, shape: Shape) -> Frozen:
+    """The fastest form there is of a module that gets maps of this shape."""
+    if isinstance(module, BinaryBlock):
+        return _frozen_block(module, shape) or _Called(module)
+    if isinstance(module, nn.Sequential):
+        return _chain(module, shape) or _Called(module)
+    if isinstance(module, Zero):
+        return _zeros(_halved(shape, module.stride))
+    if isinstance(module, SkipConnect) and module.stride == 2:
+        return _halve(shape)
+    if isinstance(module, nn.MaxPool2d) and _is_three_by_three(module) and not module.return_indices:
+        return _pool(True, shape, 1 if module.stride == 1 else 2)
+    if isinstance(module, nn.AvgPool2d) and _is_three_by_three(module) and not module.count_include_pad:
+        return _pool(False, shape, 1 if module.stride == 1 else 2)
+    return _Called(module)
+
+
+def is_parameter_free(module: nn.Module) -> bool:
+    """Whether the module computes the same as any other of its description."""
+    return next(module.parameters(), None) is None and next(module.buffers(), None) is None
+
+
+def from_tensor(x: Tensor, bench: Workbench) -> Map:
+    """x `[N, C, H, W]` as a map."""
+    images, *shape = x.shape
+    made = bench.map(Shape(*shape), images)
+    made.array[...] = x.detach().permute(1, 0, 2, 3).numpy()
+    return made
+
+
+def _is_three_by_three(module: nn.MaxPool2d | nn.AvgPool2d) -> bool:
+    """And of padding 1, stride 1 or 2."""
+    plain = module.kernel_size == 3 and module.padding == 1 and module.stride in (1, 2) and not module.ceil_mode
+    return plain and getattr(module, "dilation", 1) == 1 and getattr(module, "divisor_override", None) is None
+
+
+def _halved(shape: Shape, stride: int, channels: int | None = None) -> Shape:
+    return Shape(channels or shape.channels, -(-shape.height // stride), -(-shape.width // stride))
+
+
+class _Called:
+    """Any module, as it is: on tensors, channels last."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, x: Map, bench: Workbench) -> Map:
+        tensor = torch.from_numpy(x.array).permute(1, 0, 2, 3).contiguous(memory_format=torch.channels_last)
+        return from_tensor(self.module(tensor), bench)
+
+
+def _zeros(out: Shape) -> Frozen:
+    def run(x: Map, bench: Workbench) -> Map:
+        made = bench.map(out, x.images)
+        made.values[:] = 0
+        return made
+
+    return run
+
+
+def _shuffle(groups: int) -> Frozen:
+    def run(x: Map, bench: Workbench) -> Map:
+        made = bench.map(x.shape, x.images)
+        channels, *rest = made.array.shape
+        parts = x.array.reshape(groups, channels // groups, *rest)
+        made.array.reshape(channels // groups, groups, *rest)[...] = parts.swapaxes(0, 1)
+        return made
+
+    return run
+
+
+def _chain(layers: nn.Sequential, shape: Shape) -> Frozen | None:
+    """Blocks and shuffles one after another, if there is nothing else."""
+    forms: list[Frozen] = []
+    for layer in layers:
+        form = _frozen_block(layer, shape) if isinstance(layer, BinaryBlock) else None
+        if isinstance(layer, Shuffle):
+            form = _shuffle(layer.groups)
+        if form is None:
+            return None
+        forms.append(form)
+        if isinstance(layer, BinaryBlock):
+            shape = _halved(shape, layer.stride, layer.out_channels)
+
+    def run(x: Map, bench: Workbench) -> Map:
+        for i, form in enumerate(forms):
+            before, x = x, form(x, bench)
+            if i:
+                bench.give_back(before)
+        return x
+
+    return run
+
+
+def _halve(shape: Shape) -> Frozen:
+    out = _halved(shape, 2)
+    row = build([Pool("skip", 0, shape, out, "skip", 2)], [None]).steps[0]
+
+    def run(x: Map, bench: Workbench) -> Map:
+        made = bench.map(out, x.images)
+        kernels.halve(x.values, made.values, x.images, row)
+        return made
+
+    return run
+
+
+def _pool(largest: bool, shape: Shape, stride: int) -> Frozen:
+    channels, height, width = shape
+    out = _halved(shape, stride)
+
+    def run(x: Map, bench: Workbench) -> Map:
+        made = bench.map(out, x.images)
+        values = x.values[: channels * x.pixels]
+        kernels.pool(values, made.values, bench.row(width), largest, stride, height, width)
+        return made
+
+    return run
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What blocks of one shape share: a row of a packed program, its taps, which of them lie over the border, room."""
+
+    row: NDArray[np.int64]
+    taps: NDArray[np.int64]
+    outside: Floats
+    """`[taps of the kernel, H', W']`, 1 where a tap lies over the border, else 0."""
+    room: Room
+
+
+@cache
+def _geometry(step: Block) -> _Geometry:
+    depth = step.shape.channels // step.groups
+    weight = np.ones((step.out.channels, depth, step.kernel, step.kernel), np.int8)
+    before, after = np.ones(step.shape.channels, np.float32), np.ones(step.out.channels, np.float32)
+    program = build([step], [BlockParameters(before, before, weight, after, after, after)])
+    row, taps = program.steps[0].copy(), program.tables[3].astype(np.int64)
+    outside = np.empty((step.kernel**2, *step.out[1:]), np.float32)
+    for tap in range(step.kernel**2):
+        first = [position * step.dilation - step.padding for position in divmod(tap, step.kernel)]
+        real = [
+            (place >= 0) & (place < side)
+            for place, side in (
+                (np.arange(made) * step.stride + start, side)
+                for made, start, side in zip(step.out[1:], first, step.shape[1:], strict=True)
+            )
+        ]
+        outside[tap] = ~(real[0][:, None] & real[1])
+    return _Geometry(row, taps, outside, program.room._replace(maps=0))
+
+
+def _frozen_block(block: BinaryBlock, shape: Shape) -> Frozen | None:
+    """The fast form of a block, if it is one that the kernels know."""
+    conv, norms = block.conv, (block.norm_in, block.norm_out)
+    kernel, stride, dilation, padding = conv.kernel_size[0], conv.stride[0], conv.dilation[0], conv.padding[0]
+    square = all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.dilation, conv.padding))
+    if not square or conv.bias is not None or stride not in (1, 2) or padding != dilation * (kernel - 1) // 2:
+        return None
+    if kernel % 2 == 0 or conv.in_channels // conv.groups * kernel**2 > MOST_PRODUCTS:
+        return None
+    if any(not norm.affine or norm.track_running_stats for norm in norms):
+        return None
+    made = conv.out_channels
+    step = Block("block", 0, shape, _halved(shape, stride, made), kernel, stride, dilation, conv.groups)
+    geometry = _geometry(step)
+    latent = conv.weight.detach().numpy()
+    bits = latent >= 0
+    set_bits = bits.sum(axis=1).reshape(made, -1).astype(np.float32)
+    depth = np.float32(bits.shape[1])
+    outside = geometry.outside.reshape(kernel**2, -1)
+    fixes = (depth * (kernel**2 - outside.sum(0)) + 2 * set_bits @ outside).astype(np.int32)
+    alpha = np.abs(latent).mean(axis=(1, 2, 3))
+    numbers = [norms[0].weight, norms[0].bias, None, norms[1].weight, norms[1].bias, block.activation.weight]
+    values = [alpha if number is None else number.detach().numpy() for number in numbers]
+    flat = np.concatenate([*values, [norms[0].eps, norms[1].eps]]).astype(np.float64)
+    packed = interleaved(np.packbits(bits, axis=1, bitorder="little"), conv.groups)
+    tables = (packed.ravel(), geometry.taps, fixes.ravel())
+
+    def run(x: Map, bench: Workbench) -> Map:
+        result = bench.map(step.out, x.images)
+        signs, dense, _, flat_signs, _, counts, spare = bench.room(geometry.room, x.images)[1:]
+        mean, variance = x.with_moments()
+        room = (signs, dense, flat_signs, counts, spare)
+        kernels.block(x.values, mean, variance, result.values, flat, tables, room, x.images, geometry.row)
+        return result
+
+    return run

@@ -1,0 +1,171 @@
+"""What a frozen supernet computes on a whole mini-batch, compiled by numba: blocks, sums and statistics of maps.
+
+Unlike packed inference (`bnas.packed.kernels`, whose parts are used here), every BatchNorm normalises by the mini-batch
+itself. A map is float32 `[C, N, H, W]` in one flat array with room behind its end, since rows are computed a vector at
+a time. The convolution of signs is a whole number at every position, so the sums behind a BatchNorm's statistics are
+exact, and what it does is one multiplication and one addition; other statistics are summed in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnas.kernels import numba_cache
+from bnas.packed import kernels as k
+from bnas.packed.lanes import LANES, POSITIONS, TOGETHER, count_differences, max_row, mean_row, sum_row, thin_row
+
+compiled = numba_cache.compiled()
+
+_summing = numba_cache.compiled(fastmath={"reassoc", "contract"})
+"""Sums in an order that vectors allow; they are in float64, and seen in float32."""
+
+
+@_summing
+def _channel_moments(x):
+    """Mean and variance of one channel."""
+    total, squares = 0.0, 0.0
+    for i in range(len(x)):
+        value = np.float64(x[i])
+        total += value
+        squares += value * value
+    mean = total / len(x)
+    return mean, squares / len(x) - mean * mean
+
+
+@compiled
+def moments(x, pixels, mean, variance):
+    """Mean and (biased) variance of each channel of x `[C, pixels]`, float64 `[C]`."""
+    for channel in range(len(mean)):
+        mean[channel], variance[channel] = _channel_moments(x[channel * pixels : (channel + 1) * pixels])
+
+
+@compiled
+def _add(a, b, out):
+    for i in range(len(out)):
+        out[i] = a[i] + b[i]
+
+
+@compiled
+def add(a, b, out, pixels, mean, variance):
+    """`out = a + b`, and the moments of that, channel by channel; all maps `[C, pixels]`."""
+    for channel in range(len(mean)):
+        start, end = channel * pixels, (channel + 1) * pixels
+        _add(a[start:end], b[start:end], out[start:end])
+        mean[channel], variance[channel] = _channel_moments(out[start:end])
+
+
+@_summing
+def means(x, images, pixels, out):
+    """Mean over the pixels of every image of x `[C · images, pixels]`, float32 `[C · images]`."""
+    for image in range(images):
+        total = 0.0
+        for i in range(image * pixels, (image + 1) * pixels):
+            total += np.float64(x[i])
+        out[image] = np.float32(total / pixels)
+
+
+@compiled
+def _signs(x, mean, variance, values, planes, flat, n, p):
+    """Bit c of a byte is set where `BN(x) ≥ 0` in channel c of its eight; planes as in `bnas.packed.kernels`."""
+    pixels, channels, depth = n * p[k.H_IN] * p[k.W_IN], p[k.C_IN], p[k.C_IN] // p[k.GROUPS]
+    size = n * p[k.ROWS] * p[k.LINE] * p[k.STRIDE] * p[k.STRIDE]
+    k._fill(planes, 0, size * p[k.PLANES] + (p[k.LINE] + 1) * p[k.PADDING], np.uint8(0))
+    at = 0
+    for group in range(p[k.GROUPS]):
+        for part in range(0, depth, 8):
+            k._fill(flat, 0, pixels, np.uint8(0))
+            for bit in range(min(8, depth - part)):
+                channel = group * depth + part + bit
+                seen = x[channel * pixels : (channel + 1) * pixels]
+                wide = values[channel] / np.sqrt(variance[channel] + values[-2])
+                scale, shift = np.float32(wide), np.float32(values[channels + channel] - mean[channel] * wide)
+                mark = np.uint8(1 << bit)
+                for i in range(pixels):
+                    flat[i] |= mark if seen[i] * scale + shift >= np.float32(0) else np.uint8(0)
+            k._spread(flat, planes[at:], np.uint8(0), n, p)
+            at += size
+
+
+@compiled
+def _sum_moments(counts, fixes, at, o, rows, line, totals, n, p):
+    """Mean and variance of output channel o's sums of products, from exact sums of them and of their squares."""
+    h, w = p[k.H_OUT], p[k.W_OUT]
+    totals[:] = 0
+    for image in range(n):
+        position = at + image * rows * line
+        if line == w:  # no padding, so an image is one long row
+            sum_row(totals, counts, fixes, (position, o * h * w, h * w))
+            continue
+        for y in range(h):
+            sum_row(totals, counts, fixes, (position + y * line, (o * h + y) * w, w))
+    total, squares, count = np.int64(0), np.int64(0), n * h * w
+    for lane in range(LANES):
+        total += totals[lane]
+        squares += totals[LANES + lane]
+    mean = total / count
+    return mean, squares / count - mean * mean
+
+
+@compiled
+def block(x, mean, variance, out, values, tables, room, n, p):
+    """A `BinaryBlock` on x `[C, n, H, W]` with its channels' moments; `p` is a row of a packed program.
+
+    `values` float64: scale and shift before the sign `[2, C]`; α, scale, shift and slope after it `[4, O]`; the two
+    BatchNorms' ε. `tables`: packed weights, taps, `fix`. `room`: arrays to work in.
+    """
+    weights, taps, fixes = tables
+    planes, dense, flat, counts, spare = room
+    _signs(x, mean, variance, values, planes, flat, n, p)
+    shortcut = k._shortcut(x, spare, n, p)
+    distances = k._distances(taps, n, p)
+    have, made, groups, number = p[k.C_IN], p[k.C_OUT], p[k.GROUPS], p[k.TAP_COUNT]
+    rows, line, pixels = p[k.ROWS], p[k.LINE], n * p[k.H_OUT] * p[k.W_OUT]
+    size = n * rows * line
+    group_size = p[k.PLANES] // groups * p[k.STRIDE] * p[k.STRIDE] * size
+    if p[k.DENSE]:
+        k._gather(planes, dense, distances, group_size, n, p)
+        planes, rows, line = dense, p[k.H_OUT], p[k.W_OUT]
+        size, group_size = pixels, number * pixels
+    pitch = (size + POSITIONS - 1) // POSITIONS * POSITIONS
+    per_group, tiles, weight, o = made // groups, min(have, made), 0, 0
+    totals = np.empty(2 * LANES, np.int64)
+    for group in range(groups):
+        for first in range(0, per_group, TOGETHER):
+            for start in range(0, size, POSITIONS):
+                where = (group * group_size + start, weight, number, start, pitch)
+                count_differences(counts, planes, weights, distances, where)
+            weight += number * TOGETHER
+            for one in range(min(TOGETHER, per_group - first)):
+                at = 2 * have + o
+                m, v = _sum_moments(counts, fixes, one * pitch, o, rows, line, totals, n, p)
+                alpha = values[at]
+                scale = values[at + made] * alpha / np.sqrt(alpha * alpha * v + values[-1])
+                shift = values[at + 2 * made] - m * scale
+                numbers = (np.float32(scale), np.float32(shift), np.float32(values[at + 3 * made]))
+                k._finish(out, counts, fixes, shortcut, one * pitch, o % tiles * pixels, numbers, o, rows, line, n, p)
+                o += 1
+
+
+@compiled
+def halve(x, out, n, p):
+    """Averages of 2×2 of all channels of x `[C, n, H, W]`."""
+    k._halve(x, out, n, p)
+
+
+@compiled
+def pool(x, out, spare, largest, stride, h, w):
+    """Maximum or mean of 3×3 around every `stride`-th row and column of x `[C, n, H, W]`; see `lanes.max_row`."""
+    high, wide = (h + stride - 1) // stride, (w + stride - 1) // stride
+    made = out if stride == 1 else spare
+    for image in range(len(x) // (h * w)):
+        for y in range(high):
+            at, to = (image * h + y * stride) * w, (image * high + y) * wide
+            above = at - w if y > 0 else -1
+            below = at + w if y * stride + 1 < h else -1
+            where = (to if stride == 1 else 0, at, above, below, w)
+            if largest:
+                max_row(made, x, where)
+            else:
+                mean_row(made, x, where)
+            if stride == 2:
+                thin_row(out, spare, (to, 0, w), (np.float32(0),))

@@ -1,0 +1,1 @@
+"""Selection, generations, co-evolution and the search in the frozen supernet."""

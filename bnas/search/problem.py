@@ -1,0 +1,73 @@
+"""The search problem: a space, what its networks cost, and how genotypes are drawn."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas.nn.cost import CostTable
+from bnas.records.search import SpaceRange
+from bnas.space.edge_sums import EdgeTable
+from bnas.space.genotype import Genotype
+from bnas.space.search_space import Sampler, SearchSpace, sample_stratified, sample_uniform
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched: a space, what its networks cost as they are shipped, and how they are drawn.
+
+    `resource` is what the second objective minimises: `costs.size`, `costs.ops`, or a table of latencies [ours; the
+    paper's is the size]. The indicators and the spread of sizes stay on the size whatever it is.
+    `sampling`: `size_stratified` or `uniform`, how populations, random offspring and immigrants are drawn [ours].
+    """
+
+    space: SearchSpace
+    costs: CostTable
+    resource: EdgeTable
+    margin: float
+    sampling: str
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("size_stratified", "uniform"):
+            raise ValueError(f"Problem.sampling: expected size_stratified or uniform, found {self.sampling!r}")
+        if self.margin < 1:
+            raise ValueError(f"Problem.margin: expected at least 1, found {self.margin}")
+
+    @property
+    def sampler(self) -> Sampler:
+        """Draws distinct genotypes in the problem's way."""
+        if self.sampling == "uniform":
+            return partial(sample_uniform, self.space)
+        return partial(sample_stratified, self.space, self.costs.size)
+
+    def resources(self, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+        """`f2` of each, `[U]`: the resource over the fixed bound `margin · most in the space` [ours]."""
+        bound = self.margin * self.resource.range()[1]
+        return np.array([self.resource(genotype) / bound for genotype in genotypes], dtype=np.float64)
+
+    def objectives(self, genotypes: Sequence[Genotype], errors: Sequence[float]) -> NDArray[np.float64]:
+        """`(f1, f2)` of each, `[U, 2]`, both minimised: validation error and relative resource."""
+        return np.column_stack([np.asarray(errors, dtype=np.float64), self.resources(genotypes)])
+
+    def range(self, classes: int) -> SpaceRange:
+        """The fixed frame of the indicators: the sizes of the space, and the error of guessing."""
+        low, high = self.costs.size_range()
+        return SpaceRange(low, high, 1 - 1 / classes)
+
+    def topped_up(self, population: Sequence[Genotype], count: int, rng: random.Random) -> list[Genotype]:
+        """The population with newly drawn genotypes appended until it holds `count` (or the space no more)."""
+        members = dict.fromkeys(population)
+        while (missing := count - len(members)) > 0:
+            before = len(members)
+            members.update(dict.fromkeys(self.sampler(rng, missing)))
+            if len(members) == before:
+                # Those drawn are members already; as many more than missing as there are members hold all there is.
+                drawn = self.sampler(rng, missing + before)
+                members.update(dict.fromkeys([g for g in drawn if g not in members][:missing]))
+                break
+        return list(members)

@@ -1,0 +1,283 @@
+"""Training a family of networks from scratch: several side by side, each in a process with one thread.
+
+Small networks do not feed many threads; a process each does, and its result does not depend on how many there are,
+nor on the rank that trains it. Where there are fewer networks than ranks, all ranks can train each of them together.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import connection
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import torch
+
+from bnas.nn.network import Network, NetworkConfig
+from bnas.records.base import parse
+from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
+from bnas.space.genotype import Genotype
+from bnas.storage.checkpoint import Checkpoints, forget
+from bnas.storage.files import atomic_write, read_json
+from bnas.storage.lock import lock
+from bnas.storage.weights import read_weights, save_weights
+from bnas.training.network import FamilyData, Recipe, train_network
+from bnas.training.ranks import ALONE, Letters, Ranks
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train, the folder that is to hold its result, and the one that holds checkpoints until then.
+
+    The folders' names stand for everything that determines the result: who finds them there may use what is in them.
+    """
+
+    name: str
+    config: NetworkConfig
+    genotype: Genotype
+    folder: Path
+    checkpoints: Path
+
+    def unfinished(self) -> Checkpoints:
+        """Its states so far."""
+        return Checkpoints(self.checkpoints, self.folder.name)
+
+    def is_finished(self, epochs: int) -> bool:
+        """Whether the folder holds a whole result of so many epochs; a broken one is named in a warning and removed."""
+        if not self.folder.exists():
+            return False
+        try:
+            read_weights(self.folder / "weights.safetensors")
+            read_predictions(self.folder / "predictions.csv")
+            found = len(read_epochs(self.folder / "curve.json"))
+            read_seconds(self.folder)
+            if found != epochs:
+                raise ValueError(f"{self.folder}: expected the curve of {epochs} epochs, found {found}")
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{self.name}: {error}; trained again", stacklevel=2)
+            shutil.rmtree(self.folder)
+            return False
+        return True
+
+
+def read_seconds(folder: Path) -> float:
+    """The time that the training of a finished network took."""
+    path = folder / "seconds.json"
+    return parse(path, read_json(path), float)
+
+
+def train_family(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    data: FamilyData,
+    *,
+    device: torch.device,
+    workers: int,
+    on_epoch: Callable[[str, EpochRecord], None] = lambda name, record: None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Train every job that is not finished yet, `workers` processes at a time, each from its newest checkpoint.
+
+    A finished network's folder appears whole: `weights.safetensors`, `curve.json`, `predictions.csv` and
+    `seconds.json`; its checkpoints go. A job that another process is at work on is waited for. The first failure is
+    raised here; networks finished by then stay. Ranks, each with so many processes, take the next job whenever they
+    can, and the main one returns when all folders are on its disk; `on_epoch` is called on the main one only.
+    """
+    waiting = [job for job in jobs if not job.is_finished(recipe.epochs)] if ranks.is_main else []
+    names = ranks.main_value([job.name for job in waiting])
+    waiting = [job for job in jobs if job.name in names]
+    todo = (waiting[i] for i in ranks.next_of("network", len(waiting)))
+    post = Post(ranks, {job.name: job for job in waiting}, on_epoch) if ranks.size > 1 else None
+    context = multiprocessing.get_context("spawn")
+    ticks = context.Queue()
+    places = max(1, min(workers, len(waiting)))
+    with ProcessPoolExecutor(places, context, initializer=_start_worker, initargs=(ticks,)) as pool:
+        pending: dict[Future[None], Job] = {}
+
+        def fill() -> None:
+            for job in islice(todo, places - len(pending)):
+                pending[pool.submit(_work, job, recipe, data, device)] = job
+
+        try:
+            fill()
+            while pending:
+                done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                _report(ticks, on_epoch if post is None else post.epoch)
+                for future in done:
+                    job = pending.pop(future)
+                    future.result()
+                    if post is not None:
+                        post.finished(job)
+                fill()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+        _report(ticks, on_epoch if post is None else post.epoch)
+    if post is not None:
+        post.close()
+
+
+class Post:
+    """What ranks tell the main one of the networks they train: epochs as they pass, and in the end all files.
+
+    The main rank's disk may be another one than theirs. Where it is the same, the files are there already.
+    """
+
+    def __init__(self, ranks: Ranks, jobs: Mapping[str, Job], on_epoch: Callable[[str, EpochRecord], None]) -> None:
+        self.ranks, self.jobs, self.on_epoch = ranks, jobs, on_epoch
+        self.letters = Letters(ranks, "networks")
+        self.open = set(jobs)
+
+    def epoch(self, name: str, record: EpochRecord) -> None:
+        """A network has been trained for another epoch here."""
+        if self.ranks.is_main:
+            self.on_epoch(name, record)
+            self.receive()
+        else:
+            self.letters.send([name, record.to_dict(), None])
+
+    def finished(self, job: Job) -> None:
+        """A network is finished here."""
+        if self.ranks.is_main:
+            self.open.remove(job.name)
+            self.receive()
+        else:
+            files = {path.name: base64.b64encode(path.read_bytes()).decode() for path in sorted(job.folder.iterdir())}
+            self.letters.send([job.name, None, files])
+
+    def receive(self) -> None:
+        """Pass on what other ranks have told."""
+        for name, record, files in self.letters.received():
+            if record is not None:
+                self.on_epoch(name, parse("a rank", record, EpochRecord))
+                continue
+            if not self.jobs[name].folder.exists():
+                with _whole(self.jobs[name].folder) as folder:
+                    for file, content in files.items():
+                        atomic_write(folder / file, base64.b64decode(content))
+            self.open.remove(name)
+
+    def close(self) -> None:
+        """On the main rank, wait until everything is here."""
+        while self.ranks.is_main and self.open:
+            time.sleep(0.1)
+            self.receive()
+
+
+def train_together(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    data: FamilyData,
+    *,
+    device: torch.device,
+    ranks: Ranks,
+    on_epoch: Callable[[str, EpochRecord], None] = lambda name, record: None,
+) -> None:
+    """`train_family` one network after the other, each by all ranks; only the main one writes."""
+    for job in jobs:
+        if ranks.main_value(ranks.is_main and job.is_finished(recipe.epochs)):
+            continue
+        unfinished = job.unfinished()
+        with ExitStack() as held:
+            if ranks.is_main:
+                held.enter_context(lock(job.checkpoints.with_suffix(".lock"), f"{job.name}: its training", wait=True))
+            network, curve, predictions = train_network(
+                job.config,
+                job.genotype,
+                recipe,
+                data,
+                device,
+                partial(on_epoch, job.name) if ranks.is_main else lambda record: None,
+                ranks.main_state(unfinished.newest() if ranks.is_main else None),
+                unfinished.save if ranks.is_main else forget,
+                ranks,
+            )
+            if ranks.is_main:
+                _keep(job, unfinished, network, curve, predictions)
+    ranks.wait()
+
+
+def _report(ticks: Any, on_epoch: Callable[[str, EpochRecord], None]) -> None:
+    while True:
+        try:
+            name, record = ticks.get_nowait()
+        except Empty:
+            return
+        on_epoch(name, record)
+
+
+_ticks: Any = None
+
+
+def _start_worker(ticks: Any) -> None:
+    global _ticks  # how a pool's initializer hands a queue to its tasks
+    _ticks = ticks
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
+    warnings.formatwarning = lambda message, *where, **line: f"warning: {message}\n"
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its parent does: one that was killed cannot end its workers."""
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _work(job: Job, recipe: Recipe, data: FamilyData, device: torch.device) -> None:
+    with lock(job.checkpoints.with_suffix(".lock"), f"{job.name}: its training", wait=True):
+        if job.folder.exists():
+            return  # another experiment finished the same network while this one waited
+        unfinished = job.unfinished()
+        network, curve, predictions = train_network(
+            job.config,
+            job.genotype,
+            recipe,
+            data,
+            device,
+            lambda record: _ticks.put((job.name, record)),
+            unfinished.newest(),
+            unfinished.save,
+        )
+        _keep(job, unfinished, network, curve, predictions)
+
+
+def _keep(
+    job: Job, unfinished: Checkpoints, network: Network, curve: Sequence[EpochRecord], predictions: Predictions
+) -> None:
+    """Write a finished network's folder and remove its checkpoints."""
+    with _whole(job.folder) as folder:
+        save_weights(network, folder / "weights.safetensors")
+        atomic_write(folder / "curve.json", json.dumps([record.to_dict() for record in curve], indent=1) + "\n")
+        atomic_write(folder / "predictions.csv", predictions.to_csv())
+        atomic_write(folder / "seconds.json", json.dumps(round(unfinished.seconds, 1)))
+    unfinished.remove()
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes this name when everything is in it."""
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(folder)

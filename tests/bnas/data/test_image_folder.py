@@ -1,0 +1,312 @@
+"""Folders of pictures: what is found in them, what is refused, and that nothing large is held in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from bnas.data.datasets import LOADERS, Request
+from bnas.data.image_array import DataError
+from bnas.data.labelled_images import ProblemsError
+from bnas.data.picture import read_image
+from bnas.data.prepare import prepare
+from bnas.data.split import Split
+from bnas.data.split_rows import Cut
+
+CUT = Cut(0, 0.25, 0.25, 0)
+CLASSES = ("big dog", "cat", "Zebra")
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (10, 8), mode: str = "RGB", **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    width, height = size
+    pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+
+
+def tree(folder: Path, splits: tuple[str, ...] = ("train", "test"), each: int = 8, **options: object) -> Path:
+    """`each` pictures a class and split, all different, of formats in turn."""
+    seed = 0
+    for split in splits:
+        for name in CLASSES:
+            for i in range(each):
+                seed += 1
+                picture(folder / split / name / f"{i}.{('png', 'jpg', 'bmp', 'gif')[i % 4]}", seed, **options)
+    return folder
+
+
+def load(folder: Path, size: int = 6, per_class: int = 0, threads: int = 1):
+    return LOADERS["image_folder"](Request(folder, size, per_class, 0, threads))
+
+
+def wrong(folder: Path, size: int = 6, cut: Cut = CUT, skip: bool = False, out: Path | None = None) -> list[str]:
+    """What is said to be wrong, one by one."""
+    out = out or folder.with_name("out")
+    out.mkdir(exist_ok=True)
+    with pytest.raises(ProblemsError) as error:
+        prepare(load(folder, size), cut, out, skip=skip)
+    assert "\n" not in str(error.value)
+    return [str(problem) for problem in error.value.problems]
+
+
+def prepared(folder: Path, out: Path, **options):
+    out.mkdir()
+    options = {"size": 6, "cut": CUT, "skip": False, "per_class": 0, "threads": 1} | options
+    found = load(folder, options["size"], options["per_class"], options["threads"])
+    return found, prepare(found, options["cut"], out, skip=options["skip"])
+
+
+# ---------------------------------------------------------------- what is found
+
+
+def test_two_trees_keep_their_test_split_and_one_tree_is_cut(tmp_path):
+    tree(tmp_path / "two")
+    found, written = prepared(tmp_path / "two", tmp_path / "a")
+    assert found.classes == tuple(sorted(CLASSES))
+    assert written.counts == {"train": 18, "validation": 6, "test": 24}
+    tree(tmp_path / "one", splits=("",))
+    _, written = prepared(tmp_path / "one", tmp_path / "b")
+    assert written.counts == {"train": 12, "validation": 6, "test": 6}
+
+
+def test_prepared_images_are_those_that_predict_reads_and_keep_their_class(tmp_path):
+    root = tree(tmp_path / "in")
+    found, _ = prepared(root, tmp_path / "out", threads=2)
+    known = {}
+    for path in root.glob("*/*/*"):
+        split = "test" if path.parts[-3] == "test" else "learnt"
+        known[split, read_image(path, 6, 6, 3).tobytes()] = found.classes.index(path.parts[-2])
+    assert len(known) == 48
+    for name in ("train", "validation", "test"):
+        split = Split.open(tmp_path / "out" / name)
+        split.verify(tmp_path / "out" / name)
+        for image, label in zip(split.images[:], split.labels, strict=True):
+            assert known.pop(("test" if name == "test" else "learnt", image.tobytes())) == label
+    assert not known
+
+
+def test_pictures_without_colours_have_one_channel_and_one_with_makes_three(tmp_path):
+    tree(tmp_path / "in", mode="L")
+    assert load(tmp_path / "in").images.shape == (48, 6, 6, 1)
+    picture(tmp_path / "in/train/cat/more.png", 99)
+    assert load(tmp_path / "in").images.shape == (49, 6, 6, 3)
+
+
+def test_pictures_of_one_size_may_keep_it_and_others_are_told_apart(tmp_path):
+    tree(tmp_path / "in")
+    assert load(tmp_path / "in", size=0).images.shape[1:] == (8, 10, 3)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    picture(tmp_path / "in/train/cat/turned.jpg", 99, (8, 10), exif=turned)
+    assert load(tmp_path / "in", size=0).images.shape[1:] == (8, 10, 3), "it is seen upright"
+    picture(tmp_path / "in/test/cat/other.png", 98, (9, 10))
+    (line,) = wrong(tmp_path / "in", size=0)
+    assert line.startswith("data.image_size: expected a size, for images differ: 8x10 in train/Zebra/0.png, ")
+    assert line.endswith("10x9 in test/cat/other.png")
+
+
+def test_of_a_limited_number_per_class_no_other_file_is_opened(tmp_path):
+    root = tree(tmp_path / "in")
+    chosen = load(root, per_class=3).images.paths
+    assert len(chosen) == 18
+    for path in root.glob("*/*/*"):
+        if path.relative_to(root).as_posix() not in chosen:
+            path.write_bytes(b"never read")
+    _, written = prepared(root, tmp_path / "out", per_class=3, cut=Cut(0, 0.25, 0.34, 3))
+    assert written.counts == {"train": 6, "validation": 3, "test": 9}
+
+
+def test_what_file_managers_leave_is_no_picture(tmp_path):
+    root = tree(tmp_path / "in")
+    for name in (".DS_Store", "train/cat/.hidden", "train/cat/Thumbs.db", "train/.git/x", "README.md"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("no picture")
+    (root / "train/cat/further").mkdir()
+    (root / "train/cat/0.png").rename(root / "train/cat/further/0.png")
+    _, written = prepared(root, tmp_path / "out")
+    assert sum(written.counts.values()) == 48
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+def spoil(root: Path) -> dict[str, str]:
+    """Files that are wrong in all ways, and what is said of them."""
+    good = (root / "train/cat/1.jpg").read_bytes()
+    (root / "train/cat/empty.jpg").write_bytes(b"")
+    (root / "train/cat/text.jpg").write_text("no picture")
+    (root / "test/cat/short.jpg").write_bytes(good[: len(good) // 2])
+    (root / "test/cat/nowhere.jpg").symlink_to("nowhere at all")
+    (root / "train/Zebra/twin.bin").write_bytes((root / "test/Zebra/0.png").read_bytes())
+    return {
+        "test/cat/nowhere.jpg": "expected a file that can be read, found No such file or directory",
+        "test/cat/short.jpg": "expected a whole image, found ",
+        "train/Zebra/twin.bin": "expected no image of the test split, found the bytes of test/Zebra/0.png",
+        "train/cat/empty.jpg": "expected an image that Pillow reads, found something else",
+        "train/cat/text.jpg": "expected an image that Pillow reads, found something else",
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_everything_wrong_with_files_is_said_at_once(tmp_path, threads):
+    root = tree(tmp_path / "in")
+    expected = spoil(root)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ProblemsError) as error:
+        prepare(load(root, threads=threads), CUT, out, skip=False)
+    found = {problem.path: problem.text for problem in error.value.problems}
+    assert sorted(found) == sorted(expected)
+    for path, text in expected.items():
+        assert found[path].startswith(text)
+        assert path in str(error.value)
+    assert str(error.value).startswith(f"{root}: found 5 problems: ")
+
+
+def test_skipped_files_are_named_and_the_rest_is_as_if_they_had_never_been(tmp_path):
+    root = tree(tmp_path / "in")
+    _, clean = prepared(root, tmp_path / "clean")
+    bad = spoil(root)
+    _, written = prepared(root, tmp_path / "out", skip=True)
+    assert sorted(problem.path for problem in written.skipped) == sorted(bad)
+    assert (written.hash, written.counts) == (clean.hash, clean.counts)
+
+
+def test_equal_files_of_one_tree_are_found_where_they_would_be_learnt_and_tested_on(tmp_path):
+    root = tree(tmp_path / "in", splits=("",))
+    for i in range(8):
+        (root / "cat" / f"copy {i}.png").write_bytes((root / "cat/0.png").read_bytes())
+    lines = wrong(root)
+    assert lines
+    assert all("expected no image of the test split, found the bytes of cat/" in line for line in lines)
+    _, written = prepared(root, tmp_path / "kept", skip=True)
+    assert len(written.skipped) == 8
+    assert sum(written.counts.values()) == 24
+
+
+def test_equal_digests_are_not_believed(tmp_path, monkeypatch):
+    root = tree(tmp_path / "in")
+    found = load(root)
+    found.digests[:] = 7
+    (tmp_path / "out").mkdir()
+    prepare(found, CUT, tmp_path / "out", skip=False)
+
+
+def empty_class(root: Path) -> None:
+    for path in (root / "train/cat").iterdir():
+        path.unlink()
+
+
+STRUCTURE = {
+    "an empty class": (empty_class, "train/cat: expected images, found an empty folder"),
+    "a class that is only trained on": (
+        lambda root: picture(root / "train/dog/1.png", 99),
+        "test/dog: expected the class that is in train",
+    ),
+    "a class that is only tested on": (
+        lambda root: picture(root / "test/dog/1.png", 99),
+        "train/dog: expected the class that is in test",
+    ),
+    "a name with a line break": (
+        lambda root: [picture(root / split / "a\nb" / "1.png", i) for i, split in enumerate(("train", "test"), 99)],
+        "a\\nb: expected a class name of printable characters",
+    ),
+}
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("case", STRUCTURE)
+def test_classes_that_do_not_fit_are_refused_whatever_is_skipped(tmp_path, case, skip):
+    change, line = STRUCTURE[case]
+    root = tree(tmp_path / "in")
+    change(root)
+    assert any(found.endswith(line) for found in wrong(root, skip=skip))
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        ([], "expected folders train/<class>/ and test/<class>/, or <class>/, with images, found none"),
+        (["train/cat"], "expected the folders train and test alone, found train"),
+        (["train/cat", "test/cat", "val/cat"], "expected the folders train and test alone, found test, train, val"),
+        (["cat"], "cat: expected images, found an empty folder; expected at least two folders of classes, found 1"),
+    ],
+)
+def test_a_tree_of_another_form_is_refused(tmp_path, folders, said):
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(DataError) as error:
+        load(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}: ")
+    assert str(error.value).endswith(said)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere: expected a folder of images, found none"):
+        load(tmp_path / "nowhere")
+
+
+def test_a_class_all_of_whose_files_are_broken_does_not_hide_them(tmp_path):
+    root = tree(tmp_path / "in", each=4)
+    for path in (root / "train/cat").iterdir():
+        path.write_bytes(b"broken")
+    for skip in (False, True):
+        lines = wrong(root, skip=skip)
+        assert sum("train/cat/" in line for line in lines) == 4
+        assert any("cat" in line and "train/cat/" not in line for line in lines), "the class is named, too"
+
+
+def test_a_message_stays_short_however_many_files_are_broken(tmp_path):
+    root = tree(tmp_path / "in")
+    for i in range(300):
+        (root / "train/cat" / f"broken {i}.jpg").write_bytes(b"broken")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ProblemsError, match=f"^{root}: found 300 problems: .*; and 290 more$") as error:
+        prepare(load(root), CUT, out, skip=False)
+    assert len(str(error.value)) < 1500
+    assert len(error.value.problems) == 300
+
+
+# ---------------------------------------------------------------- memory
+
+PEAK = """
+import sys
+from pathlib import Path
+from bnas.data.datasets import LOADERS, Request
+from bnas.data.split_rows import Cut
+from bnas.data.prepare import prepare
+root, out = map(Path, sys.argv[1:])
+out.mkdir()
+prepare(LOADERS["image_folder"](Request(root, 0, 0, 0, 2)), Cut(0, 0.2, 0.2, 0), out, skip=False)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
+    rng = np.random.default_rng(0)
+    peaks = []
+    for count in (600, 4000):
+        root = tmp_path / str(count)
+        for name in ("a", "b"):
+            (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "ab"[i % 2] / f"{i}.bmp")
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, str(root), str(tmp_path / f"out{count}")],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        peaks.append(int(done.stdout) * 1024)
+    pixels = 3400 * 32 * 32 * 3
+    assert peaks[1] - peaks[0] < pixels / 2, "as many as would be held if pixels were"
+    assert peaks[1] < 200 * 2**20

@@ -1,0 +1,387 @@
+"""Pictures in files to network inputs: the right pixels, or one line that names the file."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from bnas.data.picture import ImageError, converted, cropped, normalise, read_image
+from bnas.data.split import Normalise
+
+seeds = st.integers(0, 2**32 - 1)
+sides = st.integers(1, 30)
+
+
+def fitted(picture, height, width, channels):
+    return cropped(converted(picture, channels), height, width)
+
+
+def noise(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("images")
+
+
+def saved(folder: Path, picture: Image.Image, name: str = "picture.png", **options) -> Path:
+    path = folder / name
+    picture.save(path, **options)
+    return path
+
+
+def png(width: int, height: int, data: bytes = b"", depth: int = 8, **more: bytes) -> bytes:
+    """A PNG of grey as its header says, with correct check sums; `more` are chunks before the data."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
+    extra = b"".join(chunk(kind.encode(), content) for kind, content in more.items())
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+# ---------------------------------------------------------------- normalising
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(0, 3),
+    size=st.tuples(sides, sides),
+    statistics=st.lists(st.tuples(st.floats(0, 1, allow_subnormal=False), st.floats(1e-3, 1)), min_size=1, max_size=4),
+    seed=seeds,
+)
+def test_pixels_are_normalised_as_in_testing_bit_for_bit(count, size, statistics, seed):
+    mean, std = zip(*statistics, strict=True)
+    given_pixels = np.random.default_rng(seed).integers(0, 256, (count, *size, len(mean)), np.uint8)
+    found = normalise(given_pixels, mean, std)
+    expected = Normalise(mean, std, torch.device("cpu"))(torch.from_numpy(given_pixels)).contiguous().numpy()
+    assert found.shape == expected.shape == (count, len(mean), *size)
+    assert found.dtype == expected.dtype == np.float32
+    assert found.tobytes() == expected.tobytes()
+
+
+# ---------------------------------------------------------------- size
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=sides, width=sides, channels=st.sampled_from([1, 3]), seed=seeds)
+def test_a_picture_of_the_right_size_is_not_touched(folder, height, width, channels, seed):
+    expected = noise(height, width, channels, seed)
+    found = read_image(saved(folder, Image.fromarray(expected)), height, width, channels)
+    assert found.shape == (height, width, channels)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, expected.reshape(found.shape))
+
+
+def coordinates(height: int, width: int) -> Image.Image:
+    """A picture whose red is its row and whose green is its column, both in 255ths of the side."""
+    rows, columns = np.indices((height, width))
+    red, green = (255 * (rows + 0.5) / height, 255 * (columns + 0.5) / width)
+    return Image.fromarray(np.stack([red, green, 0 * red], axis=2).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(40, 120), (120, 40), (41, 97), (97, 41), (30, 300), (300, 30), (64, 64), (10, 13), (5, 4)]
+)
+@pytest.mark.parametrize(("to_height", "to_width"), [(20, 20), (20, 10), (9, 24)])
+def test_the_middle_of_a_picture_is_cut_out_at_the_smallest_scale_that_fills(height, width, to_height, to_width):
+    found = fitted(coordinates(height, width), to_height, to_width, 3).astype(float) / 255
+    scale = max(to_height / height, to_width / width)
+    rows = (np.arange(to_height) + 0.5 - to_height / 2) / scale / height + 0.5
+    columns = (np.arange(to_width) + 0.5 - to_width / 2) / scale / width + 0.5
+    # At the border of the picture there is less to interpolate between: half a pixel of tolerance.
+    by = {"rtol": 0, "atol": 0.5 / min(height, width) + 0.005}
+    np.testing.assert_allclose(found[:, :, 0], np.broadcast_to(rows[:, None], found.shape[:2]), **by)
+    np.testing.assert_allclose(found[:, :, 1], np.broadcast_to(columns, found.shape[:2]), **by)
+
+
+def test_a_picture_is_made_smaller_with_anti_aliasing():
+    chequered = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    assert np.abs(fitted(Image.fromarray(chequered), 8, 8, 1).astype(int) - 127).max() <= 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    wanted=st.tuples(sides, sides),
+    channels=st.sampled_from([1, 3]),
+    grey=st.integers(0, 255),
+)
+def test_a_picture_of_one_grey_stays_so_at_any_size(size, wanted, channels, grey):
+    picture = Image.new("L", size, grey)
+    found = fitted(picture, *wanted, channels)
+    assert found.shape == (*wanted, channels)
+    assert (found == grey).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_pixel_fills_the_image(folder, channels):
+    found = read_image(saved(folder, Image.new("RGB", (1, 1), (77, 77, 77))), 28, 31, channels)
+    assert found.shape == (28, 31, channels)
+    assert (found == 77).all()
+
+
+# ---------------------------------------------------------------- colour
+
+
+def test_grey_becomes_three_equal_channels(folder):
+    grey = noise(6, 5, 1)
+    found = read_image(saved(folder, Image.fromarray(grey)), 6, 5, 3)
+    assert np.array_equal(found, np.stack([grey] * 3, axis=2))
+
+
+def test_colour_becomes_its_luma(folder):
+    colours = noise(6, 5, 3)
+    found = read_image(saved(folder, Image.fromarray(colours)), 6, 5, 1)
+    expected = colours @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(found[:, :, 0], expected, atol=1)
+
+
+def on_black(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    return colours * (alpha[:, :, None] / 255)
+
+
+def test_transparency_is_laid_on_black(folder):
+    colours, alpha = noise(6, 5, 3), noise(6, 5, 1, seed=1)
+    alpha[0], alpha[1] = 0, 255
+    path = saved(folder, Image.fromarray(np.dstack([colours, alpha])))
+    np.testing.assert_allclose(read_image(path, 6, 5, 3), on_black(colours, alpha), atol=1)
+    assert (read_image(path, 6, 5, 3)[0] == 0).all()
+    assert (read_image(path, 6, 5, 1)[0] == 0).all()
+
+
+def test_grey_with_transparency_is_laid_on_black(folder):
+    grey, alpha = noise(6, 5, 1), noise(6, 5, 1, seed=1)
+    path = saved(folder, Image.fromarray(np.dstack([grey, alpha]), "LA"))
+    np.testing.assert_allclose(read_image(path, 6, 5, 1)[:, :, 0], grey * (alpha / 255), atol=1)
+
+
+def test_a_palette_is_looked_up_and_its_transparent_colour_is_black(folder):
+    picture = Image.new("P", (3, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    picture.putdata([0, 1, 2])
+    assert read_image(saved(folder, picture), 1, 3, 3)[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
+    path = saved(folder, picture, transparency=1)
+    assert read_image(path, 1, 3, 3)[0].tolist() == [[10, 20, 30], [0, 0, 0], [70, 80, 90]]
+
+
+def deep_files(deep: np.ndarray) -> dict[str, bytes]:
+    """16-bit grey in every format that holds it."""
+    height, width = deep.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    tiff = io.BytesIO()
+    Image.fromarray(deep).save(tiff, "TIFF")
+    return {
+        "PNG": png(width, height, rows, depth=16),
+        "PNG that names a transparent grey": png(width, height, rows, depth=16, tRNS=b"\0\1"),
+        "TIFF": tiff.getvalue(),
+        "PGM": f"P5 {width} {height} 65535\n".encode() + deep.astype(">u2").tobytes(),
+    }
+
+
+DEEP = np.random.default_rng(0).integers(0, 2**16, (6, 5)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG that names a transparent grey", "TIFF", "PGM"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_grey_keeps_its_high_byte(folder, kind, channels):
+    path = folder / "deep"
+    path.write_bytes(deep_files(DEEP)[kind])
+    assert np.array_equal(read_image(path, 6, 5, channels), np.stack([DEEP >> 8] * channels, axis=2))
+
+
+def test_black_and_white_is_0_and_255(folder):
+    bits = np.random.default_rng(0).integers(0, 2, (6, 5)).astype(bool)
+    found = read_image(saved(folder, Image.fromarray(bits)), 6, 5, 1)
+    assert np.array_equal(found[:, :, 0], bits * np.uint8(255))
+
+
+def test_a_moving_picture_is_its_first_frame(folder):
+    frames = [Image.new("L", (4, 4), grey) for grey in (100, 200)]
+    path = saved(folder, frames[0], "moving.gif", save_all=True, append_images=frames[1:])
+    assert (read_image(path, 4, 4, 1) == 100).all()
+
+
+TURNS = {
+    1: lambda seen: seen,
+    2: lambda seen: seen[:, ::-1],
+    3: lambda seen: seen[::-1, ::-1],
+    4: lambda seen: seen[::-1],
+    5: lambda seen: seen.transpose(1, 0, 2),
+    6: lambda seen: np.rot90(seen, 1),
+    7: lambda seen: seen[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda seen: np.rot90(seen, -1),
+}
+"""EXIF orientation → from the picture as it is to be seen to how it lies in the file."""
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_picture_is_turned_upright(folder, orientation):
+    upright = noise(6, 9, 3)
+    stored = Image.fromarray(np.ascontiguousarray(TURNS[orientation](upright)))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(folder, stored, exif=exif.tobytes())
+    assert np.array_equal(read_image(path, 6, 9, 3), upright)
+
+
+EVERY_MODE = [
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "RGBA",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "I",
+    "F",
+    "LA",
+    "PA",
+    "RGBX",
+    "I;16",
+    "I;16B",
+]
+
+
+@pytest.mark.parametrize("mode", EVERY_MODE)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_of_any_mode_fits_or_is_refused(mode, channels):
+    try:
+        found = fitted(Image.new(mode, (7, 5)), 4, 4, channels)
+    except ImageError:
+        return
+    assert found.shape == (4, 4, channels)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def encoded(kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(24, 24, 3)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+BROKEN = {
+    "empty": (b"", "expected an image that Pillow reads"),
+    "text": (b"hello, I am a picture\n" * 20, "expected an image that Pillow reads"),
+    "zeros": (bytes(1000), "expected an image that Pillow reads"),
+    "signature only": (b"\x89PNG\r\n\x1a\n", "expected"),
+    "half a PNG": (encoded("PNG")[:900], "expected a whole image"),
+    "half a JPEG": (encoded("JPEG")[:900], "expected a whole image"),
+    "half a GIF": (encoded("GIF")[:900], "expected a whole image"),
+    "half a BMP": (encoded("BMP")[:900], "expected a whole image"),
+    "half a TIFF": (encoded("TIFF")[:900], "expected"),
+    "half a WebP": (encoded("WEBP", lossless=True)[:900], "expected"),
+    "half a QOI": (b"qoif" + struct.pack(">IIBB", 9, 9, 3, 0) + bytes(5), "expected a whole image"),
+    "3.6 gigapixels": (png(60_000, 60_000), "found more"),
+    "2^62 pixels": (png(2**31 - 1, 2**31 - 1), "found more"),
+    "100 megapixels": (png(10_000, 10_000), "found more"),
+    "no pixels": (png(0, 5), "expected"),
+    "text that unpacks to a gigabyte": (
+        png(4, 4, bytes(20), zTXt=b"Comment\0\0" + zlib.compress(bytes(2**26))),
+        "expected",
+    ),
+    "damaged data": (encoded("PNG")[:100] + b"\xff" * 40 + encoded("PNG")[140:], "expected a whole image"),
+}
+
+
+def refusal(path: Path) -> str:
+    """The message with which a file is refused: one line that names it."""
+    with pytest.raises(ImageError) as caught:
+        read_image(path, 8, 8, 3)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert len(message) < len(str(path)) * 2 + 300
+    return message
+
+
+def test_a_picture_in_a_colour_space_that_is_not_converted_is_refused(folder):
+    path = saved(folder, Image.new("LAB", (5, 5)), "lab.tiff")
+    with pytest.raises(ImageError, match=r"lab\.tiff: expected colours that Pillow converts, found mode LAB"):
+        read_image(path, 5, 5, 1)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_picture_is_refused_in_one_line_that_names_it(folder, case):
+    content, words = BROKEN[case]
+    path = folder / "broken.png"
+    path.write_bytes(content)
+    assert words in refusal(path)
+
+
+def test_a_missing_picture_and_a_folder_are_refused(folder):
+    assert "expected a whole image" in refusal(folder / "no such.png")
+    assert "expected a whole image" in refusal(folder)
+
+
+def read_or_refused(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = read_image(path, 8, 8, 3)
+        except ImageError:
+            found = None
+    if found is None:
+        refusal(path)
+    else:
+        assert found.shape == (8, 8, 3)
+
+
+KINDS = {
+    "PNG": {},
+    "JPEG": {},
+    "GIF": {},
+    "BMP": {},
+    "TIFF": {"compression": "tiff_lzw"},
+    "WEBP": {},
+    "ICO": {},
+    "PPM": {},
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    length=st.floats(0, 1),
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_picture_is_read_or_refused(folder, kind, changes, length):
+    content = bytearray(encoded(kind, **KINDS[kind]))
+    for place, value in changes:
+        # Most that can go wrong goes wrong in the header.
+        content[int(place**3 * len(content))] = value
+    path = folder / f"damaged.{kind}"
+    path.write_bytes(content[: round((1 - length**8) * len(content))])
+    read_or_refused(path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_a_damaged_avif_is_read_or_refused(folder):
+    content = encoded("AVIF")
+    path = folder / "damaged.avif"
+    for position in range(min(300, len(content))):
+        path.write_bytes(content[:position] + b"\xff" + content[position + 1 :])
+        read_or_refused(path)
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_a_network_for_other_channels_takes_no_pictures(folder, channels):
+    path = saved(folder, Image.new("L", (4, 4)))
+    with pytest.raises(ImageError, match=f"expected a network for 1 or 3 channels, found {channels}$"):
+        read_image(path, 4, 4, channels)

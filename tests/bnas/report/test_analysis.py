@@ -1,0 +1,185 @@
+import dataclasses
+import math
+import random
+
+import numpy as np
+import pytest
+
+from bnas.records.training import Predictions
+from bnas.report import analysis
+from bnas.report.analysis import PairedTest
+from bnas.search import pareto
+from tests import finished_run
+from tests.finished_run import IMAGES
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    finished_run.write(root)
+    return finished_run.read(root)
+
+
+def exact_p(first, second):
+    """Two-sided binomial test with probability 1/2, from its definition."""
+    total = first + second
+    outcomes = [math.comb(total, k) for k in range(total + 1)]
+    return sum(ways for ways in outcomes if ways <= math.comb(total, first)) / 2**total
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 1), (0, 6), (2, 9), (10, 4), (15, 16)])
+def test_mcnemar_equals_the_count_by_hand(first, second):
+    assert PairedTest("a", "b", first, second, 100).p_value == pytest.approx(exact_p(first, second))
+
+
+def test_networks_that_never_disagree_do_not_differ():
+    test = PairedTest("a", "b", 0, 0, 100)
+    assert (test.p_value, test.difference) == (1.0, 0.0)
+
+
+def test_a_paired_test_counts_the_images_that_one_network_alone_gets_wrong(run):
+    first, other = run.pairs[0]
+    labels = np.arange(IMAGES) % 10
+    one, two = labels.copy(), labels.copy()
+    one[:7] += 1
+    two[4:6] += 1
+    answers = {**run.predictions, first.name: Predictions(labels, one), other.name: Predictions(labels, two)}
+    networks = tuple(
+        dataclasses.replace(n, wrong={first.name: 7, other.name: 2}.get(n.name, n.wrong)) for n in run.networks
+    )
+    test = analysis.paired_test(
+        dataclasses.replace(run, predictions=answers, networks=networks), first.name, other.name
+    )
+    assert (test.only_first_wrong, test.only_second_wrong) == (5, 0)
+    assert test.difference == pytest.approx(5 / IMAGES)
+
+
+def test_the_interval_of_a_front_and_its_exact_copy_has_no_width(run):
+    copies = {other.name: run.predictions[first.name] for first, other in run.pairs}
+    wrong = {other.name: first.wrong for first, other in run.pairs}
+    networks = tuple(dataclasses.replace(n, wrong=wrong.get(n.name, n.wrong)) for n in run.networks)
+    same = dataclasses.replace(run, predictions={**run.predictions, **copies}, networks=networks)
+    interval = analysis.hypervolume_difference(same, resamples=50)
+    assert interval == analysis.Interval(0.0, 0.0, 0.0, 0.0)
+    assert not interval.excludes_zero
+
+
+def test_the_interval_holds_the_observed_difference_and_is_seeded(run):
+    interval = analysis.hypervolume_difference(run, resamples=200)
+    assert interval.low < interval.observed < interval.high
+    assert interval.low < interval.median < interval.high
+    assert interval == analysis.hypervolume_difference(run, resamples=200)
+    assert interval != analysis.hypervolume_difference(run, resamples=200, seed=1)
+
+
+def test_the_observed_difference_is_that_of_the_two_hypervolumes(run):
+    space = run.front.space
+    sides = zip(*run.pairs, strict=True)
+    front, other = (
+        pareto.front_hypervolume(
+            [n.test_error for n in side],
+            [n.size_bytes for n in side],
+            space.chance_error,
+            space.smallest_bytes,
+            space.largest_bytes,
+        )
+        for side in sides
+    )
+    interval = analysis.hypervolume_difference(run, resamples=2)
+    assert interval.observed == pytest.approx(front - other)
+    metrics = analysis.metrics(run, 10)
+    assert metrics["hypervolume"] == pytest.approx(front, abs=1e-6)
+    assert metrics["hypervolume_random"] == pytest.approx(other, abs=1e-6)
+
+
+def test_an_interval_on_one_side_of_zero_excludes_it():
+    assert analysis.Interval(0.2, 0.1, 0.2, 0.3).excludes_zero
+    assert analysis.Interval(-0.2, -0.3, -0.2, -0.1).excludes_zero
+    assert not analysis.Interval(0.1, -0.1, 0.1, 0.3).excludes_zero
+
+
+def test_a_run_without_random_networks_is_not_compared(run):
+    alone = dataclasses.replace(run, networks=run.of_role("front", "hand"))
+    assert alone.pairs == ()
+    assert analysis.hypervolume_difference(alone) is None
+    assert analysis.metrics(alone, 10)["hypervolume_random"] is None
+
+
+def test_metrics_are_those_of_the_front_networks(run):
+    front = run.of_role("front")
+    metrics = analysis.metrics(run, 10)
+    assert metrics["best_test_error"] == min(n.test_error for n in front)
+    assert metrics["smallest_kib"] == pytest.approx(front[0].size_bytes / 1024)
+    assert metrics["size_coverage"] == len(front) / 10
+    assert -1 <= metrics["kendall_tau"] <= 1
+
+
+def test_an_undefined_tau_is_no_number(run):
+    unscored = tuple(dataclasses.replace(network, supernet_error=None) for network in run.networks)
+    assert analysis.metrics(dataclasses.replace(run, networks=unscored), 10)["kendall_tau"] is None
+
+
+def test_only_networks_with_a_partner_are_paired_and_sizes_agree(run):
+    assert len(run.pairs) == 4
+    for first, other in run.pairs:
+        assert (first.role, other.role) == ("front", "random")
+        assert other.matched == first.name
+
+
+def test_pairs_agree_where_the_supernet_names_the_better_network(run):
+    assert analysis.pair_agreement(run) == (4, 4)
+    swapped = tuple(dataclasses.replace(n, supernet_error=0.0) if n.name == "random-2" else n for n in run.networks)
+    assert analysis.pair_agreement(dataclasses.replace(run, networks=swapped)) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: {"networks": run.of_role("random")}, "at least one of the front"),
+        (lambda run: {"predictions": {}}, "found none"),
+        (
+            lambda run: {"networks": (dataclasses.replace(run.networks[0], wrong=1), *run.networks[1:])},
+            "expected 1 mistakes",
+        ),
+        (
+            lambda run: {
+                "predictions": {
+                    **run.predictions,
+                    "hand-4": Predictions(np.zeros(IMAGES, int), np.zeros(IMAGES, int)),
+                }
+            },
+            "expected the labels that front-1 was tested on",
+        ),
+    ],
+)
+def test_records_that_contradict_each_other_are_refused(run, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(run, **change(run))
+
+
+def test_generations_are_measured_by_their_front_and_their_population(run):
+    rows = analysis.generation_indicators(run, 10)
+    space = run.front.space
+    for row, record in zip(rows, run.generations, strict=True):
+        sizes = [m.size_bytes for m in record.members]
+        bounds = (space.chance_error, space.smallest_bytes, space.largest_bytes)
+        assert row.hypervolume == pareto.front_hypervolume([m.error for m in record.members], sizes, *bounds)
+        assert row.rescored_hypervolume == pareto.front_hypervolume(
+            [m.rescored_error for m in record.members], sizes, *bounds
+        )
+        assert row.size_coverage <= row.population_coverage
+        assert 0 <= row.parameter_free_share <= 1
+
+
+def test_a_generation_that_was_not_rescored_has_no_rescored_indicators(run):
+    first = run.generations[0]
+    members = tuple(dataclasses.replace(m, rescored_error=None) for m in first.members)
+    changed = dataclasses.replace(run, generations=(dataclasses.replace(first, members=members),))
+    (row,) = analysis.generation_indicators(changed, 10)
+    assert math.isnan(row.rescored_hypervolume)
+    assert not math.isnan(row.hypervolume)
+
+
+def test_operation_shares_add_up_to_one():
+    for record in finished_run.generations(random.Random(3)):
+        assert sum(analysis.operation_shares(record).values()) == pytest.approx(1.0)

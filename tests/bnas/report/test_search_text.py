@@ -1,0 +1,51 @@
+import math
+
+import pytest
+
+from bnas.report.analysis import GenerationIndicators, Interval, PairedTest
+from bnas.report.search_text import course_sentences, pair_sentence, verdict
+
+
+def row(stage, generation, then, now, population=0.5):
+    return GenerationIndicators(stage, generation, then, now, 0.4, 0.4, population, 0.3)
+
+
+@pytest.mark.parametrize("observed", [-0.01, 0.0, 0.01])
+def test_no_victory_is_claimed_where_the_interval_holds_zero(observed):
+    said = verdict(Interval(observed, -0.02, 0.0, 0.02), 750)
+    assert "within what 750 test images can tell" in said
+    assert "beat" not in said
+
+
+def test_a_victory_and_a_defeat_beyond_the_interval_are_said_plainly():
+    won = verdict(Interval(0.02, 0.01, 0.02, 0.03), 750)
+    assert "0.0200 above" in won
+    assert "the front beats the random networks" in won
+    lost = verdict(Interval(-0.02, -0.03, -0.02, -0.01), 750)
+    assert "0.0200 **below**" in lost
+    assert "the front is beaten by the random networks" in lost
+
+
+def test_without_random_networks_nothing_is_compared():
+    assert "nothing to compare" in verdict(None, 750)
+
+
+def test_pairs_are_counted_each_way():
+    tests = [PairedTest("a", "b", *wrong, 100) for wrong in ((0, 9), (1, 3), (4, 2), (5, 5))]
+    said = pair_sentence(tests)
+    assert "Of 4 pairs the front network is better in 2, worse in 1, equal in 1; 1 differ" in said
+    assert "not corrected" in said
+
+
+def test_the_course_is_told_from_the_numbers():
+    rows = [row("stage1", 1, 0.1, 0.5), row("stage1", 2, 0.2, 0.7, 0.2), row("search", 3, 0.6, 0.6)]
+    then, again, coverage = course_sentences(rows)
+    assert "from 0.100 to 0.600" in then
+    assert "0.500 in generation 1, 0.700 at the end of stage 1, 0.600 in the last, generation 3" in again
+    assert "higher in the end than at the start" in again
+    assert "rose in 1 of 2 steps; its maximum 0.700 was in generation 2" in again
+    assert "lowest 0.20 in generation 2 (stage 1)" in coverage
+
+
+def test_nothing_is_said_of_scores_that_were_not_taken():
+    assert not any("final supernet" in said for said in course_sentences([row("search", 1, 0.1, math.nan)]))
