@@ -98,7 +98,7 @@ def interrupt(workspace: Workspace, stages: int, seconds: float, number: signal.
 
 
 def remove_cut_rwlock(folder: Path) -> None:
-    """As README says: DVC writes this file in place, so that a kill at that moment leaves it empty."""
+    """As docs/resuming.md says: DVC writes this file in place, so that a kill at that moment leaves it empty."""
     path = folder / ".dvc/tmp/rwlock"
     try:
         json.loads(path.read_text())

@@ -29,7 +29,7 @@ from tests.bnas.packed import builders
 from tests.imports import ROOT
 
 SIZE = (28, 28)
-"""Grey images of the size that the README's example reads."""
+"""Grey images of the size that the example of docs/shipping.md reads."""
 
 ABSENT = ("torch", "torchvision", "dvc", "matplotlib", "pandas", "scipy", "deap", "onnx", "yaml")
 
@@ -91,7 +91,7 @@ def prepare(work: Path) -> None:
 
 
 def check(venv_: Venv) -> None:
-    """Every command, and the README's example as it stands there."""
+    """Every command, and the example of docs/shipping.md as it stands there."""
     work = venv_.work
     finder = f"import importlib.util as u; print([n for n in {ABSENT!r} if u.find_spec(n)])"
     assert venv_.run("python", "-c", finder).stdout.strip() == "[]", "the venv has more than the base package"
@@ -105,7 +105,7 @@ def check(venv_: Venv) -> None:
     assert found == answers("predict", work / "model.bnn", *pictures, "--json")
     rows = json.loads(found)
     assert len(rows) == 2
-    (example,) = EXAMPLE.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (example,) = EXAMPLE.findall((ROOT / "docs/shipping.md").read_text(encoding="utf-8"))
     assert venv_.run("python", "-c", example).stdout.strip() == rows[0]["class"]
     assert venv_.run("bnas", "inspect", "model.bnn").stdout == answers("inspect", work / "model.bnn")
     assert "front-2" in venv_.run("bnas", "list").stdout
