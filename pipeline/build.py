@@ -13,19 +13,20 @@ from bnas.nn.cost import CostTable
 from bnas.nn.network import Supernet
 from bnas.records.dataset import DatasetDescription
 from bnas.records.latencies import latency_table, read_measured_latencies
-from bnas.scoring.scorer import Scorer
-from bnas.search import scoring_plan
-from bnas.search.generation import Variation
-from bnas.search.problem import Problem
+from bnas.scoring.scorer import ALL_BATCHES, Scorer
+from bnas.scoring.supernet_scorer import ScoringData, ScoringPlan, supernet_scorer
+from bnas.search.generation import VariationRates
+from bnas.search.problem import SearchProblem
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from bnas.storage.files import read_json
 from bnas.storage.weights import load_weights
 from bnas.training.ranks import ALONE, Ranks
+from pipeline import cache
 from pipeline import params as schema
 from pipeline.config import files_root, network_config, search_space
 from pipeline.params import Params
-from pipeline.stage import PREPARED
+from pipeline.stage import PREPARED, Stage, named
 
 LATENCIES = Path("data/latency_table/table.json")
 
@@ -63,15 +64,14 @@ def device(runtime: schema.Runtime, ranks: Ranks = ALONE) -> torch.device:
     return torch.device("cuda") if ranks.size == 1 else torch.device("cuda", ranks.local)
 
 
-def require_bfloat16(wanted: bool, on: torch.device, section: str) -> None:
+def require_bfloat16(wanted: bool, on: torch.device) -> None:
     """Raises ValueError if mixed precision is wanted of a device that does not compute in bfloat16 by itself."""
     if not wanted:
         return
-    key = f"{section}.mixed_precision"
     if on.type != "cuda":
-        raise ValueError(f"{key}: expected false where training runs on the CPU (it needs a GPU), found true")
+        raise ValueError("mixed_precision: expected false where training runs on the CPU (it needs a GPU), found true")
     if not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError(f"{key}: expected false on a GPU without bfloat16, found true")
+        raise ValueError("mixed_precision: expected false on a GPU without bfloat16, found true")
 
 
 def normalise(description: DatasetDescription, on: torch.device) -> Normalise:
@@ -84,7 +84,7 @@ def augmentation(params: Params) -> batches.Augmentation:
     return batches.Augmentation(**params.data.augmentation.model_dump())
 
 
-def problem(params: Params, description: DatasetDescription) -> Problem:
+def problem(params: Params, description: DatasetDescription) -> SearchProblem:
     """The space, and what its networks cost at the final scale."""
     space, image = search_space(params), description.image
     costs = CostTable(
@@ -98,23 +98,34 @@ def problem(params: Params, description: DatasetDescription) -> Problem:
         resource = latency_table(measured, space)
     else:
         resource = costs.ops if section.resource == "ops" else costs.size
-    return Problem(space, costs, resource, section.margin, params.space.sampling)
+    return SearchProblem(space, costs, resource, section.margin, params.space.sampling)
 
 
-def variation(section: schema.Variation) -> Variation:
+def variation(section: schema.Variation) -> VariationRates:
     """How offspring are made."""
-    return Variation(section.crossover, section.mutation_rate, section.random_share)
+    return VariationRates(section.crossover, section.mutation_rate, section.random_share)
 
 
-def scoring(section: schema.Evaluation | schema.GrowingEvaluation, workers: int, where: str) -> scoring_plan.Scoring:
+def scoring(section: schema.Scoring, workers: int) -> ScoringPlan:
     """How individuals are scored."""
-    first = section.first_batches if isinstance(section, schema.GrowingEvaluation) else section.batches
-    found = scoring_plan.Scoring(
-        section.mode, section.batch_size, first, section.batch_norm, section.calibration_batches, workers, where
-    )
-    if isinstance(section, schema.GrowingEvaluation):
-        return replace(found, references=section.references, score=section.score)
-    return found
+    return ScoringPlan(section.batch_size, section.batch_norm, section.calibration_batches, workers)
+
+
+def frozen_scoring(section: schema.GrowingEvaluation, workers: int) -> ScoringPlan:
+    """How individuals are scored while the weights stand still."""
+    references = 0 if section.mode == "full" else section.references
+    return replace(scoring(section, workers), references=references, score=section.score)
+
+
+def scored_batches(section: schema.Scoring, count: int) -> int:
+    """Mini-batches that individuals are scored on: so many, or all in mode full."""
+    return ALL_BATCHES if section.mode == "full" else count
+
+
+def scoring_data(params: Params, description: DatasetDescription, normalise: Normalise) -> ScoringData:
+    """What scoring sees."""
+    train, validation = (split(name, description, params.runtime) for name in ("train", "validation"))
+    return ScoringData(train, validation, normalise)
 
 
 def new_supernet(params: Params, description: DatasetDescription, space: SearchSpace, seed: int) -> Supernet:
@@ -133,7 +144,7 @@ def load_supernet(params: Params, description: DatasetDescription, space: Search
 
 
 def read_genotypes(path: Path, space: SearchSpace) -> list[Genotype]:
-    """What `pipeline.supernet` wrote; raises ValueError, naming the file, for anything else or another space."""
+    """Genotypes as `pipeline.supernet` writes them; raises ValueError, naming the file, for others or another space."""
     values = read_json(path)
     if not isinstance(values, list):
         raise ValueError(f"{path}: expected a list of genotypes, found {str(values)[:40]}")
@@ -147,18 +158,18 @@ def read_genotypes(path: Path, space: SearchSpace) -> list[Genotype]:
 
 
 def frozen_scorer(
-    params: Params, description: DatasetDescription, space: SearchSpace, stage: Path, ranks: Ranks = ALONE
+    stage: Stage, description: DatasetDescription, space: SearchSpace, folder: Path, ranks: Ranks = ALONE
 ) -> Scorer:
-    """Scores in a stage's supernet, as the search defines them: one cut of the validation split, one seed."""
-    on = device(params.runtime, ranks)
-    supernet = load_supernet(params, description, space, stage / "supernet.safetensors").to(on).eval()
-    search = params.search
-    return scoring(search.evaluation, params.runtime.workers, "search.evaluation").scorer(
-        supernet,
-        split("train", description, params.runtime),
-        split("validation", description, params.runtime),
-        normalise(description, on),
-        search.seed,
-        ranks,
-        read_genotypes(stage / "population.json", space),
-    )
+    """Scores in the supernet of an earlier stage's folder, as the search defines them: one cut of the validation split.
+
+    The answers are kept in the stage's checkpoints.
+    """
+    params, on = stage.params, device(stage.params.runtime, ranks)
+    supernet = load_supernet(params, description, space, folder / "supernet.safetensors").to(on).eval()
+    plan = frozen_scoring(params.search.evaluation, params.runtime.workers)
+    data = scoring_data(params, description, normalise(description, on))
+    population = read_genotypes(folder / "population.json", space)
+    with named("search.evaluation"):
+        scorer = supernet_scorer(supernet, plan, data, params.search.seed, ranks=ranks, population=population)
+    scorer.store.keep(cache.resumable(stage, on, ranks))
+    return scorer

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bnas.storage.cache import CHECKPOINTS, lock_of
-from bnas.storage.checkpoint import Checkpoints, Save, State, forget
+from bnas.storage.checkpoint import Checkpoints, Resumption, forget
 from bnas.storage.lock import LockedError, lock
 from bnas.training.ranks import Ranks
 from pipeline.params import declared
@@ -49,12 +49,12 @@ def checkpoints(stage: Stage, device: torch.device, processes: int = 1) -> Check
     return found
 
 
-def resumable(stage: Stage, device: torch.device, ranks: Ranks) -> tuple[State | None, Save]:
+def resumable(stage: Stage, device: torch.device, ranks: Ranks) -> Resumption:
     """The newest state of the stage, the same on all ranks, and what keeps the next ones: the main rank does."""
     if not ranks.is_main:
-        return ranks.main_state(None), forget
+        return Resumption(ranks.main_state(None), forget)
     found = checkpoints(stage, device, ranks.size)
-    return ranks.main_state(found.newest()), found.save
+    return Resumption(ranks.main_state(found.newest()), found.save)
 
 
 def stage_key(stage: Stage, device: torch.device, processes: int = 1) -> str:

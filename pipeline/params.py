@@ -285,6 +285,11 @@ class Params(Section):
             return super().__getattr__(name)
 
 
+def fields_of(section: str) -> Collection[str]:
+    """The keys of a section of params.yaml, which is named by its full key: `search.evaluation`."""
+    return _schema(tuple(section.split(".")), Params)["properties"].keys()
+
+
 def load(path: str | os.PathLike[str]) -> Params:
     """The validated parameters; within a DVC stage only the sections that its entry in dvc.yaml declares.
 

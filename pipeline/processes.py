@@ -26,7 +26,7 @@ from torch.distributed.run import config_from_args, parse_args
 from bnas.training.ranks import ALONE, LAUNCHER, LOST, LostRankError, Ranks, give_up, is_rank, join, leave
 from pipeline import stage as stages
 from pipeline.params import Params
-from pipeline.stage import Stage, guarded, produce, stage_lock, unfinished
+from pipeline.stage import Stage, guarded, named, produce, sections_named, stage_lock, unfinished
 
 HOSTS = {
     "NNODES": "--nnodes",
@@ -135,17 +135,8 @@ def _rank(name: str, run: Run, read: Callable[[], Params]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     try:
-        cuda = torch.cuda.is_available() and read().runtime.device != "cpu"
-        with _quiet():
-            ranks = join(cuda=cuda)
-        if ranks.is_main:
-            warnings.formatwarning = stages.one_line_warning
-            with nullcontext() if LAUNCHER in os.environ else stage_lock(name):
-                produce(name, lambda stage: run(stage, ranks), read)
-        else:
-            warnings.simplefilter("ignore")
-            run(Helper(name, read), ranks)
-        leave(ranks)
+        with named(*sections_named(name)):
+            _share(name, run, read)
     except Exception as error:
         if os.environ.get("BNAS_TRACEBACK"):
             sys.excepthook(type(error), error, error.__traceback__)
@@ -159,6 +150,21 @@ def _rank(name: str, run: Run, read: Callable[[], Params]) -> int:
             BAD_INPUT if expected else LOST if lost else BROKEN,
         )
     return 0
+
+
+def _share(name: str, run: Run, read: Callable[[], Params]) -> None:
+    """Join the other ranks, do this one's part of the stage, and leave."""
+    cuda = torch.cuda.is_available() and read().runtime.device != "cpu"
+    with _quiet():
+        ranks = join(cuda=cuda)
+    if ranks.is_main:
+        warnings.formatwarning = stages.one_line_warning
+        with nullcontext() if LAUNCHER in os.environ else stage_lock(name):
+            produce(name, lambda stage: run(stage, ranks), read)
+    else:
+        warnings.simplefilter("ignore")
+        run(Helper(name, read), ranks)
+    leave(ranks)
 
 
 class Helper(Stage):

@@ -13,22 +13,21 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from bnas.nn.cost import CostTable, cost
 from bnas.nn.network import Network, NetworkConfig
 from bnas.records.dataset import DatasetDescription
 from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role
 from bnas.records.search import read_front
 from bnas.records.training import EpochRecord, read_predictions
-from bnas.search.problem import Problem
+from bnas.search.problem import SearchProblem
 from bnas.space.baselines import hand_designed, size_matched, spread
 from bnas.space.genotype import Genotype
 from bnas.space.published import PUBLISHED
 from bnas.space.search_space import SearchSpace
 from bnas.storage.cache import CHECKPOINTS, NETWORKS
 from bnas.storage.source_code import source_hash
-from bnas.training import network, network_pool
+from bnas.training import network_pool
+from bnas.training.family import Family, FamilyData, Recipe
 from bnas.training.linear_baseline import train_linear
 from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, cache
@@ -73,9 +72,9 @@ def train(
     """Train candidates side by side (networks finished earlier are taken from the cache), and collect their results."""
     params, section = stage.params, stage.params.retrain
     device = build.device(params.runtime, ranks)
-    build.require_bfloat16(section.mixed_precision, device, "retrain")
-    recipe = network.Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
-    data = network.FamilyData(
+    build.require_bfloat16(section.mixed_precision, device)
+    recipe = Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
+    data = FamilyData(
         PREPARED,
         description.mean,
         description.std,
@@ -83,10 +82,11 @@ def train(
         files_root(description, params.runtime),
         params.runtime.loader_workers,
     )
+    family = Family(recipe, data, device)
     together = trained_together(len(chosen), recipe, ranks)
     how = f"{ranks.size} processes, {params.runtime.threads} threads" if together else ""
     final = network_config(params, description, params.network.final)
-    jobs = {c.name: job(c, final, recipe, data, description, device, how) for c in chosen}
+    jobs = {c.name: job(c, final, family, description, how) for c in chosen}
     if ranks.is_main and cache.no_resume():
         for each in jobs.values():
             shutil.rmtree(each.folder, ignore_errors=True)
@@ -102,20 +102,19 @@ def train(
         advance(1, f"{name}, epoch {record.epoch}/{section.epochs}")
 
     if together:
-        network_pool.train_together(ordered, recipe, data, device=device, ranks=ranks, on_epoch=on_epoch)
+        network_pool.train_together(ordered, family, ranks=ranks, on_epoch=on_epoch)
     else:
         workers = params.runtime.workers
-        network_pool.train_family(ordered, recipe, data, device=device, workers=workers, on_epoch=on_epoch, ranks=ranks)
+        network_pool.train_family(ordered, family, workers=workers, on_epoch=on_epoch, ranks=ranks)
     if not ranks.is_main:
         return
     if section.linear_baseline:
-        told = partial(on_epoch, "linear baseline")
-        baseline = train_linear(recipe, data, len(description.classes), device, told)
+        baseline = train_linear(family, len(description.classes), partial(on_epoch, "linear baseline"))
         write_json(stage.out / "linear.json", baseline.to_dict())
     collect(stage, chosen, jobs, description, section.epochs)
 
 
-def trained_together(networks: int, recipe: network.Recipe, ranks: Ranks) -> bool:
+def trained_together(networks: int, recipe: Recipe, ranks: Ranks) -> bool:
     """Whether all ranks train each network together: where there are fewer networks than ranks.
 
     Not if the recipe's BatchNorm normalises more images together than a rank would have; a warning says so.
@@ -153,7 +152,7 @@ def collect(
 
 
 def candidates(
-    stage: Stage, description: DatasetDescription, problem: Problem, ranks: Ranks = ALONE
+    stage: Stage, description: DatasetDescription, problem: SearchProblem, ranks: Ranks = ALONE
 ) -> list[Candidate]:
     """Members spread over the front, random architectures of their sizes, the hand-designed cell, published ones.
 
@@ -168,9 +167,7 @@ def candidates(
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
     members = [front[i] for i in spread([m.size_bytes for m in front], section.count)]
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
-    scorer = build.frozen_scorer(params, description, problem.space, STAGE2, ranks)
-    state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)
-    scorer.keep(save, state)
+    scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
     full = len(scorer.batches)
     chosen = [Candidate(f"front-{i}", "front", m.genotype, channels, m.error) for i, m in enumerate(members, 1)]
     matches = size_matched(
@@ -201,10 +198,8 @@ def fixed(
 def job(
     candidate: Candidate,
     final: NetworkConfig,
-    recipe: network.Recipe,
-    data: network.FamilyData,
+    family: Family,
     description: DatasetDescription,
-    device: torch.device,
     how: str = "",
 ) -> network_pool.Job:
     """The training of a candidate; its folder is named by everything that determines the result, code included.
@@ -215,11 +210,11 @@ def job(
     determines = {
         "genotype": candidate.genotype.to_dict(),
         "config": asdict(config),
-        "recipe": asdict(recipe),
-        "augmentation": asdict(data.augmentation),
+        "recipe": asdict(family.recipe),
+        "augmentation": asdict(family.data.augmentation),
         "data": description.hash,
         "code": source_hash(network_pool.__name__),
-        "machine": f"{cache.machine(device)} {how}".strip(),
+        "machine": f"{cache.machine(family.device)} {how}".strip(),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:32]
     finished, unfinished = cache_root() / NETWORKS / key, cache_root() / CHECKPOINTS / f"network-{key}"

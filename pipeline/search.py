@@ -8,12 +8,14 @@ from pathlib import Path
 
 from bnas.records.search import Front, FrontMember, Generations, SearchSummary, read_generations
 from bnas.scoring.scorer import Scorer
-from bnas.search import frozen_search, pareto, scoring_plan
+from bnas.search import pareto
 from bnas.search.contest import confirm_front
-from bnas.search.problem import Problem
+from bnas.search.frozen_search import Searched, SearchPlan, rescored, search
+from bnas.search.problem import SearchProblem
+from bnas.search.work import SCORING_WORK, Work
 from bnas.space.genotype import Genotype
 from bnas.training.ranks import ALONE, Ranks
-from pipeline import build, cache
+from pipeline import build
 from pipeline.config import dataset
 from pipeline.processes import main
 from pipeline.stage import Stage, write_json
@@ -25,40 +27,32 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     """Search, confirm the front, score earlier generations again, and write all three."""
     params, description = stage.params, dataset()
     problem = build.problem(params, description)
-    section = params.search
-    scoring = build.scoring(section.evaluation, params.runtime.workers, "search.evaluation")
-    scorer = build.frozen_scorer(params, description, problem.space, STAGES[1], ranks)
-    plan = frozen_search.SearchPlan(
+    section, scoring = params.search, params.search.evaluation
+    scorer = build.frozen_scorer(stage, description, problem.space, STAGES[1], ranks)
+    earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
+    plan = SearchPlan(
+        seed=section.seed,
         population=section.population,
         generations=section.generations,
         selection=section.selection,
         immigrants=section.immigrants,
         variation=build.variation(section.variation),
-        scoring=scoring,
-        last_batches=section.evaluation.last_batches,
-        front_batches=section.evaluation.front_batches,
-        last_front_batches=section.evaluation.last_front_batches,
-        survivor_batches=section.evaluation.survivor_batches,
+        batches=build.scored_batches(scoring, scoring.first_batches),
+        last_batches=build.scored_batches(scoring, scoring.last_batches),
+        front_batches=0 if scoring.mode == "full" else scoring.front_batches,
+        last_front_batches=scoring.last_front_batches,
+        survivor_batches=0 if scoring.mode == "full" else scoring.survivor_batches,
         candidates=section.candidates,
-    )
-    earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
-    state, save = cache.resumable(stage, scorer.batches.normalise.device, ranks)
-    scorer.keep(save, state)
-    done = scoring_plan.SCORING_WORK * scorer.remembered_images()
-    advance = stage.progress(plan.work(len(scorer.batches.split)), done)
-    found = frozen_search.search(
-        scorer,
-        problem,
-        plan,
-        build.read_genotypes(STAGES[1] / "population.json", problem.space),
-        seed=section.seed,
         first_generation=len(earlier) + 1,
-        advance=advance,
     )
+    total = plan.work(len(scorer.batches.split), scoring.batch_size)
+    work = Work(stage.progress(total, SCORING_WORK * scorer.remembered_images()))
+    population = build.read_genotypes(STAGES[1] / "population.json", problem.space)
+    searched = search(scorer, problem, plan, population, ranks=ranks, work=work)
     before = {g for folder in STAGES for g in build.read_genotypes(folder / "evaluated.json", problem.space)}
-    front, summary = confirm(found, before, scorer, problem, section.evaluation.front_margin)
-    common = scoring.count(scorer.batches, section.evaluation.rescore_batches)
-    records = frozen_search.rescored([*earlier, *found.generations], scorer, common, advance)
+    front, summary = confirm(searched, before, scorer, problem, scoring.front_margin)
+    common = min(build.scored_batches(scoring, scoring.rescore_batches), len(scorer.batches))
+    records = rescored([*earlier, *searched.generations], scorer, common, work)
     if not ranks.is_main:
         return
     space = problem.range(len(description.classes))
@@ -73,26 +67,26 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
 
 
 def confirm(
-    found: frozen_search.Searched, before: set[Genotype], scorer: Scorer, problem: Problem, margin: float
+    searched: Searched, before: set[Genotype], scorer: Scorer, problem: SearchProblem, margin: float
 ) -> tuple[tuple[FrontMember, ...], SearchSummary]:
     """The front of everything the search evaluated, scored in full, and what the mini-batch schedule spent on it.
 
     `margin` as for `Contest.confirm`.
     """
     everything, images = len(scorer.batches), len(scorer.batches.split)
-    scheduled = [scorer.best_known(genotype) for genotype in found.population]
-    resources = problem.resources(found.evaluated)
+    scheduled = [scorer.best_known(genotype) for genotype in searched.population]
+    resources = problem.resources(searched.evaluated)
     front = []
-    for genotype in confirm_front(found.evaluated, resources, scorer, margin):
+    for genotype in confirm_front(searched.evaluated, resources, scorer, margin):
         cost, wrong = problem.costs(genotype), scorer.wrong(genotype, everything)
         front.append(FrontMember(genotype, wrong / images, wrong, images, cost.size_bytes, cost.params, cost.ops))
     spent = scorer.image_evaluations
-    scorer.score(found.population, everything)
-    tau = pareto.kendall_tau(scheduled, [scorer.error(genotype, everything) for genotype in found.population])
+    scorer.score(searched.population, everything)
+    tau = pareto.kendall_tau(scheduled, [scorer.error(genotype, everything) for genotype in searched.population])
     return tuple(front), SearchSummary(
-        evaluations=len(before | set(found.evaluated)),
+        evaluations=len(before | set(searched.evaluated)),
         image_evaluations=spent,
-        image_evaluations_full=len(found.evaluated) * images,
+        image_evaluations_full=len(searched.evaluated) * images,
         schedule_tau=None if math.isnan(tau) else round(tau, 6),
         f2_low=float(resources.min()),
         f2_high=float(resources.max()),

@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from bnas.storage.files import atomic_write as atomic_write  # also for those who import it from here
 from bnas.storage.lock import lock
 from pipeline import compiled
-from pipeline.params import Params, load
+from pipeline.params import Params, fields_of, load
 
 PREPARED = Path("data/prepared")
 REPORTS = Path("reports")
@@ -100,6 +100,29 @@ def cache_root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
 
 
+@contextmanager
+def named(*sections: str) -> Iterator[None]:
+    """Complete the key in a message of `bnas`, which names its own fields and knows no params.yaml.
+
+    `ValueError("batch_size: expected ...")` raised within `named("search.evaluation")` becomes
+    `search.evaluation.batch_size: expected ...`; of several sections the first that has the key is taken. An error
+    that does not begin with one of their keys passes as it is.
+    """
+    fields = {field: section for section in reversed(sections) for field in fields_of(section)}
+    try:
+        yield
+    except ValueError as error:
+        if section := fields.get(str(error).partition(":")[0].partition(".")[0]):
+            error.args = (f"{section}.{error}",)
+        raise
+
+
+def sections_named(stage: str) -> list[str]:
+    """The sections whose keys a stage's messages name without being told: its own, and `runtime`."""
+    own = "data" if stage == "prepare" else stage
+    return [section for section in (own, "runtime") if section in Params.model_fields]
+
+
 def parameters() -> Params:
     """Those of the main pipeline."""
     return load("params.yaml")
@@ -128,7 +151,8 @@ def guarded(name: str, call: Callable[[], None]) -> int:
     warnings.formatwarning = one_line_warning
     try:
         compiled.borrow(Path(__file__).resolve().parents[1])
-        call()
+        with named(*sections_named(name)):
+            call()
     except (ValueError, OSError) as error:
         if os.environ.get("BNAS_TRACEBACK"):
             raise

@@ -8,8 +8,11 @@ from pathlib import Path
 from bnas.data.batches import TrainingFeed
 from bnas.nn.network import Supernet
 from bnas.records.search import Generations
-from bnas.search import coevolution
-from bnas.search.problem import Problem
+from bnas.scoring.scorer import Scorer
+from bnas.scoring.supernet_scorer import supernet_scorer
+from bnas.search.coevolution import SupernetData, SupernetPlan, coevolve
+from bnas.search.problem import SearchProblem
+from bnas.search.work import Work
 from bnas.space.genotype import Genotype
 from bnas.storage.weights import save_weights
 from bnas.training.loop import Sharing
@@ -17,14 +20,14 @@ from bnas.training.ranks import Ranks
 from pipeline import build, cache
 from pipeline import params as schema
 from pipeline.config import dataset
-from pipeline.stage import Stage, write_json
+from pipeline.stage import Stage, named, write_json
 
 
 def run(
     stage: Stage,
     section: schema.Coevolution,
     supernet: Supernet,
-    problem: Problem,
+    problem: SearchProblem,
     population: Sequence[Genotype],
     *,
     first_generation: int,
@@ -32,20 +35,19 @@ def run(
     dropout: schema.PathDropout | None = None,
 ) -> None:
     """Co-evolve by the parameters of a stage and write weights, population, generations and loss curve."""
-    params, description = stage.params, dataset()
+    params, description, scoring = stage.params, dataset(), section.evaluation
     device = build.device(params.runtime, ranks)
-    build.require_bfloat16(section.mixed_precision, device, stage.name)
-    normalise = build.normalise(description, device)
-    feed = TrainingFeed(
-        build.split("train", description, params.runtime),
-        section.batch_size,
-        normalise,
-        build.augmentation(params),
-        f"{stage.name}.batch_size",
-    )
-    data = coevolution.SupernetData(feed, build.split("validation", description, params.runtime), normalise)
-    plan = coevolution.Plan(
+    build.require_bfloat16(section.mixed_precision, device)
+    seen = build.scoring_data(params, description, build.normalise(description, device))
+    feed = TrainingFeed(seen.train, section.batch_size, seen.normalise, build.augmentation(params))
+
+    def scorer(supernet: Supernet, seed: int) -> Scorer:
+        with named(f"{stage.name}.evaluation"):
+            return supernet_scorer(supernet, build.scoring(scoring, params.runtime.workers), seen, seed, ranks=ranks)
+
+    plan = SupernetPlan(
         stage="stage2" if stage.name == "stage2" else "stage1",
+        seed=section.seed,
         population=section.population,
         epochs=section.epochs,
         generations=section.generations,
@@ -55,27 +57,25 @@ def run(
         weight_decay=section.weight_decay,
         selection=section.selection,
         variation=build.variation(section.variation),
-        scoring=build.scoring(section.evaluation, params.runtime.workers, f"{stage.name}.evaluation"),
+        batches=build.scored_batches(scoring, scoring.batches),
         dropout_mode=dropout.mode if dropout else "none",
         dropout_maximum=dropout.maximum if dropout else 0.0,
         mixed_precision=section.mixed_precision,
+        first_generation=first_generation,
     )
     supernet.to(device)
-    sharing = Sharing(ranks, section.batch_norm_group, f"{stage.name}.batch_norm_group")
-    state, save = cache.resumable(stage, device, ranks)
-    images = len(data.validation)
-    result = coevolution.coevolve(
+    resumption = cache.resumable(stage, device, ranks)
+    images = min(len(seen.validation), plan.batches * scoring.batch_size)
+    progress = stage.progress(plan.work(feed, images), plan.done(feed, images, resumption.state))
+    result = coevolve(
         supernet,
         problem,
         plan,
-        data,
+        SupernetData(feed, scorer),
         population,
-        seed=section.seed,
-        first_generation=first_generation,
-        advance=stage.progress(plan.work(feed, images), plan.done(feed, images, state)),
-        state=state,
-        save=save,
-        sharing=sharing,
+        resumption=resumption,
+        sharing=Sharing(ranks, section.batch_norm_group),
+        work=Work(progress),
     )
     if not ranks.is_main:
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,20 +16,6 @@ from bnas.nn.network import Supernet
 from bnas.space.genotype import Genotype
 
 
-def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
-    """How hard each image of the split is, `[N]`: how many of some genotypes' paths are expected to be wrong [ours].
-
-    The sum of 1 − p over the paths, where p is a path's probability of the image's class.
-    """
-    found = np.zeros(len(batches.split))
-    with torch.no_grad():
-        for index in range(len(batches)):
-            x, y = batches[index]
-            for genotype in genotypes:
-                found[batches.rows(index)] += doubts(supernet(x, genotype), y).cpu().numpy()
-    return found
-
-
 class Answers(NamedTuple):
     """Answers to the images of a mini-batch: how many are wrong, and how many were to be expected to be.
 
@@ -37,6 +24,25 @@ class Answers(NamedTuple):
 
     wrong: int
     expected: float
+
+
+Questions = Mapping[Genotype, range]
+"""Genotypes, and the numbers of the mini-batches that each is to answer to."""
+
+Answered = tuple[Genotype, int, Answers]
+"""A genotype, the number of a mini-batch, the answers to it."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of scoring: `answers` yields the answers to all that is asked, each once, in any order, when it is known.
+
+    It raises EvaluationError, which names the genotype, where that fails. `images_before` images pass through a path
+    whenever it is asked, before it answers.
+    """
+
+    answers: Callable[[Questions], Iterator[Answered]]
+    images_before: int = 0
 
 
 def answers_on(model: Callable[[Tensor], Tensor], batches: MiniBatches, index: int) -> Answers:
@@ -56,3 +62,17 @@ def answers_from(logits: Tensor, y: Tensor, index: int) -> Answers:
 def doubts(logits: Tensor, y: Tensor) -> Tensor:
     """1 − p of each label `[N]` by logits `[N, classes]`, in float64."""
     return 1 - logits.detach().double().softmax(1).gather(1, y[:, None])[:, 0]
+
+
+def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
+    """How hard each image of the split is, `[N]`: how many of some genotypes' paths are expected to be wrong [ours].
+
+    The sum of 1 − p over the paths, where p is a path's probability of the image's class.
+    """
+    hard = np.zeros(len(batches.split))
+    with torch.no_grad():
+        for index in range(len(batches)):
+            x, y = batches[index]
+            for genotype in genotypes:
+                hard[batches.rows(index)] += doubts(supernet(x, genotype), y).cpu().numpy()
+    return hard

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bnas.scoring.scorer import Estimator
+from bnas.training.ranks import ALONE, Ranks
+
 PRIOR_IMAGES = 50
 """Images' worth of evidence that holds the correction of expected errors to 0."""
 
@@ -15,7 +18,7 @@ PRIOR_IMAGES = 50
 class Composite:
     """A composite estimate, as in small-area estimation (Rao and Molina, 2015): direct where much was seen [ours].
 
-    Of w wrong answers, v of which were to be expected (`train.Answers`), to n of N images:
+    Of n images out of the N of the split w were answered wrong, where v were to be expected (`answers.Answers`):
 
         e = (n/N) · w/n + (1 − n/N) · (s + b₀ + b₁ s + b₂ s²),   s = v/n,   at least 0.
 
@@ -25,15 +28,15 @@ class Composite:
     """
 
     total: int
-    """N, images of the split."""
+    """N, the images of the split."""
     correction: tuple[float, float, float]
-    """b."""
+    """b₀, b₁ and b₂."""
 
     @classmethod
     def fitted(cls, total: int, answered: Sequence[tuple[int, float, int]]) -> Composite:
-        """The correction that fits (w, v, n) of several networks best.
+        """The correction that fits (w, v, n) of several networks best; 0 where there are none.
 
-        Of least Σ n (w/n − s − b₀ − b₁ s − b₂ s²)² + `PRIOR_IMAGES` · |b|²; 0 of none.
+        It minimises Σ n (w/n − s − b₀ − b₁ s − b₂ s²)² + `PRIOR_IMAGES` · |b|².
         """
         wrong, expected, images = np.array(answered, dtype=np.float64).reshape(-1, 3).T
         share = expected / images
@@ -43,7 +46,20 @@ class Composite:
         return cls(total, (b0, b1, b2))
 
     def __call__(self, wrong: int, expected: float, images: int) -> float:
-        """e."""
+        """The estimate e for a network with these w, v and n."""
         share, seen = expected / images, images / self.total
         b0, b1, b2 = self.correction
         return max(seen * wrong / images + (1 - seen) * (share + b0 + b1 * share + b2 * share**2), 0.0)
+
+
+def composite_errors(total: int, ranks: Ranks = ALONE) -> Estimator:
+    """Estimates by a `Composite`, corrected alike on all ranks, whatever their rounding."""
+
+    def fitted(everyone: Sequence[tuple[int, float, int]]) -> Composite:
+        composite = Composite.fitted(total, everyone)
+        if not everyone:
+            return composite
+        b0, b1, b2 = ranks.main_value(list(composite.correction))
+        return Composite(total, (b0, b1, b2))
+
+    return fitted

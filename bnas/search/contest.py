@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.scoring.scorer import Scorer, ignore_images
+from bnas.scoring.scorer import OnImages, Scorer, ignore_images
 from bnas.search import pareto
 from bnas.space.genotype import Genotype
 
 
 class Contest:
-    """Everything evaluated so far, with the errors and numbers of mini-batches it is known by, and sizes."""
+    """Everyone who was evaluated so far: their sizes, and by what errors on how many mini-batches they are known."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
@@ -37,7 +37,7 @@ class Contest:
         self._errors[rows] = [self.scorer.best_known(self.genotypes[row]) for row in rows]
         self._known[rows] = [self.scorer.known(self.genotypes[row]) for row in rows]
 
-    def confirm(self, count: int, on_images: Callable[[int], None] = ignore_images, margin: float = 0.0) -> None:
+    def confirm(self, count: int, on_images: OnImages = ignore_images, margin: float = 0.0) -> None:
         """Score further until everyone who may be on the front has been scored on `count` mini-batches.
 
         Each pass scores those of the current front that lack mini-batches on one more: a lucky one costs no more than
@@ -51,7 +51,7 @@ class Contest:
             self._look_up(unsure)
             moved = True
         if moved:
-            self.scorer.save()
+            self.scorer.store.save()
 
     def front(self) -> list[Genotype]:
         """The non-dominated ones by their best-known errors, smallest first; of several equal ones all."""
@@ -68,8 +68,8 @@ class Contest:
         return hopes
 
     def _front(self, errors: NDArray[np.float64]) -> list[int]:
-        found: list[int] = np.flatnonzero(pareto.nondominated(np.column_stack([errors, self._sizes]))).tolist()
-        return found
+        rows: list[int] = np.flatnonzero(pareto.nondominated(np.column_stack([errors, self._sizes]))).tolist()
+        return rows
 
 
 def confirm_front(

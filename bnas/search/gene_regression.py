@@ -16,9 +16,9 @@ PRIOR_IMAGES = 50
 
 
 class Surrogate:
-    """A gene of a node adds its effect to the error, whatever the others are (Hoerl and Kennard, 1970) [ours].
+    """Predicts errors as if each gene added its effect, whatever the others are (Hoerl and Kennard, 1970) [ours].
 
-    Error e of a genotype with indicators x `[F]` of its genes (one for each cell, node, source and operation):
+    The error of a genotype with indicators x `[F]` of its genes (one for each cell, node, source and operation) is
     e = m + x · b, where b minimises Σ n (e − m − x · b)² + λ b · b over all scored ones, n being the images behind an
     error, m the error on all images together and λ `PRIOR_IMAGES`. What it recommends has to be scored.
     """
@@ -44,10 +44,10 @@ class Surrogate:
             for known, node in zip(cell, nodes, strict=True)
             for gene in node
         ]
-        found = np.zeros((len(genotypes), self.features))
+        rows = np.zeros((len(genotypes), self.features))
         if columns:
-            np.put_along_axis(found, np.array(columns).reshape(len(genotypes), -1), 1.0, axis=1)
-        return found
+            np.put_along_axis(rows, np.array(columns).reshape(len(genotypes), -1), 1.0, axis=1)
+        return rows
 
     def errors(
         self, scored: Mapping[Genotype, tuple[float, int]], genotypes: Sequence[Genotype]

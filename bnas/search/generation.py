@@ -1,6 +1,6 @@
 """NSGA-II with auxiliary objectives: from one generation of genotypes to the next.
 
-Knows genotypes and objective vectors only; scores come from a callable. Letters: `U` individuals, parents
+This module knows genotypes and objective vectors only; scores come from a callable. Letters: `U` individuals, parents
 and offspring together; an objective vector is `(f1, f2)`, validation error and size over a fixed bound,
 both minimised.
 
@@ -21,7 +21,7 @@ import numpy as np
 from deap import tools
 from numpy.typing import ArrayLike
 
-from bnas.search.selection import Objectives, mating_values, objective_rows, select, sorted_fronts
+from bnas.search.selection import Objectives, Selection, objective_rows, sorted_fronts
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import Sampler, SearchSpace
 
@@ -33,11 +33,11 @@ Evaluate = Callable[[Sequence[Genotype]], Objectives]
 
 
 @dataclass(frozen=True)
-class Variation:
-    """How offspring come about: three probabilities, each in [0, 1], else ValueError.
+class VariationRates:
+    """How offspring come about: three values in [0, 1]; raises ValueError for others.
 
-    `crossover`: that a child has two parents; `mutation_rate`: that an integer of a genotype is drawn anew;
-    `random_share`: share of the offspring that is sampled afresh.
+    `crossover` is the probability that a child has two parents, `mutation_rate` the one that an integer of a genotype
+    is drawn anew, `random_share` the share of the offspring that is sampled afresh.
     """
 
     crossover: float
@@ -48,7 +48,25 @@ class Variation:
         for name in ("crossover", "mutation_rate", "random_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise ValueError(f"Variation.{name}: expected a value in [0, 1], found {value}")
+                raise ValueError(f"VariationRates.{name}: expected a value in [0, 1], found {value}")
+
+
+@dataclass(frozen=True)
+class Breeder:
+    """What offspring are made with: the space they belong to, a sampler for random ones, and the rates of variation."""
+
+    space: SearchSpace
+    sampler: Sampler
+    variation: VariationRates
+
+    def child(self, a: Genotype, b: Genotype, rng: random.Random) -> Genotype:
+        """A mutation of `a`, or a cross of both, which is mutated as often as any of its integers would be."""
+        rate = self.variation.mutation_rate
+        if rng.random() >= self.variation.crossover:
+            return self.space.mutate(a, rng, rate)
+        child = self.space.crossover(a, b, rng)
+        unmutated = (1 - rate) ** (2 * len(child.genes))
+        return child if rng.random() < unmutated else self.space.mutate(child, rng, rate)
 
 
 def offspring(
@@ -56,18 +74,15 @@ def offspring(
     values: ArrayLike,
     count: int,
     *,
-    space: SearchSpace,
-    sampler: Sampler,
-    variation: Variation,
+    breeder: Breeder,
     rng: random.Random,
     exclude: Container[Genotype] = frozenset(),
 ) -> list[Genotype]:
     """`count` distinct genotypes, none of them in `population` or `exclude`.
 
-    `round(random_share · count)` come from `sampler`. For the others, parents win a tournament on dominance
-    and crowding over `values` [len(population), 2] (Deb et al. 2002). A child of one parent is mutated; a
-    child of two is mutated with the chance that any of its integers would be, and always when it is already
-    known.
+    `round(random_share · count)` come from the breeder's sampler. For the others, parents win a tournament on dominance
+    and crowding over `values` [len(population), 2] (Deb et al. 2002). A child of one parent is mutated; a child of two
+    is mutated with the chance that any of its integers would be, and always when it is already known.
 
     Fewer than `count` come back when the space is nearly exhausted: after `ATTEMPTS_EACH` tries per
     genotype asked for, or at once where the space cannot hold more. All draws come from `rng`; the global
@@ -83,38 +98,39 @@ def offspring(
     if count < 0:
         raise ValueError(f"count: expected at least 0, found {count}")
     known = set(population)
+    space, rates = breeder.space, breeder.variation
     count = min(count, max(0, space.size - len(known)))
     children: dict[Genotype, None] = {}
 
     def is_new(genotype: Genotype) -> bool:
         return genotype not in known and genotype not in children and genotype not in exclude
 
-    sampled = round(variation.random_share * count)
+    sampled = round(rates.random_share * count)
     for _ in range(ATTEMPTS_EACH):
         if len(children) >= sampled:
             break
-        for genotype in sampler(rng, sampled - len(children)):
+        for genotype in breeder.sampler(rng, sampled - len(children)):
             if is_new(genotype):
                 children[genotype] = None
     parents = _tournament(matrix, rng)
     for _ in range(ATTEMPTS_EACH * (count - len(children))):
         if len(children) == count:
             break
-        child = _child(population[next(parents)], population[next(parents)], space, variation, rng)
+        child = breeder.child(population[next(parents)], population[next(parents)], rng)
         if not is_new(child):
-            child = space.mutate(child, rng, variation.mutation_rate)
+            child = space.mutate(child, rng, rates.mutation_rate)
         if is_new(child):
             children[child] = None
     return list(children)
 
 
 SecondLook = Callable[[Sequence[Genotype]], bool]
-"""Told who would survive; looks closer at those who were only lucky, perhaps, and says whether it did [ours]."""
+"""Is told who would survive, looks closer at those who may only have been lucky, and says whether it did [ours]."""
 
 
 @dataclass(frozen=True)
 class Screening:
-    """Offspring chosen by predictions before they are evaluated: `candidates` are made for each that is wanted [ours].
+    """A choice of offspring before they are evaluated: `candidates` are made for each that is wanted [ours].
 
     `predict` is called once a generation, after the parents were evaluated; the generation's own rule chooses by what
     it returns. Raises ValueError for fewer than one candidate.
@@ -127,11 +143,11 @@ class Screening:
         if self.candidates < 1:
             raise ValueError(f"Screening.candidates: expected at least 1, found {self.candidates}")
 
-    def choose(self, candidates: list[Genotype], count: int, rule: str, rng: random.Random) -> list[Genotype]:
-        """The `count` that the rule selects by their predicted objectives."""
-        if len(candidates) <= count:
+    def choose(self, candidates: list[Genotype], selection: Selection, rng: random.Random) -> list[Genotype]:
+        """Those that are selected by their predicted objectives."""
+        if len(candidates) <= selection.count:
             return candidates
-        return [candidates[i] for i in select(_evaluated(self.predict, candidates), count, rule, rng)]
+        return [candidates[i] for i in selection.survivors(_evaluated(self.predict, candidates), rng)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,52 +186,45 @@ def step(
     population: Sequence[Genotype],
     evaluate: Evaluate,
     *,
-    generation: int,
-    rule: str,
-    count: int,
-    space: SearchSpace,
-    sampler: Sampler,
-    variation: Variation,
+    selection: Selection,
+    breeder: Breeder,
     rng: random.Random,
     exclude: Container[Genotype] = frozenset(),
     screening: Screening | None = None,
     second_look: SecondLook | None = None,
 ) -> Generation:
-    """One generation: evaluate the parents, make and evaluate `count` offspring, let `count` of all survive.
+    """One generation: evaluate the parents, make and evaluate `selection.count` offspring, let as many of all survive.
 
-    `population` may be of any size from 1 up, `generation` counts from 1, `rule` is one of `RULES`. Fewer
-    survive only where fewer exist. `evaluate` is called with the parents and with the offspring, if there are
-    any. With `screening` more offspring are made, of which `count` are evaluated. With a `second_look` all are
-    evaluated and selected again for as long as it changes anything. Raises ValueError for an empty population or
-    one with duplicates, a count below 1, results of `evaluate` that are not finite values [n, 2], and what
-    `offspring` and `select` refuse.
+    `population` may be of any size from 1 up. Fewer survive only where fewer exist. `evaluate` is called with the
+    parents and with the offspring, if there are any; none of these is in `exclude`. With `screening` more offspring are
+    made, and as many as wanted are evaluated. With a `second_look` all are evaluated and selected again for as long as
+    it changes anything. Raises ValueError for an empty population or one with duplicates, a count below 1, results of
+    `evaluate` that are not finite values [n, 2], and what `offspring` and `select` refuse.
     """
     if not population or len(set(population)) != len(population):
         raise ValueError(
             "population: expected at least one genotype and no duplicates, "
             f"found {len(population)} with {len(set(population))} distinct"
         )
-    if count < 1:
-        raise ValueError(f"count: expected at least 1, found {count}")
+    if selection.count < 1:
+        raise ValueError(f"count: expected at least 1, found {selection.count}")
     known = _evaluated(evaluate, population)
     children = offspring(
         population,
-        mating_values(known, rule, generation),
-        count * (screening.candidates if screening else 1),
-        space=space,
-        sampler=sampler,
-        variation=variation,
+        selection.mating_values(known),
+        selection.count * (screening.candidates if screening else 1),
+        breeder=breeder,
         rng=rng,
         exclude=exclude,
     )
     if screening:
-        children = screening.choose(children, count, rule, rng)
+        children = screening.choose(children, selection, rng)
     objectives = np.concatenate((known, _evaluated(evaluate, children))) if children else known
     everyone = (*population, *children)
-    survivors = select(objectives, min(count, len(everyone)), rule, rng)
+    survivors = selection.survivors(objectives, rng)
     while second_look and second_look([everyone[i] for i in survivors]):
         objectives = _evaluated(evaluate, everyone)
-        survivors = select(objectives, min(count, len(everyone)), rule, rng)
+        survivors = selection.survivors(objectives, rng)
     objectives.setflags(write=False)
     return Generation(everyone, objectives, len(population), tuple(survivors))
 
@@ -232,16 +241,6 @@ def _tournament(values: Objectives, rng: random.Random) -> Iterator[int]:
         with _global_random(rng.getrandbits(64)):
             winners = tools.selTournamentDCD(pool, len(pool))
         yield from (point.index for point in winners)
-
-
-def _child(a: Genotype, b: Genotype, space: SearchSpace, variation: Variation, rng: random.Random) -> Genotype:
-    """A mutation of `a`, or a cross of both, which is mutated as often as any of its integers would be."""
-    rate = variation.mutation_rate
-    if rng.random() >= variation.crossover:
-        return space.mutate(a, rng, rate)
-    child = space.crossover(a, b, rng)
-    unmutated = (1 - rate) ** (2 * len(child.genes))
-    return child if rng.random() < unmutated else space.mutate(child, rng, rate)
 
 
 @contextmanager

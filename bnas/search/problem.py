@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,19 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.nn.cost import CostTable
-from bnas.records.search import SpaceRange
+from bnas.records.search import GenerationRecord, Member, SpaceRange, StageName
+from bnas.search.generation import Breeder, Evaluate, Generation, VariationRates
 from bnas.space.edge_sums import EdgeTable
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import Sampler, SearchSpace, sample_stratified, sample_uniform
 
+Errors = Callable[[Sequence[Genotype]], Sequence[float]]
+"""An estimate of the errors of genotypes, `U` of them → `U` values of at least 0."""
+
 
 @dataclass(frozen=True)
-class Problem:
+class SearchProblem:
     """What is searched: a space, what its networks cost as they are shipped, and how they are drawn.
 
     `resource` is what the second objective minimises: `costs.size`, `costs.ops`, or a table of latencies [ours; the
-    paper's is the size]. The indicators and the spread of sizes stay on the size whatever it is.
-    `sampling`: `size_stratified` or `uniform`, how populations, random offspring and immigrants are drawn [ours].
+    paper's is the size]. The indicators and the spread of sizes stay on the size whatever it is. `sampling` says how
+    populations, random offspring and immigrants are drawn: `size_stratified` or `uniform` [ours]. Raises ValueError for
+    another way of sampling and for a margin below 1.
     """
 
     space: SearchSpace
@@ -34,9 +39,9 @@ class Problem:
 
     def __post_init__(self) -> None:
         if self.sampling not in ("size_stratified", "uniform"):
-            raise ValueError(f"Problem.sampling: expected size_stratified or uniform, found {self.sampling!r}")
+            raise ValueError(f"SearchProblem.sampling: expected size_stratified or uniform, found {self.sampling!r}")
         if self.margin < 1:
-            raise ValueError(f"Problem.margin: expected at least 1, found {self.margin}")
+            raise ValueError(f"SearchProblem.margin: expected at least 1, found {self.margin}")
 
     @property
     def sampler(self) -> Sampler:
@@ -44,6 +49,10 @@ class Problem:
         if self.sampling == "uniform":
             return partial(sample_uniform, self.space)
         return partial(sample_stratified, self.space, self.costs.size)
+
+    def breeder(self, variation: VariationRates) -> Breeder:
+        """Makes offspring in the problem's space."""
+        return Breeder(self.space, self.sampler, variation)
 
     def resources(self, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
         """`f2` of each, `[U]`: the resource over the fixed bound `margin · most in the space` [ours]."""
@@ -53,6 +62,19 @@ class Problem:
     def objectives(self, genotypes: Sequence[Genotype], errors: Sequence[float]) -> NDArray[np.float64]:
         """`(f1, f2)` of each, `[U, 2]`, both minimised: validation error and relative resource."""
         return np.column_stack([np.asarray(errors, dtype=np.float64), self.resources(genotypes)])
+
+    def evaluation(self, errors: Errors) -> Evaluate:
+        """The objectives of genotypes by an estimate of their errors."""
+        return lambda genotypes: self.objectives(genotypes, errors(genotypes))
+
+    def record(self, stage: StageName, number: int, rule: str, step: Generation) -> GenerationRecord:
+        """The survivors of a generation, in order of size."""
+        members = [
+            Member(genotype, float(error), None, self.costs.size(genotype))
+            for genotype, (error, _) in zip(step.population, step.survivor_objectives, strict=True)
+        ]
+        ordered = tuple(sorted(members, key=lambda member: (member.size_bytes, member.key)))
+        return GenerationRecord(stage, number, rule, ordered)
 
     def range(self, classes: int) -> SpaceRange:
         """The fixed frame of the indicators: the sizes of the space, and the error of guessing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from deap import base, tools
@@ -86,6 +87,24 @@ def select(objectives: ArrayLike, count: int, rule: str, rng: random.Random) -> 
     if rule == "alternate":
         return _in_turn(_ranking(values), _ranking(auxiliary_objectives(values)), count)
     return _ranking(auxiliary_objectives(values) if rule == "auxiliary" else values)[:count]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How one generation selects: `count` survive by `rule`, one of `RULES`; generations count from 1."""
+
+    rule: str
+    generation: int
+    count: int
+
+    def survivors(self, objectives: ArrayLike, rng: random.Random) -> list[int]:
+        """`select` of so many, or of all where there are fewer."""
+        values = objective_rows("objectives", objectives)
+        return select(values, min(self.count, len(values)), self.rule, rng)
+
+    def mating_values(self, objectives: ArrayLike) -> Objectives:
+        """`mating_values` in this generation."""
+        return mating_values(objectives, self.rule, self.generation)
 
 
 def rule_of(selection: str, generation: int, generations: int) -> str:

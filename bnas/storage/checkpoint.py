@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -44,6 +44,17 @@ Save = Callable[[State], None]
 
 def forget(state: State) -> None:
     """The `Save` of a computation that cannot be resumed."""
+
+
+class Resumption(NamedTuple):
+    """Where a computation goes on, None for its start, and what keeps the states that it comes to from there."""
+
+    state: State | None
+    save: Save
+
+
+FROM_THE_START = Resumption(None, forget)
+"""A computation that is not resumed and cannot be."""
 
 
 class Checkpoints:

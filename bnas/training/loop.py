@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,10 +27,10 @@ class TrainingError(ValueError):
 
 
 @dataclass
-class Training:
-    """What `fit` moves, and with it all that the rest of a training depends on between two epochs.
+class TrainingState:
+    """What `fit` moves: all that the rest of a training depends on between two epochs.
 
-    `curve` holds the records of the epochs that are done.
+    `generator` draws the order of the images and their augmentation; `curve` holds the records of the epochs done.
     """
 
     model: nn.Module
@@ -39,7 +39,7 @@ class Training:
     curve: list[EpochRecord] = field(default_factory=list)
 
     def state(self) -> State:
-        """All of it, as `restore` takes it."""
+        """The whole state, as `restore` takes it."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for i, parameter in enumerate(self._parameters()):
             tensors |= {f"optimizer.{i}.{key}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
@@ -91,28 +91,28 @@ class CosineRate:
 class Sharing:
     """How a mini-batch is divided: into groups that BatchNorm normalises together, and these among ranks.
 
-    `group` images make a group, 0 means the whole mini-batch. It is part of what is computed; how many ranks compute
-    it changes the order of sums at most. `where` names the parameter for messages.
+    `batch_norm_group` images make a group, 0 means the whole mini-batch. It is part of what is computed; how many ranks
+    compute it changes the order of sums at most.
     """
 
     ranks: Ranks = ALONE
-    group: int = 0
-    where: str = "batch_norm_group"
+    batch_norm_group: int = 0
 
     def groups(self, batch_size: int) -> int:
         """Groups of a mini-batch. Raises ValueError where they have different sizes."""
-        if batch_size % (self.group or batch_size):
-            raise ValueError(f"{self.where}: expected a divisor of batch_size ({batch_size}), found {self.group}")
-        return batch_size // (self.group or batch_size)
+        size = self.batch_norm_group or batch_size
+        if batch_size % size:
+            raise ValueError(f"batch_norm_group: expected a divisor of batch_size ({batch_size}), found {size}")
+        return batch_size // size
 
     def rows(self, batch_size: int) -> list[Rows]:
         """This rank's groups, which follow each other. Raises ValueError where a rank has none."""
         groups = self.groups(batch_size)
         if groups < self.ranks.size:
-            found = self.group or "0 (the whole mini-batch)"
             raise ValueError(
-                f"{self.where}: expected at most {batch_size // self.ranks.size}, so that each of "
-                f"{self.ranks.size} processes has images of its own to normalise, found {found}"
+                f"batch_norm_group: expected at most {batch_size // self.ranks.size}, so that each of "
+                f"{self.ranks.size} processes has images of its own to normalise, "
+                f"found {self.batch_norm_group or '0 (the whole mini-batch)'}"
             )
         size, mine = batch_size // groups, self.ranks.share(groups)
         return [Rows(i * size, (i + 1) * size, batch_size) for i in range(mine.start, mine.stop)]
@@ -136,74 +136,92 @@ def adam(model: nn.Module, weight_decay: float) -> torch.optim.Adam:
     return torch.optim.Adam(groups, fused=True)
 
 
+def new_training(model: nn.Module, weight_decay: float, seed: int) -> TrainingState:
+    """A training of the model by `adam` that has not begun; the seed is that of its generator."""
+    return TrainingState(model, adam(model, weight_decay), torch.Generator().manual_seed(seed))
+
+
 Outputs = Tensor | tuple[Tensor, Tensor]
 """Logits `[B, classes]`; in a pair with those of an auxiliary head."""
 
 
-@lost_readers()
-def fit(
-    forward: Callable[[Tensor, int, Rows], Outputs],
-    optimizer: torch.optim.Optimizer,
-    feed: TrainingFeed,
-    rate: CosineRate,
-    epochs: Iterable[int],
-    *,
-    generator: torch.Generator,
-    label_smoothing: float = 0.0,
-    auxiliary_weight: float = 0.0,
-    mixed_precision: bool = False,
-    sharing: Sharing = UNDIVIDED,
-    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
-) -> list[EpochRecord]:
-    """Train for the given epochs (numbered from 0 over the whole schedule) and return a record of each.
+@dataclass(frozen=True)
+class TrainingLoss:
+    """The loss of a training step, and the precision in which it is computed.
 
-    `forward(x, step, rows)` maps inputs `[B, C, H, W]`, which are these rows of the step's mini-batch, to logits
-    `[B, classes]`; the step counts from the schedule's start, so a caller picks the path of a supernet, or the
-    strength of a dropout, by it. It is called for one group of images after the other, and `generator` begins each
-    time where it stood for the first. Loss is the cross-entropy over the whole mini-batch, whichever rank computes its
-    groups; where `forward` returns an auxiliary head's logits, too, `auxiliary_weight` times theirs is added.
-    `mixed_precision` lets what is not binary compute in bfloat16 [ours: its range is float32's, so no gradient has to
-    be scaled]. A record's loss and error are means over the epoch's mini-batches as they were trained on. Raises
-    TrainingError, with step and learning rate, as soon as a loss is not finite or an epoch ends with a weight that is
-    not: `on_epoch` never sees it; DataError if a process that reads images dies.
+    Cross-entropy with smoothed labels; where a model returns an auxiliary head's logits, too, `auxiliary_weight` times
+    theirs is added. `mixed_precision` lets what is not binary compute in bfloat16 [ours: its range is float32's, so no
+    gradient has to be scaled].
     """
-    rows = sharing.rows(feed.batch_size)
 
-    def objective(x: Tensor, y: Tensor, step: int, part: Rows) -> tuple[Tensor, Tensor]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed_precision):
-            outputs = forward(x, step, part)
-            logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
-            loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
-            if auxiliary is not None:
-                loss = loss + auxiliary_weight * F.cross_entropy(auxiliary, y, label_smoothing=label_smoothing)
+    label_smoothing: float = 0.0
+    auxiliary_weight: float = 0.0
+    mixed_precision: bool = False
+
+    def __call__(self, outputs: Outputs, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss over images with labels y `[B]`, and how many answers are wrong: two scalars."""
+        logits, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        if auxiliary is not None:
+            loss = loss + self.auxiliary_weight * F.cross_entropy(auxiliary, y, label_smoothing=self.label_smoothing)
         return loss, (logits.argmax(1) != y).sum()
 
-    records = []
-    for epoch in epochs:
+
+PLAIN_LOSS = TrainingLoss()
+"""Cross-entropy in float32."""
+
+Forward = Callable[[Tensor, int, Rows], Outputs]
+"""Inputs `[B, C, H, W]`, the step of the schedule, and which rows of the step's mini-batch they are → outputs."""
+
+
+@lost_readers()
+def fit(
+    forward: Forward,
+    training: TrainingState,
+    feed: TrainingFeed,
+    rate: CosineRate,
+    epochs: int,
+    *,
+    loss: TrainingLoss = PLAIN_LOSS,
+    sharing: Sharing = UNDIVIDED,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> None:
+    """Train until `epochs` epochs of the schedule are done, each of which adds its record to the training's curve.
+
+    `forward` is given the step, counted from the schedule's start, so that it picks the path of a supernet, or the
+    strength of a dropout, by it. It is called for one group of images after the other, and the training's generator
+    begins each time where it stood for the first. The loss is the mean over the whole mini-batch, whichever rank
+    computes its groups. A record's loss and error are means over the epoch's mini-batches as they were trained on;
+    `on_epoch` is called with it when it is in the curve. Raises TrainingError, with step and learning rate, as soon as
+    a loss is not finite or an epoch ends with a weight that is not: `on_epoch` never sees it; DataError if a process
+    that reads images dies.
+    """
+    rows, optimizer = sharing.rows(feed.batch_size), training.optimizer
+    for epoch in range(len(training.curve), epochs):
         total, wrong, seen = 0.0, 0, 0
-        for i, (x, y) in enumerate(feed.epoch(generator, slice(rows[0].start, rows[-1].stop))):
+        for i, (x, y) in enumerate(feed.epoch(training.generator, slice(rows[0].start, rows[-1].stop))):
             step = epoch * feed.steps + i
             for group in optimizer.param_groups:
                 group["lr"] = rate.at(step)
             optimizer.zero_grad(set_to_none=True)
-            loss, missed = _gradients(objective, x, y, step, rows, generator)
-            sharing.ranks.sum([loss, missed, *_touched(optimizer)])
-            if not math.isfinite(loss.item()):
+            mean, missed = _gradients(forward, loss, x, y, step, rows, training.generator)
+            sharing.ranks.sum([mean, missed, *_touched(optimizer)])
+            if not math.isfinite(mean.item()):
                 raise TrainingError(
-                    f"training: loss is {loss.item()} at step {step} (learning rate {rate.at(step):.3g})"
+                    f"training: loss is {mean.item()} at step {step} (learning rate {rate.at(step):.3g})"
                 )
             optimizer.step()
-            total += loss.item() * feed.batch_size
+            total += mean.item() * feed.batch_size
             wrong += int(missed)
             seen += feed.batch_size
         _refuse_lost_weights(optimizer, step, rate)
-        records.append(EpochRecord(epoch + 1, total / seen, wrong / seen, rate.at(epoch * feed.steps)))
-        on_epoch(records[-1])
-    return records
+        training.curve.append(EpochRecord(epoch + 1, total / seen, wrong / seen, rate.at(epoch * feed.steps)))
+        on_epoch(training.curve[-1])
 
 
 def _gradients(
-    objective: Callable[[Tensor, Tensor, int, Rows], tuple[Tensor, Tensor]],
+    forward: Forward,
+    criterion: TrainingLoss,
     x: Tensor,
     y: Tensor,
     step: int,
@@ -212,7 +230,7 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """Add these rows' part of the gradient of the mini-batch's mean loss; returns their part of loss and wrong answers.
 
-    x and y hold all of the rows, which follow each other. Both results are float32 scalars.
+    x and y hold the images of all these rows, in order. Both results are float32 scalars.
     """
     losses, wrong = [], []
     before = generator.get_state() if len(rows) > 1 else None
@@ -220,7 +238,8 @@ def _gradients(
         if before is not None:
             generator.set_state(before)
         here = slice(part.start - rows[0].start, part.stop - rows[0].start)
-        loss, missed = objective(x[here], y[here], step, part)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=criterion.mixed_precision):
+            loss, missed = criterion(forward(x[here], step, part), y[here])
         if len(part) < part.total:
             loss = loss * (len(part) / part.total)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -262,9 +281,9 @@ def calibrate(network: nn.Module, inputs: Tensor) -> None:
 def predict(model: nn.Module, split: Split, normalise: Normalise, batch_size: int) -> Tensor:
     """Predicted classes `[N]` (int64, on the CPU) of a stand-alone network, with running BatchNorm statistics."""
     model.eval()
-    found = []
+    answers = []
     with torch.no_grad():
         for start in range(0, len(split), batch_size):
             images = torch.from_numpy(split.images[start : start + batch_size].copy())
-            found.append(model(normalise(images)).argmax(1).cpu())
-    return torch.cat(found)
+            answers.append(model(normalise(images)).argmax(1).cpu())
+    return torch.cat(answers)

@@ -32,11 +32,12 @@ from bnas.nn.network import Network, NetworkConfig
 from bnas.records.base import parse
 from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
 from bnas.space.genotype import Genotype
-from bnas.storage.checkpoint import Checkpoints, forget
+from bnas.storage.checkpoint import Checkpoints, Resumption, forget
 from bnas.storage.files import atomic_write, read_json
 from bnas.storage.lock import lock
 from bnas.storage.weights import read_weights, save_weights
-from bnas.training.network import FamilyData, Recipe, train_network
+from bnas.training.family import Family
+from bnas.training.network import train_network
 from bnas.training.ranks import ALONE, Letters, Ranks
 
 
@@ -54,7 +55,7 @@ class Job:
     checkpoints: Path
 
     def unfinished(self) -> Checkpoints:
-        """Its states so far."""
+        """The states that its training has come to so far."""
         return Checkpoints(self.checkpoints, self.folder.name)
 
     def is_finished(self, epochs: int) -> bool:
@@ -81,14 +82,20 @@ def read_seconds(folder: Path) -> float:
     return parse(path, read_json(path), float)
 
 
+OnEpoch = Callable[[str, EpochRecord], None]
+"""Told a network's name, and the record of an epoch that it was trained for."""
+
+
+def ignore_epoch(name: str, record: EpochRecord) -> None:
+    """The `OnEpoch` of who need not be told."""
+
+
 def train_family(
     jobs: Sequence[Job],
-    recipe: Recipe,
-    data: FamilyData,
+    family: Family,
     *,
-    device: torch.device,
     workers: int,
-    on_epoch: Callable[[str, EpochRecord], None] = lambda name, record: None,
+    on_epoch: OnEpoch = ignore_epoch,
     ranks: Ranks = ALONE,
 ) -> None:
     """Train every job that is not finished yet, `workers` processes at a time, each from its newest checkpoint.
@@ -98,7 +105,7 @@ def train_family(
     raised here; networks finished by then stay. Ranks, each with so many processes, take the next job whenever they
     can, and the main one returns when all folders are on its disk; `on_epoch` is called on the main one only.
     """
-    waiting = [job for job in jobs if not job.is_finished(recipe.epochs)] if ranks.is_main else []
+    waiting = [job for job in jobs if not job.is_finished(family.recipe.epochs)] if ranks.is_main else []
     names = ranks.main_value([job.name for job in waiting])
     waiting = [job for job in jobs if job.name in names]
     todo = (waiting[i] for i in ranks.next_of("network", len(waiting)))
@@ -111,7 +118,7 @@ def train_family(
 
         def fill() -> None:
             for job in islice(todo, places - len(pending)):
-                pending[pool.submit(_work, job, recipe, data, device)] = job
+                pending[pool.submit(_work, job, family)] = job
 
         try:
             fill()
@@ -137,16 +144,16 @@ def train_family(
 class Post:
     """What ranks tell the main one of the networks they train: epochs as they pass, and in the end all files.
 
-    The main rank's disk may be another one than theirs. Where it is the same, the files are there already.
+    The main rank's disk may be another one than theirs; where it is the same, the files are there already.
     """
 
-    def __init__(self, ranks: Ranks, jobs: Mapping[str, Job], on_epoch: Callable[[str, EpochRecord], None]) -> None:
+    def __init__(self, ranks: Ranks, jobs: Mapping[str, Job], on_epoch: OnEpoch) -> None:
         self.ranks, self.jobs, self.on_epoch = ranks, jobs, on_epoch
         self.letters = Letters(ranks, "networks")
         self.open = set(jobs)
 
     def epoch(self, name: str, record: EpochRecord) -> None:
-        """A network has been trained for another epoch here."""
+        """Tell that a network has been trained for another epoch on this rank."""
         if self.ranks.is_main:
             self.on_epoch(name, record)
             self.receive()
@@ -154,7 +161,7 @@ class Post:
             self.letters.send([name, record.to_dict(), None])
 
     def finished(self, job: Job) -> None:
-        """A network is finished here."""
+        """Tell that a network is finished on this rank."""
         if self.ranks.is_main:
             self.open.remove(job.name)
             self.receive()
@@ -181,40 +188,39 @@ class Post:
             self.receive()
 
 
-def train_together(
-    jobs: Sequence[Job],
-    recipe: Recipe,
-    data: FamilyData,
-    *,
-    device: torch.device,
-    ranks: Ranks,
-    on_epoch: Callable[[str, EpochRecord], None] = lambda name, record: None,
-) -> None:
+def train_together(jobs: Sequence[Job], family: Family, *, ranks: Ranks, on_epoch: OnEpoch = ignore_epoch) -> None:
     """`train_family` one network after the other, each by all ranks; only the main one writes."""
     for job in jobs:
-        if ranks.main_value(ranks.is_main and job.is_finished(recipe.epochs)):
-            continue
-        unfinished = job.unfinished()
-        with ExitStack() as held:
-            if ranks.is_main:
-                held.enter_context(lock(job.checkpoints.with_suffix(".lock"), f"{job.name}: its training", wait=True))
-            network, curve, predictions = train_network(
-                job.config,
-                job.genotype,
-                recipe,
-                data,
-                device,
-                partial(on_epoch, job.name) if ranks.is_main else lambda record: None,
-                ranks.main_state(unfinished.newest() if ranks.is_main else None),
-                unfinished.save if ranks.is_main else forget,
-                ranks,
-            )
-            if ranks.is_main:
-                _keep(job, unfinished, network, curve, predictions)
+        if not ranks.main_value(ranks.is_main and job.is_finished(family.recipe.epochs)):
+            _train(job, family, on_epoch, ranks)
     ranks.wait()
 
 
-def _report(ticks: Any, on_epoch: Callable[[str, EpochRecord], None]) -> None:
+def _train(job: Job, family: Family, on_epoch: OnEpoch, ranks: Ranks = ALONE) -> None:
+    """Train a network from its newest state, unless someone else has finished it while this process waited for it."""
+    with ExitStack() as held:
+        if ranks.is_main:
+            held.enter_context(lock(job.checkpoints.with_suffix(".lock"), f"{job.name}: its training", wait=True))
+        if ranks.main_value(ranks.is_main and job.folder.exists()):
+            return
+        unfinished = job.unfinished()
+        network, curve, predictions = train_network(
+            job.config,
+            job.genotype,
+            family,
+            partial(on_epoch, job.name) if ranks.is_main else lambda record: None,
+            Resumption(
+                ranks.main_state(unfinished.newest() if ranks.is_main else None),
+                unfinished.save if ranks.is_main else forget,
+            ),
+            ranks,
+        )
+        if ranks.is_main:
+            _keep(job, unfinished, network, curve, predictions)
+
+
+def _report(ticks: Any, on_epoch: OnEpoch) -> None:
+    """Pass on what the workers have told by now."""
     while True:
         try:
             name, record = ticks.get_nowait()
@@ -243,22 +249,8 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _work(job: Job, recipe: Recipe, data: FamilyData, device: torch.device) -> None:
-    with lock(job.checkpoints.with_suffix(".lock"), f"{job.name}: its training", wait=True):
-        if job.folder.exists():
-            return  # another experiment finished the same network while this one waited
-        unfinished = job.unfinished()
-        network, curve, predictions = train_network(
-            job.config,
-            job.genotype,
-            recipe,
-            data,
-            device,
-            lambda record: _ticks.put((job.name, record)),
-            unfinished.newest(),
-            unfinished.save,
-        )
-        _keep(job, unfinished, network, curve, predictions)
+def _work(job: Job, family: Family) -> None:
+    _train(job, family, lambda name, record: _ticks.put((name, record)))
 
 
 def _keep(
@@ -275,7 +267,7 @@ def _keep(
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes this name when everything is in it."""
+    """A folder to write into, which takes the name of `folder` when everything is in it."""
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -212,7 +212,7 @@ def join(*, cuda: bool) -> Ranks:
     if cuda:
         if local >= torch.cuda.device_count():
             raise ValueError(
-                f"runtime.processes: expected at most {torch.cuda.device_count()}, the GPUs of this host, "
+                f"processes: expected at most {torch.cuda.device_count()}, the GPUs of this host, "
                 f"found {os.environ.get('LOCAL_WORLD_SIZE', local + 1)}"
             )
         torch.cuda.set_device(local)

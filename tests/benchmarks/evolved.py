@@ -28,10 +28,10 @@ from bnas.search.scoring_plan import Scoring
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from bnas.storage.weights import save_weights
-from bnas.training.loop import CosineRate, adam, fit
+from bnas.training.loop import CosineRate, fit, new_training
 
 POPULATION = Path(__file__).with_name("population.json")
-SCORING = Scoring("minibatch", 100, 2, "batch", 4, 2, "benchmark")
+SCORING = Scoring("minibatch", 100, 2, "batch", 4, 2)
 VARIATION = Variation(crossover=0.5, mutation_rate=0.1, random_share=0.25)
 
 
@@ -57,11 +57,11 @@ class Digits:
 
     def batches(self, batch_size: int, seed: int = 0) -> MiniBatches:
         """The validation images as mini-batches."""
-        return MiniBatches(self.validation, batch_size, self.normalise, seed, "benchmark")
+        return MiniBatches(self.validation, batch_size, self.normalise, seed)
 
     def feed(self) -> TrainingFeed:
         """The training images, shifted as in the default run."""
-        return TrainingFeed(self.train, 64, self.normalise, Augmentation(2, False), "benchmark")
+        return TrainingFeed(self.train, 64, self.normalise, Augmentation(2, False))
 
 
 def new_supernet(config: NetworkConfig, space: SearchSpace, seed: int = 0) -> Supernet:
@@ -76,11 +76,10 @@ def warmed(supernet: Supernet, digits: Digits, epochs: int, seed: int = 0) -> Su
     rng, feed = random.Random(seed), digits.feed()
     fit(
         lambda x, *_: supernet(x, supernet.space.sample(rng)),
-        adam(supernet, 0.0),
+        new_training(supernet, 0.0, seed),
         feed,
         CosineRate(0.003, 0.001, max(1, epochs * feed.steps)),
-        range(epochs),
-        generator=torch.Generator().manual_seed(seed),
+        epochs,
     )
     return supernet
 

@@ -17,7 +17,7 @@ from bnas.nn.network import Supernet
 from bnas.scoring.scorer import Scorer
 from bnas.space.network_config import NetworkConfig
 from bnas.space.search_space import SearchSpace
-from bnas.training.loop import CosineRate, Sharing, adam, fit
+from bnas.training.loop import CosineRate, Sharing, fit, new_training
 from bnas.training.ranks import ALONE, Ranks
 from tests.benchmarks.measure import spread
 from tests.benchmarks.text import table
@@ -57,8 +57,8 @@ def rounds(ranks: Ranks, scale: str) -> dict[str, dict[str, list[float]]]:
     images = np.random.default_rng(0).integers(0, 256, (BATCH * steps, side, side, config.in_channels)).astype(np.uint8)
     labels = np.arange(len(images)) % config.classes
     normalise = Normalise((0.5,) * config.in_channels, (0.25,) * config.in_channels, torch.device("cpu"))
-    feed = TrainingFeed(Split(images, labels), BATCH, normalise, Augmentation(2, False), "benchmark")
-    batches = MiniBatches(Split(images[:SCORED], labels[:SCORED]), SCORED, normalise, 0, "benchmark")
+    feed = TrainingFeed(Split(images, labels), BATCH, normalise, Augmentation(2, False))
+    batches = MiniBatches(Split(images[:SCORED], labels[:SCORED]), SCORED, normalise, 0)
     space, rng = SearchSpace(nodes=3), random.Random(0)
     genotypes = [space.sample(rng) for _ in range(count)]
     torch.manual_seed(0)
@@ -92,11 +92,10 @@ def train(net: Supernet, space: SearchSpace, feed: TrainingFeed, ranks: Ranks) -
     paths = [space.sample(rng) for _ in range(feed.steps)]
     fit(
         lambda x, step, rows: net(x, paths[step]),
-        adam(net, 0.0),
+        new_training(net, 0.0, 0),
         feed,
         CosineRate(0.001, 0.001, feed.steps),
-        range(1),
-        generator=torch.Generator().manual_seed(0),
+        1,
         sharing=Sharing(ranks, GROUP),
     )
 

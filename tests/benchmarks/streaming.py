@@ -96,7 +96,7 @@ def feed(folder: Path, workers: int) -> TrainingFeed:
     """Training mini-batches read by so many processes."""
     split = Split.open(folder / "prepared/train", folder / "raw", workers)
     normalise = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), torch.device("cpu"))
-    return TrainingFeed(split, BATCH, normalise, AUGMENTATION, "batch_size")
+    return TrainingFeed(split, BATCH, normalise, AUGMENTATION)
 
 
 def streaming() -> list[dict[str, Any]]:

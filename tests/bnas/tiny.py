@@ -13,14 +13,18 @@ from bnas.data.batches import Augmentation, MiniBatches, TrainingFeed
 from bnas.data.split import Normalise, Split
 from bnas.nn.cost import CostTable
 from bnas.nn.network import Network, NetworkConfig, Supernet
-from bnas.search.coevolution import Plan
+from bnas.scoring.composite_error import composite_errors
+from bnas.scoring.scorer import Scorer, counted_errors
+from bnas.scoring.supernet_scorer import ScoringData, ScoringPlan, supernet_scorer
+from bnas.scoring.ways import way_of
+from bnas.search.coevolution import SupernetData, SupernetPlan
 from bnas.search.frozen_search import SearchPlan
-from bnas.search.generation import Variation
-from bnas.search.problem import Problem
-from bnas.search.scoring_plan import Scoring
+from bnas.search.generation import VariationRates
+from bnas.search.problem import SearchProblem
 from bnas.space.genotype import Gene, Genotype
 from bnas.space.search_space import SearchSpace
-from bnas.training.loop import CosineRate, adam, fit
+from bnas.training.loop import CosineRate, fit, new_training
+from bnas.training.ranks import ALONE, Ranks
 
 CLASSES = 4
 SPACE = SearchSpace(("skip_connect", "max_pool_3x3", "bin_conv_3x3"), nodes=2)
@@ -29,7 +33,7 @@ SHAPE = (1, 8, 8)
 MEAN, STD = (0.5,), (0.25,)
 NORMALISE = Normalise(MEAN, STD, torch.device("cpu"))
 PLAIN = Augmentation(0, False)
-VARIATION = Variation(crossover=0.5, mutation_rate=0.1, random_share=0.25)
+VARIATION = VariationRates(crossover=0.5, mutation_rate=0.1, random_share=0.25)
 
 
 def split(count: int, seed: int = 0) -> Split:
@@ -64,11 +68,11 @@ def write_split(folder: Path, part: Split) -> None:
 
 
 def feed(part: Split, batch_size: int = 8, augmentation: Augmentation = PLAIN) -> TrainingFeed:
-    return TrainingFeed(part, batch_size, NORMALISE, augmentation, "tiny.batch_size")
+    return TrainingFeed(part, batch_size, NORMALISE, augmentation)
 
 
 def batches(part: Split, batch_size: int = 8, seed: int = 0) -> MiniBatches:
-    return MiniBatches(part, batch_size, NORMALISE, seed, "tiny.batch_size")
+    return MiniBatches(part, batch_size, NORMALISE, seed)
 
 
 def supernet(seed: int = 0, config: NetworkConfig = CONFIG) -> Supernet:
@@ -87,14 +91,8 @@ def trained_supernet(epochs: int = 8) -> Supernet:
     """A supernet that has learnt something on uniformly sampled paths."""
     net, rng = supernet(), random.Random(0)
     part = feed(split(64))
-    fit(
-        lambda x, *_: net(x, SPACE.sample(rng)),
-        adam(net, 0.0),
-        part,
-        CosineRate(0.01, 0.0, epochs * part.steps),
-        range(epochs),
-        generator=generator(0),
-    )
+    rate = CosineRate(0.01, 0.0, epochs * part.steps)
+    fit(lambda x, *_: net(x, SPACE.sample(rng)), new_training(net, 0.0, 0), part, rate, epochs)
     return net
 
 
@@ -113,9 +111,9 @@ def costs(space: SearchSpace) -> CostTable:
     return CostTable(CONFIG, space, SHAPE)
 
 
-def problem(space: SearchSpace = SPACE, margin: float = 1.25, sampling: str = "size_stratified") -> Problem:
+def problem(space: SearchSpace = SPACE, margin: float = 1.25, sampling: str = "size_stratified") -> SearchProblem:
     table = costs(space)
-    return Problem(space, table, table.size, margin, sampling)
+    return SearchProblem(space, table, table.size, margin, sampling)
 
 
 def genotypes(count: int, seed: int = 0, space: SearchSpace = SPACE) -> list[Genotype]:
@@ -132,22 +130,21 @@ def everywhere(op: str, nodes: int = SPACE.nodes) -> Genotype:
     return Genotype(cell, cell)
 
 
-def scoring(**changes) -> Scoring:
-    values = {
-        "mode": "minibatch",
-        "batch_size": 8,
-        "batches": 2,
-        "batch_norm": "batch",
-        "calibration_batches": 2,
-        "workers": 1,
-        "where": "tiny.evaluation",
-    }
-    return Scoring(**(values | changes))
+def scorer(net, part: MiniBatches, calibration=(), workers: int = 1, composite: bool = False) -> Scorer:
+    """A scorer of whatever is called like a supernet."""
+    estimator = composite_errors(len(part.split)) if composite else counted_errors
+    return Scorer(part, way_of(net, part, calibration, workers), estimator=estimator)
 
 
-def plan(**changes) -> Plan:
+def scoring(**changes) -> ScoringPlan:
+    values = {"batch_size": 8, "batch_norm": "batch", "calibration_batches": 2, "workers": 1}
+    return ScoringPlan(**(values | changes))
+
+
+def plan(**changes) -> SupernetPlan:
     values = {
         "stage": "stage1",
+        "seed": 0,
         "population": 4,
         "epochs": 1,
         "generations": 2,
@@ -157,19 +154,26 @@ def plan(**changes) -> Plan:
         "weight_decay": 0.0,
         "selection": "auxiliary",
         "variation": VARIATION,
-        "scoring": scoring(),
+        "batches": 2,
     }
-    return Plan(**(values | changes))
+    return SupernetPlan(**(values | changes))
+
+
+def data(train: Split, validation: Split, batch_size: int = 8, ranks: Ranks = ALONE, **changes) -> SupernetData:
+    """What a stage trains on and scores with, by `scoring` with some changes."""
+    seen, by = ScoringData(train, validation, NORMALISE), scoring(**changes)
+    return SupernetData(feed(train, batch_size), lambda net, seed: supernet_scorer(net, by, seen, seed, ranks=ranks))
 
 
 def search_plan(**changes) -> SearchPlan:
     values = {
+        "seed": 0,
         "population": 4,
         "generations": 3,
         "selection": "alternate",
         "immigrants": 2,
         "variation": VARIATION,
-        "scoring": scoring(batches=1),
+        "batches": 1,
         "last_batches": 3,
     }
     return SearchPlan(**(values | changes))

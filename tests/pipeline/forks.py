@@ -16,7 +16,7 @@ _SERVER = """
 import importlib, json, os, random, resource, signal, sys, traceback
 import torch
 from bnas.kernels import passes
-from bnas.scoring import scorer, shared_paths
+from bnas.scoring import shared_paths, ways
 from bnas.storage import checkpoint
 from bnas.nn.network import NetworkConfig, Supernet
 from bnas.space.search_space import SearchSpace
@@ -48,7 +48,7 @@ def run(order):
         os.setuid(65534)
     steps, saved = [], []
     step, save = torch.optim.Adam.step, checkpoint.Checkpoints.save
-    score, together = scorer.answers_on, shared_paths.answers_from
+    score, together = ways.answers_on, shared_paths.answers_from
 
     def counted(*args, **more):
         steps.append(1)
@@ -68,7 +68,7 @@ def run(order):
         steps.append(1)
         return together(*args)
 
-    torch.optim.Adam.step, scorer.answers_on, checkpoint.Checkpoints.save = counted, scored, killed
+    torch.optim.Adam.step, ways.answers_on, checkpoint.Checkpoints.save = counted, scored, killed
     shared_paths.answers_from = scored_together
     # Stages with compiled kernels are imported by those that run them.
     module = MODULES.get(order["stage"]) or importlib.import_module("pipeline." + order["stage"])

@@ -17,8 +17,9 @@ from bnas.data.batches import TrainingFeed
 from bnas.data.split import Split
 from bnas.nn.network import Supernet
 from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
-from bnas.training import network
-from bnas.training.loop import CosineRate, adam, fit
+from bnas.training.family import Family, FamilyData, Recipe
+from bnas.training.loop import CosineRate, fit, new_training
+from bnas.training.network import train_network
 from pipeline import build, preset
 from pipeline.config import network_config, search_space
 from pipeline.params import Params, load
@@ -236,26 +237,19 @@ def supernet_step(params: Params, description: DatasetDescription, folder: Path)
     supernet = Supernet(network_config(params, description, params.network.supernet), space)
     genotype = space.sample(random.Random(0))
     normalise = build.normalise(description, device)
-    feed = TrainingFeed(Split.open(folder), 2, normalise, build.augmentation(params), "stage1.batch_size")
-    (record,) = fit(
-        lambda x, *_: supernet(x, genotype),
-        adam(supernet, section.weight_decay),
-        feed,
-        CosineRate(section.learning_rate, section.final_learning_rate, 1),
-        range(1),
-        generator=torch.Generator().manual_seed(0),
-    )
-    return record.loss
+    feed = TrainingFeed(Split.open(folder), 2, normalise, build.augmentation(params))
+    training = new_training(supernet, section.weight_decay, 0)
+    rate = CosineRate(section.learning_rate, section.final_learning_rate, 1)
+    fit(lambda x, *_: supernet(x, genotype), training, feed, rate, 1)
+    return training.curve[0].loss
 
 
 def retraining_step(params: Params, description: DatasetDescription, genotype: object, folder: Path) -> float:
     """The loss of one training step on the four images of both splits, and an answer to the test images."""
     given = params.retrain.model_dump(exclude=NOT_OF_THE_RECIPE)
-    recipe = network.Recipe(**given | {"epochs": 1, "batch_size": 4})
-    data = network.FamilyData(folder, description.mean, description.std, build.augmentation(params))
+    recipe = Recipe(**given | {"epochs": 1, "batch_size": 4})
+    data = FamilyData(folder, description.mean, description.std, build.augmentation(params))
     config = network_config(params, description, params.network.final)
-    _, (record,), answers = network.train_network(
-        config, genotype, recipe, data, torch.device("cpu"), lambda record: None
-    )
+    _, (record,), answers = train_network(config, genotype, Family(recipe, data, torch.device("cpu")))
     assert len(answers.labels) == 2
     return record.loss

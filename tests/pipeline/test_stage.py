@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import stage as module
-from pipeline.stage import PLAIN_SECONDS, Progress, Stage, atomic_write, cache_root, main, write_json
+from pipeline.stage import PLAIN_SECONDS, Progress, Stage, atomic_write, cache_root, main, named, write_json
 from tests.imports import ROOT
 
 OUT, METRICS, TIMES = Path("data/demo"), Path("reports/metrics/demo.json"), Path("reports/times/demo.json")
@@ -232,6 +232,48 @@ def test_terminated_stage_exits_with_an_error_and_leaves_nothing():
         finally:
             process.kill()
     assert files() <= {"data/"}
+
+
+# ---- Keys in messages of the library ----
+
+
+@pytest.mark.parametrize(
+    ("sections", "message", "said"),
+    [
+        (["search.evaluation"], "batch_size: expected 1, found 2", "search.evaluation.batch_size: expected 1, found 2"),
+        (["data"], "augmentation.cutout: expected 1", "data.augmentation.cutout: expected 1"),
+        (["stage1", "runtime"], "workers: expected 1", "runtime.workers: expected 1"),
+        (["stage1", "stage2"], "epochs: expected 1", "stage1.epochs: expected 1"),
+        (["search"], "batch_size: expected 1", "batch_size: expected 1"),
+        (["data"], "data/prepared/name: expected 1", "data/prepared/name: expected 1"),
+        (["data"], "the name: expected 1", "the name: expected 1"),
+        (["data"], "", ""),
+    ],
+)
+def test_the_library_s_field_becomes_the_full_key(sections, message, said):
+    with pytest.raises(UnicodeError) as raised, named(*sections):
+        raise UnicodeError(message)
+    assert str(raised.value) == said
+
+
+def test_the_innermost_section_names_the_key():
+    with pytest.raises(ValueError, match=r"^stage1\.evaluation\.batch_size: "), named("stage1"):  # noqa: SIM117
+        with named("stage1.evaluation"):
+            raise ValueError("batch_size: expected 1")
+
+
+def test_a_section_that_is_not_there_is_a_mistake():
+    with pytest.raises(KeyError), named("stage3"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("prepare", "data.image_size"), ("retrain", "retrain.batch_size"), ("export", "runtime.loader_workers")],
+)
+def test_a_stage_s_messages_name_keys_of_its_own_section_and_of_runtime(name, key, capsys):
+    assert main(name, failing(ValueError(f"{key.partition('.')[2]}: expected 1, found 2"))) == 2
+    assert capsys.readouterr().err == f"{name}: {key}: expected 1, found 2\n"
 
 
 # ---- Whole files ----

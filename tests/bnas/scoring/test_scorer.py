@@ -15,9 +15,8 @@ from bnas.data.batches import MiniBatches
 from bnas.data.split import Normalise, Split
 from bnas.scoring.answers import answers_on, difficulty
 from bnas.scoring.composite_error import Composite
-from bnas.scoring.scorer import Scorer
 from bnas.search.contest import Contest, confirm_front
-from bnas.search.problem import Problem
+from bnas.search.problem import SearchProblem
 from bnas.space.search_space import SearchSpace, sample_stratified, sample_uniform
 from tests.bnas import tiny
 
@@ -78,15 +77,15 @@ def test_sampling_names_how_genotypes_are_drawn():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sampling": "mixed"}, r"Problem\.sampling: expected size_stratified or uniform, found 'mixed'"),
-        ({"margin": 0.99}, r"Problem\.margin: expected at least 1, found 0\.99"),
+        ({"sampling": "mixed"}, r"SearchProblem\.sampling: expected size_stratified or uniform, found 'mixed'"),
+        ({"margin": 0.99}, r"SearchProblem\.margin: expected at least 1, found 0\.99"),
     ],
 )
 def test_problem_refuses_what_it_does_not_know(change, message):
     costs = tiny.problem().costs
     values = {"space": tiny.SPACE, "costs": costs, "resource": costs.size, "margin": 1.25, "sampling": "uniform"}
     with pytest.raises(ValueError, match=message):
-        Problem(**(values | change))
+        SearchProblem(**(values | change))
 
 
 @pytest.mark.parametrize("sampling", ["size_stratified", "uniform"])
@@ -160,7 +159,7 @@ def direct(net, genotype, batches, count):
 
 def test_error_is_the_share_of_wrong_answers_of_the_supernets_path(net):
     batches = tiny.batches(VALIDATION)
-    scorer, everyone = Scorer(net, batches), tiny.genotypes(5)
+    scorer, everyone = tiny.scorer(net, batches), tiny.genotypes(5)
     for genotype in everyone:
         for count in (1, 3, 5):
             assert scorer.error(genotype, count) == pytest.approx(direct(net, genotype, batches, count))
@@ -170,7 +169,7 @@ def test_error_is_the_share_of_wrong_answers_of_the_supernets_path(net):
 
 def test_each_mini_batch_is_computed_once_for_each_genotype_and_only_when_asked_for(net):
     spy, batches = Spy(net), tiny.batches(VALIDATION)
-    scorer = Scorer(spy, batches)
+    scorer = tiny.scorer(spy, batches)
     a, b = tiny.genotypes(2)
     requests = [(a, 2), (b, 1), (a, 2), (a, 1), (a, 4), (b, 3), (a, 5), (b, 3), (a, 3)]
     most = Counter()
@@ -185,7 +184,7 @@ def test_each_mini_batch_is_computed_once_for_each_genotype_and_only_when_asked_
 
 def test_all_genotypes_see_the_same_mini_batches_in_the_same_order(net):
     spy, batches = Spy(net), tiny.batches(VALIDATION)
-    scorer, everyone = Scorer(spy, batches), tiny.genotypes(3)
+    scorer, everyone = tiny.scorer(spy, batches), tiny.genotypes(3)
     for count in (1, 3, 5):
         for genotype in everyone:
             scorer.error(genotype, count)
@@ -200,7 +199,7 @@ def test_answers_and_their_count_do_not_depend_on_how_many_are_scored_side_by_si
     everyone, found = tiny.genotypes(5), []
     for workers in (1, 3):
         inputs = calibration() if recalibrated else ()
-        scorer = Scorer(net, tiny.batches(VALIDATION), inputs, workers)
+        scorer = tiny.scorer(net, tiny.batches(VALIDATION), inputs, workers)
         reports = []
         scorer.score(everyone[:2], 2, reports.append)
         scorer.score([*everyone, everyone[4]], 3, reports.append)
@@ -220,7 +219,7 @@ def test_an_error_in_one_path_is_raised_and_keeps_no_half_score(net):
             raise ValueError("bad path")
         return net(x, genotype)
 
-    scorer = Scorer(fails, tiny.batches(VALIDATION), workers=2)
+    scorer = tiny.scorer(fails, tiny.batches(VALIDATION), workers=2)
     with pytest.raises(ValueError, match="bad path"):
         scorer.score(tiny.genotypes(3), 2)
     assert scorer.known(bad) == 0
@@ -242,19 +241,19 @@ def test_difficulty_is_how_many_paths_are_expected_to_be_wrong(net):
 
 
 def test_best_known_error_is_the_one_on_most_mini_batches(net):
-    scorer = Scorer(net, tiny.batches(VALIDATION))
+    scorer = tiny.scorer(net, tiny.batches(VALIDATION))
     genotype = tiny.genotypes(1)[0]
     for count in (1, 4):
         scorer.error(genotype, count)
         assert scorer.best_known(genotype) == scorer.error(genotype, count)
-    assert scorer.error(genotype, 2) == Scorer(net, tiny.batches(VALIDATION)).error(genotype, 2)
+    assert scorer.error(genotype, 2) == tiny.scorer(net, tiny.batches(VALIDATION)).error(genotype, 2)
     assert scorer.best_known(genotype) == scorer.error(genotype, 4)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_composite_error_is_estimated_with_what_everyone_answered_when_scores_were_last_asked_for(net, workers):
     batches, everyone = tiny.batches(VALIDATION), tiny.genotypes(6)
-    scorer = Scorer(net, batches, workers=workers, composite=True)
+    scorer = tiny.scorer(net, batches, workers=workers, composite=True)
 
     def seen(genotype):
         each = [answers_on(lambda x: net(x, genotype), batches, index) for index in range(scorer.known(genotype))]
@@ -289,8 +288,8 @@ def test_scoring_leaves_the_supernet_as_it_was_and_builds_no_gradients(net):
         seen.append(logits.requires_grad)
         return logits
 
-    Scorer(watch, tiny.batches(VALIDATION)).error(tiny.genotypes(1)[0], 2)
-    Scorer(net, tiny.batches(VALIDATION), calibration()).error(tiny.genotypes(1)[0], 2)
+    tiny.scorer(watch, tiny.batches(VALIDATION)).error(tiny.genotypes(1)[0], 2)
+    tiny.scorer(net, tiny.batches(VALIDATION), calibration()).error(tiny.genotypes(1)[0], 2)
     assert seen == [False, False]
     after = net.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -326,7 +325,7 @@ def recalibrated_by_hand(net, genotype, inputs):
 
 def test_recalibrated_errors_use_the_statistics_of_all_calibration_images_at_once(net):
     batches, inputs = tiny.batches(VALIDATION), calibration()
-    scorer = Scorer(net, batches, inputs)
+    scorer = tiny.scorer(net, batches, inputs)
     for genotype in tiny.genotypes(3):
         network = recalibrated_by_hand(net, genotype, inputs)
         for count in (2, 5):
@@ -336,7 +335,7 @@ def test_recalibrated_errors_use_the_statistics_of_all_calibration_images_at_onc
 
 def test_recalibrated_errors_differ_from_those_on_own_statistics_and_depend_on_the_calibration(net):
     everyone, batches = tiny.genotypes(4), tiny.batches(VALIDATION)
-    scorers = [Scorer(net, batches, inputs) for inputs in ((), calibration(1), calibration(3))]
+    scorers = [tiny.scorer(net, batches, inputs) for inputs in ((), calibration(1), calibration(3))]
     own, one, three = ([scorer.error(genotype, 5) for genotype in everyone] for scorer in scorers)
     assert own != three
     assert one != three
@@ -348,7 +347,8 @@ def test_recalibrated_errors_do_not_depend_on_how_the_split_is_cut_but_own_stati
 
     def wrong(inputs):
         return [
-            [Scorer(net, batches, inputs).wrong(genotype, len(batches)) for genotype in everyone] for batches in cuts
+            [tiny.scorer(net, batches, inputs).wrong(genotype, len(batches)) for genotype in everyone]
+            for batches in cuts
         ]
 
     first, *others = wrong(calibration())
@@ -359,7 +359,7 @@ def test_recalibrated_errors_do_not_depend_on_how_the_split_is_cut_but_own_stati
 
 def test_recalibration_counts_the_images_it_passes_through_a_path(net):
     batches, inputs = tiny.batches(VALIDATION), calibration(3)
-    scorer = Scorer(net, batches, inputs)
+    scorer = tiny.scorer(net, batches, inputs)
     a, b = tiny.genotypes(2)
     scorer.error(a, 2)
     assert scorer.image_evaluations == 24 + batches.images(2)
@@ -391,7 +391,7 @@ def scripted(tables, per_batch, composite=False):
     net = Scripted({g: torch.tensor(row, dtype=torch.bool) for g, row in zip(everyone, tables, strict=True)})
     labelled = tiny.numbered(len(tables[0]))
     as_they_are = Normalise((0.0,), (1 / 255,), torch.device("cpu"))
-    return everyone, Scorer(net, InOrder(labelled, per_batch, as_they_are, 0, "tiny"), composite=composite)
+    return everyone, tiny.scorer(net, InOrder(labelled, per_batch, as_they_are, 0), composite=composite)
 
 
 class InOrder(MiniBatches):

@@ -11,7 +11,6 @@ from bnas.nn.operations import OPERATIONS, BinaryBlock
 from bnas.packed.layout import Shape, elements
 from bnas.scoring import shared_paths
 from bnas.scoring.fast_modules import Workbench, from_tensor, frozen
-from bnas.scoring.scorer import Scorer
 from bnas.scoring.shared_paths import Paths, Plan
 from bnas.space.genotype import OPERATIONS as SPACES
 from bnas.space.search_space import SearchSpace
@@ -239,7 +238,7 @@ def test_scores_do_not_depend_on_workers_or_on_what_was_known_before(count):
     everyone = tiny.genotypes(9)
     expected = None
     for workers, first in itertools.product((1, 2, 3), (0, 4)):
-        scorer = Scorer(net, tiny.batches(split), workers=workers)
+        scorer = tiny.scorer(net, tiny.batches(split), workers=workers)
         scorer.score(everyone[:first], 1)
         scorer.score(everyone, count)
         found = [scorer.wrong(genotype, count) for genotype in everyone]
@@ -253,8 +252,8 @@ def test_paths_are_computed_together_where_that_is_the_same_and_by_themselves_el
     calls, answers = [], shared_paths.answers
     monkeypatch.setattr(shared_paths, "answers", lambda *args: calls.append(args) or answers(*args))
     everyone = tiny.genotypes(3)
-    Scorer(net, batches).score(everyone, 1)
+    tiny.scorer(net, batches).score(everyone, 1)
     assert len(calls) == 1
-    Scorer(net, batches, [batches[0][0]]).score(everyone, 1)  # recalibrated statistics are each path's own
-    Scorer(lambda x, genotype: net(x, genotype), batches).score(everyone, 1)
+    tiny.scorer(net, batches, [batches[0][0]]).score(everyone, 1)  # recalibrated statistics are each path's own
+    tiny.scorer(lambda x, genotype: net(x, genotype), batches).score(everyone, 1)
     assert len(calls) == 1

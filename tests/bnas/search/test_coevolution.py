@@ -1,6 +1,7 @@
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,15 +12,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnas.nn.network import NetworkConfig
-from bnas.scoring.scorer import Scorer
-from bnas.search import coevolution, frozen_search, generation, selection
-from bnas.search.coevolution import SupernetData, coevolve
+from bnas.scoring import ways
+from bnas.scoring.scorer import ALL_BATCHES
+from bnas.scoring.supernet_scorer import ScoringData, supernet_scorer
+from bnas.search import frozen_search, generation, selection
+from bnas.search.coevolution import coevolve
 from bnas.search.contest import confirm_front
 from bnas.search.frozen_search import rescored, search
 from bnas.search.gene_regression import Surrogate
-from bnas.search.scoring_plan import SCORING_WORK
+from bnas.search.work import SCORING_WORK, Work
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
+from bnas.training import loop
 from bnas.training.loop import CosineRate, adam
 from tests.bnas import tiny
 
@@ -57,14 +61,15 @@ class Watched(nn.Module):
 
 
 def numbered_data(batch_size=8):
-    return SupernetData(tiny.feed(TRAIN, batch_size), VALIDATION, tiny.NORMALISE)
+    return tiny.data(TRAIN, VALIDATION, batch_size)
 
 
 def evolved(plan, population=(), *, net=None, seed=0, data=None, first=1, **more):
     """The result of a stage, and its calls: those of training, of scoring, of training and so on."""
     net = Watched() if net is None else net
     data = numbered_data() if data is None else data
-    result = coevolve(net, tiny.problem(), plan, data, population, seed=seed, first_generation=first, **more)
+    plan = replace(plan, seed=seed, first_generation=first)
+    result = coevolve(net, tiny.problem(), plan, data, population, **more)
     phases = [list(calls) for _, calls in itertools.groupby(getattr(net, "calls", ()), lambda c: c.training)]
     return result, phases
 
@@ -120,7 +125,7 @@ def test_learning_rate_follows_one_cosine_over_the_whole_stage(monkeypatch):
         optimizers.append(adam(*args))
         return optimizers[-1]
 
-    monkeypatch.setattr(coevolution, "adam", kept)
+    monkeypatch.setattr(loop, "adam", kept)
     evolved(tiny.plan(epochs=2, generations=3), net=Rated())
     rate = CosineRate(0.01, 0.001, 5 * 6)
     assert rates == [rate.at(step) for step in range(30)]
@@ -211,9 +216,9 @@ def test_records_hold_the_errors_they_were_selected_by_in_order_of_size():
 # ---- Which images are seen ----
 
 
-@pytest.mark.parametrize("mode", ["minibatch", "full"])
-def test_training_sees_the_training_split_and_scoring_the_validation_split(mode):
-    plan = tiny.plan(epochs=1, generations=2, scoring=tiny.scoring(mode=mode))
+@pytest.mark.parametrize("batches", [2, ALL_BATCHES])
+def test_training_sees_the_training_split_and_scoring_the_validation_split(batches):
+    plan = tiny.plan(epochs=1, generations=2, batches=batches)
     _, phases = evolved(plan)
     trained, scored = (
         {number for phase in phases for call in phase if call.training is training for number in call.images}
@@ -221,17 +226,17 @@ def test_training_sees_the_training_split_and_scoring_the_validation_split(mode)
     )
     assert trained == set(range(48))
     assert scored <= set(range(100, 140))
-    assert mode != "full" or scored == set(range(100, 140))
+    assert batches == 2 or scored == set(range(100, 140))
 
 
-def test_recalibration_sees_the_training_split_only():
-    scorer = tiny.scoring(batch_norm="recalibrated", calibration_batches=3).scorer(
-        Watched(), TRAIN, VALIDATION, tiny.NORMALISE, 0
-    )
-    calibration = [tiny.numbers(x) for x in scorer.calibration]
-    assert [len(images) for images in calibration] == [8, 8, 8]
-    assert len({*itertools.chain(*calibration)}) == 24
-    assert {*itertools.chain(*calibration)} < set(range(48))
+def test_recalibration_sees_the_training_split_only(monkeypatch):
+    seen, calibrate = [], ways.calibrate
+    monkeypatch.setattr(ways, "calibrate", lambda net, x: seen.append(tiny.numbers(x)) or calibrate(net, x))
+    scorer = tiny.data(TRAIN, VALIDATION, batch_norm="recalibrated", calibration_batches=3).scorer(tiny.supernet(), 0)
+    scorer.score(tiny.genotypes(1), 1)
+    (calibration,) = seen
+    assert len(calibration) == len(set(calibration)) == 24
+    assert set(calibration) < set(range(48))
     scored = [tiny.numbers(scorer.batches[i][0]) for i in range(len(scorer.batches))]
     assert sorted(itertools.chain(*scored)) == list(range(100, 140))
 
@@ -240,7 +245,8 @@ def test_mini_batches_by_difficulty_are_a_partition_drawn_by_the_seed_and_paid_f
     net, validation, members = tiny.trained_supernet(2), tiny.numbered(40, 100), tiny.genotypes(6)
 
     def cut(seed=0, population=members, **changes):
-        scorer = tiny.scoring(**changes).scorer(net, TRAIN, validation, tiny.NORMALISE, seed, population=population)
+        data = ScoringData(TRAIN, validation, tiny.NORMALISE)
+        scorer = supernet_scorer(net, tiny.scoring(**changes), data, seed, population=population)
         return scorer.image_evaluations, [scorer.batches.rows(index).tolist() for index in range(len(scorer.batches))]
 
     spent, stratified = cut(references=3)
@@ -254,7 +260,7 @@ def test_mini_batches_by_difficulty_are_a_partition_drawn_by_the_seed_and_paid_f
     assert spent == 3 * 40
     assert drawn != cut(1, references=3, population=())[1]
     assert len({str(each) for each in (drawn, stratified, cut()[1])}) == 3
-    assert cut(mode="full", references=3) == cut(mode="full") == (0, cut()[1])
+    assert cut()[0] == 0
 
 
 def scored_images(phases):
@@ -286,18 +292,18 @@ def test_each_generation_draws_fresh_images_while_weights_move():
     assert len(set(drawn)) == 3
 
 
-def test_mode_full_scores_on_the_whole_validation_split():
-    _, phases = evolved(tiny.plan(scoring=tiny.scoring(mode="full", batches=1)))
+def test_all_mini_batches_are_the_whole_validation_split():
+    _, phases = evolved(tiny.plan(batches=ALL_BATCHES))
     for seen in scored_images(phases):
         assert {tuple(sorted(images)) for images in seen.values()} == {tuple(range(100, 140))}
 
 
-@pytest.mark.parametrize("mode", ["minibatch", "full"])
-def test_forecast_of_the_work_is_what_is_reported(mode):
-    plan = tiny.plan(generations=3, epochs_per_generation=2, scoring=tiny.scoring(mode=mode))
+@pytest.mark.parametrize(("batches", "images"), [(2, 16), (ALL_BATCHES, len(VALIDATION))])
+def test_forecast_of_the_work_is_what_is_reported(batches, images):
+    plan = tiny.plan(generations=3, epochs_per_generation=2, batches=batches)
     data, reports = numbered_data(), []
-    evolved(plan, data=data, advance=lambda work, note: reports.append(work))
-    assert sum(reports) == pytest.approx(plan.work(data.feed, len(VALIDATION)))
+    evolved(plan, data=data, work=Work(lambda work, note: reports.append(work)))
+    assert sum(reports) == pytest.approx(plan.work(data.feed, images))
     assert SCORING_WORK < 1
 
 
@@ -323,14 +329,10 @@ def test_no_path_dropout_without_a_mode():
 # ---- With a real supernet ----
 
 
-def learnable():
-    return SupernetData(tiny.feed(LEARNABLE), SCORED, tiny.NORMALISE)
-
-
-def real(seed=0, config=tiny.CONFIG, **changes):
-    net = tiny.supernet(config=config)
+def real(seed=0, config=tiny.CONFIG, scoring=(), **changes):
+    net, data = tiny.supernet(config=config), tiny.data(LEARNABLE, SCORED, **dict(scoring))
     values = {"generations": 2, "dropout_mode": "sample", "dropout_maximum": 0.2}
-    result, _ = evolved(tiny.plan(**(values | changes)), net=net, data=learnable(), seed=seed)
+    result, _ = evolved(tiny.plan(**(values | changes)), net=net, data=data, seed=seed)
     return net, result
 
 
@@ -378,21 +380,14 @@ def test_sign_of_the_other_gradient_trains_to_other_weights():
 
 
 def test_a_stage_and_a_search_run_with_recalibrated_statistics():
-    recalibrated = tiny.scoring(batch_norm="recalibrated")
+    recalibrated = {"batch_norm": "recalibrated"}
     net, result = real(scoring=recalibrated, generations=1)
     own_net, own = real(generations=1)
     assert tiny.same_weights(net, own_net)
     errors = [[member.error for member in r.generations[0].members] for r in (result, own)]
     assert errors[0] != errors[1]
-    scorer = recalibrated.scorer(net, LEARNABLE, SCORED, tiny.NORMALISE, 0)
-    found = search(
-        scorer,
-        tiny.problem(),
-        tiny.search_plan(scoring=recalibrated, generations=2),
-        result.population,
-        seed=0,
-        first_generation=1,
-    )
+    scorer = tiny.data(LEARNABLE, SCORED, **recalibrated).scorer(net, 0)
+    found = search(scorer, tiny.problem(), tiny.search_plan(generations=2), result.population)
     front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer)
     assert all(scorer.known(genotype) == 4 for genotype in front)
 
@@ -417,8 +412,8 @@ class Patterned(nn.Module):
 
 def searched(plan, population=None, *, seed=0, problem=None, composite=False):
     """The result; per generation, in order, who was scored on how many mini-batches; and the scorer."""
-    problem = problem or tiny.problem()
-    scorer = Scorer(Patterned(), tiny.batches(VALIDATION), composite=composite)
+    problem, net = problem or tiny.problem(), Patterned()
+    scorer = tiny.scorer(net, tiny.batches(VALIDATION), composite=composite)
     if population is None:
         population = tiny.genotypes(plan.population, seed=7)
     generations, step = [], generation.step
@@ -436,7 +431,8 @@ def searched(plan, population=None, *, seed=0, problem=None, composite=False):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frozen_search.generation, "step", watched)
-        result = search(scorer, problem, plan, population, seed=seed, first_generation=5)
+        result = search(scorer, problem, replace(plan, seed=seed, first_generation=5), population)
+    assert max(net.calls.values()) == 1, "no path is computed twice on the same images"
     return result, generations, scorer
 
 
@@ -446,7 +442,7 @@ def test_no_architecture_is_proposed_twice():
     plan = tiny.search_plan(generations=8, population=8, immigrants=0)
     for seed in range(2):
         population = tiny.genotypes(8, space=space)
-        _, generations, scorer = searched(plan, population, seed=seed, problem=tiny.problem(space))
+        _, generations, _ = searched(plan, population, seed=seed, problem=tiny.problem(space))
         seen = set(population)
         for requests in generations:
             parents, offspring = requests[:8], requests[8:]
@@ -454,7 +450,6 @@ def test_no_architecture_is_proposed_twice():
             assert seen.isdisjoint(genotype for genotype, _ in offspring)
             seen.update(genotype for genotype, _ in offspring)
         assert len(seen) == 8 + 8 * 8
-        assert max(scorer.supernet.calls.values()) == 1
 
 
 def test_everything_evaluated_is_kept_once_in_order():
@@ -495,17 +490,17 @@ def test_what_screens_is_the_surrogate_of_all_scores_so_far():
 def test_a_score_is_the_error_on_what_was_seen_or_the_composite_one():
     (genotype,), scores = tiny.genotypes(1), []
     for score in ("error", "composite"):
-        scorer = tiny.scoring(score=score).scorer(Patterned(), TRAIN, VALIDATION, tiny.NORMALISE, 0)
+        scorer = tiny.data(TRAIN, VALIDATION, score=score).scorer(Patterned(), 0)
         scorer.score([genotype], 1)
         scores.append(scorer.best_known(genotype) - scorer.error(genotype, 1))
     assert scores[0] == 0
     assert scores[1] != 0
-    with pytest.raises(ValueError, match=r"^Scoring\.score: expected error or composite, found 'loss'$"):
+    with pytest.raises(ValueError, match=r"^ScoringPlan\.score: expected error or composite, found 'loss'$"):
         tiny.scoring(score="loss")
 
 
 def test_scores_so_far_are_errors_and_the_images_behind_them():
-    scorer = Scorer(Patterned(), tiny.batches(VALIDATION))
+    scorer = tiny.scorer(Patterned(), tiny.batches(VALIDATION))
     assert scorer.scored() == {}
     few, more = tiny.genotypes(2)
     scorer.score([few, more], 1)
@@ -559,11 +554,8 @@ def test_nobody_survives_on_fewer_mini_batches_than_survivors_are_scored_on(aske
     assert any(scorer.known(genotype) == 1 for genotype in result.evaluated if genotype not in survivors)
 
 
-def test_without_front_batches_and_in_mode_full_nobody_is_scored_on_more_than_others():
-    full = tiny.search_plan(
-        scoring=tiny.scoring(mode="full"), front_batches=2, last_front_batches=4, survivor_batches=4
-    )
-    for plan in (tiny.search_plan(), full):
+def test_without_front_batches_nobody_is_scored_on_more_than_others():
+    for plan in (tiny.search_plan(), tiny.search_plan(batches=ALL_BATCHES, last_batches=ALL_BATCHES)):
         _, generations, _ = searched(plan)
         assert all(len({known for _, known in requests}) == 1 for requests in generations)
 
@@ -572,8 +564,8 @@ def test_without_front_batches_and_in_mode_full_nobody_is_scored_on_more_than_ot
 @given(st.integers(1, 20), st.integers(1, 5), st.integers(0, 9))
 def test_fidelity_grows_from_first_to_last(generations, first, more):
     batches = tiny.batches(VALIDATION, 2)
-    plan = tiny.search_plan(generations=generations, scoring=tiny.scoring(batches=first), last_batches=first + more)
-    counts = [plan.batches(t, batches) for t in range(1, generations + 1)]
+    plan = tiny.search_plan(generations=generations, batches=first, last_batches=first + more)
+    counts = [plan.scored(t, batches) for t in range(1, generations + 1)]
     assert counts == sorted(counts)
     assert counts[0] == first
     assert generations == 1 or counts[-1] == first + more
@@ -582,20 +574,20 @@ def test_fidelity_grows_from_first_to_last(generations, first, more):
     assert not steps or max(steps) - min(steps) <= 1
 
 
-def test_fidelity_never_exceeds_the_split_and_is_the_split_in_mode_full():
+def test_fidelity_never_exceeds_the_split_and_is_the_split_where_all_mini_batches_are_meant():
     batches = tiny.batches(VALIDATION)
-    plan = tiny.search_plan(generations=5, scoring=tiny.scoring(batches=2), last_batches=50)
-    assert [plan.batches(t, batches) for t in range(1, 6)][-1] == len(batches) == 5
-    full = tiny.search_plan(generations=5, scoring=tiny.scoring(mode="full", batches=1), last_batches=2)
-    assert {full.batches(t, batches) for t in range(1, 6)} == {5}
+    plan = tiny.search_plan(generations=5, batches=2, last_batches=50)
+    assert [plan.scored(t, batches) for t in range(1, 6)][-1] == len(batches) == 5
+    full = tiny.search_plan(generations=5, batches=ALL_BATCHES, last_batches=ALL_BATCHES)
+    assert {full.scored(t, batches) for t in range(1, 6)} == {5}
 
 
 def test_everyone_in_a_generation_is_scored_at_its_fidelity():
-    plan = tiny.search_plan(generations=5, scoring=tiny.scoring(batches=1), last_batches=5)
+    plan = tiny.search_plan(generations=5, batches=1, last_batches=5)
     result, generations, scorer = searched(plan)
     for t, requests in enumerate(generations, 1):
-        assert {count for _, count in requests} == {plan.batches(t, scorer.batches)} == {t}
-    fresh = Scorer(Patterned(), scorer.batches)
+        assert {count for _, count in requests} == {plan.scored(t, scorer.batches)} == {t}
+    fresh = tiny.scorer(Patterned(), scorer.batches)
     for t, record in enumerate(result.generations, 1):
         for member in record.members:
             assert member.error == fresh.error(member.genotype, t)
@@ -656,7 +648,7 @@ def test_a_search_is_determined_by_its_seed():
 
 
 def test_individuals_scored_side_by_side_give_the_same_run():
-    results = [real(scoring=tiny.scoring(workers=workers), generations=1) for workers in (1, 3)]
+    results = [real(scoring={"workers": workers}, generations=1) for workers in (1, 3)]
     assert results[0][1] == results[1][1]
     assert tiny.same_weights(results[0][0], results[1][0])
 
@@ -668,8 +660,8 @@ def test_the_search_leaves_the_supernet_alone():
         seen = []
         for module in net.modules():
             module.register_forward_hook(lambda *call, seen=seen: seen.append(torch.is_grad_enabled()))
-        scorer = Scorer(scored, tiny.batches(SCORED))
-        search(scorer, tiny.problem(), tiny.search_plan(generations=2), [], seed=0, first_generation=1)
+        scorer = tiny.scorer(scored, tiny.batches(SCORED))
+        search(scorer, tiny.problem(), tiny.search_plan(generations=2), [])
         assert scorer.image_evaluations > 0
         assert not any(seen)
         assert all(parameter.grad is None for parameter in net.parameters())
@@ -682,9 +674,9 @@ def test_the_search_leaves_the_supernet_alone():
 
 def test_rescoring_gives_every_member_an_error_on_the_common_mini_batches_and_keeps_the_rest():
     result, _, _ = searched(tiny.search_plan())
-    scorer = Scorer(Patterned(), tiny.batches(VALIDATION, seed=3))
+    scorer = tiny.scorer(Patterned(), tiny.batches(VALIDATION, seed=3))
     reports = []
-    records = rescored(result.generations, scorer, 2, lambda work, note: reports.append(work))
+    records = rescored(result.generations, scorer, 2, Work(lambda work, note: reports.append(work)))
     for record, before in zip(records, result.generations, strict=True):
         assert (record.stage, record.generation, record.rule) == (
             before.stage,

@@ -10,9 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnas.search.generation import Generation, Screening, Variation, offspring, step
+from bnas.search.generation import Breeder, Generation, Screening, VariationRates, offspring, step
 from bnas.search.pareto import hypervolume
-from bnas.search.selection import RULES, TWO_STAGE, auxiliary_objectives, fronts, mating_values, rule_of, select
+from bnas.search.selection import (
+    RULES,
+    TWO_STAGE,
+    Selection,
+    auxiliary_objectives,
+    fronts,
+    mating_values,
+    rule_of,
+    select,
+)
 from bnas.space.genotype import PARAMETER_FREE
 from bnas.space.search_space import SearchSpace, sample_stratified, sample_uniform
 
@@ -259,15 +268,15 @@ def test_schedules_refuse_unknown_names_and_generations_out_of_range():
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
 def test_probabilities_outside_zero_and_one_are_refused(field, value):
     arguments = {"crossover": 0.5, "mutation_rate": 0.1, "random_share": 0.2, field: value}
-    with pytest.raises(ValueError, match=rf"Variation.{field}: expected a value in \[0, 1\], found {value}"):
-        Variation(**arguments)
+    with pytest.raises(ValueError, match=rf"VariationRates.{field}: expected a value in \[0, 1\], found {value}"):
+        VariationRates(**arguments)
 
 
 # ---- Offspring and the generation step, on a toy problem ----
 
 SPACE = SearchSpace(nodes=2)
 GENES = 4 * SPACE.nodes
-MIXED = Variation(crossover=0.6, mutation_rate=0.1, random_share=0.125)
+MIXED = VariationRates(crossover=0.6, mutation_rate=0.1, random_share=0.125)
 
 
 def weighted_ops(genotype):
@@ -305,14 +314,9 @@ def uniform(space=SPACE):
     return functools.partial(sample_uniform, space)
 
 
-def setting(seed=0, space=SPACE, **changes):
-    return {
-        "space": space,
-        "sampler": uniform(space),
-        "variation": MIXED,
-        "rng": random.Random(seed),
-        **changes,
-    }
+def setting(seed=0, space=SPACE, sampler=None, variation=MIXED, **changes):
+    breeder = Breeder(space, sampler or uniform(space), variation)
+    return {"breeder": breeder, "rng": random.Random(seed), **changes}
 
 
 def born(size=16, count=16, seed=0, **changes):
@@ -342,7 +346,7 @@ def test_the_global_generator_is_left_as_it_was():
     random.seed(1234)
     before = random.getstate()
     population, _ = born()
-    step(population, evaluate, generation=1, rule="cars", count=16, **setting())
+    step(population, evaluate, selection=Selection("cars", 1, 16), **setting())
     assert random.getstate() == before
 
 
@@ -356,7 +360,7 @@ def test_the_given_share_of_offspring_is_sampled_afresh():
 
     for share, expected in [(0.0, 0), (0.25, 4), (1.0, 16)]:
         requests.clear()
-        _, children = born(sampler=sampler, variation=Variation(0.5, 0.1, share))
+        _, children = born(sampler=sampler, variation=VariationRates(0.5, 0.1, share))
         assert len(set(children) & set(requests)) == len(requests) == expected
 
 
@@ -370,7 +374,7 @@ def test_excluded_genotypes_are_not_born():
 def test_a_known_draw_of_the_sampler_is_replaced():
     population = sample_uniform(SPACE, random.Random(100), 4)
     draws = iter([population[:2], population[2:], sample_uniform(SPACE, random.Random(1), 2)])
-    everything_fresh = Variation(0.5, 0.1, 1.0)
+    everything_fresh = VariationRates(0.5, 0.1, 1.0)
     children = offspring(
         population,
         evaluate(population),
@@ -381,7 +385,7 @@ def test_a_known_draw_of_the_sampler_is_replaced():
 
 
 def test_without_mutation_children_of_two_parents_are_made_of_their_nodes():
-    only_crossed = Variation(crossover=1.0, mutation_rate=0.0, random_share=0.0)
+    only_crossed = VariationRates(crossover=1.0, mutation_rate=0.0, random_share=0.0)
     families = [born(count=32, seed=seed, variation=only_crossed) for seed in range(4)]
 
     def nodes(genotype):
@@ -395,7 +399,7 @@ def test_without_mutation_children_of_two_parents_are_made_of_their_nodes():
 
 
 def test_a_cross_that_is_already_known_is_mutated():
-    population, children = born(size=1, count=5, variation=Variation(1.0, 0.0, 0.0))
+    population, children = born(size=1, count=5, variation=VariationRates(1.0, 0.0, 0.0))
     assert len(children) == 5
     assert all(gene_changes(child, population[0]) <= 2 for child in children)
 
@@ -405,7 +409,7 @@ def gene_changes(child, parent):
 
 
 def test_without_crossover_children_are_mutants_of_one_parent():
-    population, children = born(variation=Variation(crossover=0.0, mutation_rate=0.0, random_share=0.0))
+    population, children = born(variation=VariationRates(crossover=0.0, mutation_rate=0.0, random_share=0.0))
     for child in children:
         assert min(gene_changes(child, parent) for parent in population) <= 2
 
@@ -413,7 +417,7 @@ def test_without_crossover_children_are_mutants_of_one_parent():
 def test_crossed_children_are_mutated_at_the_given_rate():
     def inherited(rate):
         """Share of the nodes of crossed children that some parent has at the same place."""
-        population, children = born(count=64, variation=Variation(1.0, rate, 0.0))
+        population, children = born(count=64, variation=VariationRates(1.0, rate, 0.0))
         known = {place for parent in population for place in enumerate(parent.normal + parent.reduction)}
         nodes = [place for child in children for place in enumerate(child.normal + child.reduction)]
         return sum(place in known for place in nodes) / len(nodes)
@@ -427,7 +431,7 @@ def children_per_parent(values, count=64):
     space = SearchSpace(nodes=4)
     population = sample_uniform(space, random.Random(100), len(values))
     assert min(gene_changes(a, b) for a, b in itertools.combinations(population, 2)) > 2
-    children = offspring(population, values, count, **setting(space=space, variation=Variation(0.0, 0.0, 0.0)))
+    children = offspring(population, values, count, **setting(space=space, variation=VariationRates(0.0, 0.0, 0.0)))
     parents = [min(range(len(values)), key=lambda i: gene_changes(child, population[i])) for child in children]
     return [parents.count(i) for i in range(len(values))]
 
@@ -455,10 +459,10 @@ def test_a_space_without_new_genotypes_ends_the_search_for_offspring_at_once():
     def sampler(rng, count):
         raise AssertionError("there is nothing to sample")
 
-    options = setting(space=only, sampler=sampler, variation=Variation(0.5, 0.1, 1.0))
+    options = setting(space=only, sampler=sampler, variation=VariationRates(0.5, 0.1, 1.0))
     assert offspring(population, [SMALL], 8, **options) == []
     scores = np.array([SMALL])
-    generation = step(population, lambda _: scores, generation=1, rule="nsga2", count=8, **options)
+    generation = step(population, lambda _: scores, selection=Selection("nsga2", 1, 8), **options)
     assert generation.population == generation.genotypes == tuple(population)
     assert scores.flags.writeable
 
@@ -468,7 +472,7 @@ def test_an_almost_exhausted_space_gives_what_it_still_holds(share):
     tiny = SearchSpace(ops=("skip_connect",), nodes=2)
     members = sample_uniform(tiny, random.Random(0), 9)
     assert len(members) == tiny.size == 9
-    options = setting(space=tiny, variation=Variation(0.5, 0.1, share), exclude=frozenset(members[4:7]))
+    options = setting(space=tiny, variation=VariationRates(0.5, 0.1, share), exclude=frozenset(members[4:7]))
     children = offspring(members[:4], np.array([SMALL] * 4), 20, **options)
     assert set(children) == set(members[7:])
     options["exclude"] = frozenset(members)
@@ -494,7 +498,7 @@ def test_a_generation_is_parents_then_offspring_and_the_selected_of_both(rule, s
         seen.append(tuple(genotypes))
         return evaluate(genotypes)
 
-    generation = step(population, counted, generation=2, rule=rule, count=count, **setting())
+    generation = step(population, counted, selection=Selection(rule, 2, count), **setting())
     assert generation.genotypes[:size] == tuple(population)
     assert generation.parents == size
     assert len(generation.genotypes) == size + count == len(set(generation.genotypes))
@@ -510,7 +514,7 @@ def test_a_generation_is_parents_then_offspring_and_the_selected_of_both(rule, s
 def test_a_generation_breeds_by_the_values_of_its_rule():
     population = sample_uniform(SPACE, random.Random(1), 16)
     for rule, number in [("nsga2", 1), ("auxiliary", 1), ("alternate", 1), ("alternate", 2)]:
-        generation = step(population, evaluate, generation=number, rule=rule, count=16, **setting(3))
+        generation = step(population, evaluate, selection=Selection(rule, number, 16), **setting(3))
         values = mating_values(evaluate(population), rule, number)
         assert list(generation.genotypes[16:]) == offspring(population, values, 16, **setting(3))
 
@@ -518,7 +522,7 @@ def test_a_generation_breeds_by_the_values_of_its_rule():
 def test_equal_seeds_give_equal_generations():
     population = sample_uniform(SPACE, random.Random(1), 16)
     first, again, other = (
-        step(population, evaluate, generation=1, rule="cars", count=16, **setting(seed)) for seed in (1, 1, 2)
+        step(population, evaluate, selection=Selection("cars", 1, 16), **setting(seed)) for seed in (1, 1, 2)
     )
     assert (first.genotypes, first.survivors) == (again.genotypes, again.survivors)
     assert first.genotypes != other.genotypes
@@ -526,9 +530,9 @@ def test_equal_seeds_give_equal_generations():
 
 def test_a_step_respects_exclusions():
     population = sample_uniform(SPACE, random.Random(1), 8)
-    free = step(population, evaluate, generation=1, rule="nsga2", count=8, **setting())
+    free = step(population, evaluate, selection=Selection("nsga2", 1, 8), **setting())
     known = frozenset(free.genotypes[8:])
-    restricted = step(population, evaluate, generation=1, rule="nsga2", count=8, **setting(), exclude=known)
+    restricted = step(population, evaluate, selection=Selection("nsga2", 1, 8), **setting(), exclude=known)
     assert not known & set(restricted.genotypes)
 
 
@@ -546,7 +550,7 @@ def screened(rule="nsga2", candidates=4, predict=evaluate, count=16):
 
     screening = Screening(candidates, watched("predicted", predict))
     generation = step(
-        population, watched("evaluated", evaluate), generation=1, rule=rule, count=count, **setting(),
+        population, watched("evaluated", evaluate), selection=Selection(rule, 1, count), **setting(),
         screening=screening,
     )  # fmt: skip
     return generation, calls["evaluated"], calls["predicted"]
@@ -588,7 +592,7 @@ def test_who_would_survive_is_looked_at_again_until_nobody_needs_it(looks):
         seen.update((genotype, seen.get(genotype, 0) + 1) for genotype in unsure)
         return bool(unsure)
 
-    generation = step(population, lucky, generation=1, rule="nsga2", count=16, **setting(), second_look=second_look)
+    generation = step(population, lucky, selection=Selection("nsga2", 1, 16), **setting(), second_look=second_look)
     assert all(seen[genotype] == looks for genotype in generation.population)
     assert tuple(asked[-1]) == generation.population
     assert len(asked) > looks
@@ -599,7 +603,7 @@ def test_who_would_survive_is_looked_at_again_until_nobody_needs_it(looks):
 
 def test_one_candidate_for_each_offspring_is_no_screening():
     population = sample_uniform(SPACE, random.Random(1), 16)
-    plain = step(population, evaluate, generation=1, rule="cars", count=16, **setting())
+    plain = step(population, evaluate, selection=Selection("cars", 1, 16), **setting())
     generation, _, predicted = screened("cars", 1)
     assert (generation.genotypes, generation.survivors) == (plain.genotypes, plain.survivors)
     assert predicted == []
@@ -623,16 +627,16 @@ def test_too_few_candidates_and_wrong_predictions_are_refused():
 def test_a_step_refuses_scores_of_another_shape(result, expected):
     population = sample_uniform(SPACE, random.Random(1), 8)
     with pytest.raises(ValueError, match=expected):
-        step(population, lambda g: result(len(g)), generation=1, rule="nsga2", count=8, **setting())
+        step(population, lambda g: result(len(g)), selection=Selection("nsga2", 1, 8), **setting())
 
 
 def test_a_step_refuses_empty_and_repeated_populations_and_no_count():
     population = sample_uniform(SPACE, random.Random(1), 4)
     for members in ([], [*population, population[0]]):
         with pytest.raises(ValueError, match="population: expected at least one genotype and no duplicates"):
-            step(members, evaluate, generation=1, rule="nsga2", count=4, **setting())
+            step(members, evaluate, selection=Selection("nsga2", 1, 4), **setting())
     with pytest.raises(ValueError, match="count: expected at least 1, found 0"):
-        step(population, evaluate, generation=1, rule="nsga2", count=0, **setting())
+        step(population, evaluate, selection=Selection("nsga2", 1, 0), **setting())
 
 
 def test_a_generation_that_contradicts_itself_is_refused():
@@ -651,7 +655,7 @@ def test_a_generation_that_contradicts_itself_is_refused():
 
 def test_the_scores_of_a_generation_cannot_be_written_to():
     population = sample_uniform(SPACE, random.Random(1), 4)
-    generation = step(population, evaluate, generation=1, rule="nsga2", count=4, **setting())
+    generation = step(population, evaluate, selection=Selection("nsga2", 1, 4), **setting())
     with pytest.raises(ValueError, match="read-only"):
         generation.objectives[0, 0] = 0.0
 
@@ -663,7 +667,7 @@ def evolved(selection, seed, generations=20, score=evaluate):
     history = []
     for t in range(1, generations + 1):
         rule = rule_of(selection, t, generations)
-        generation = step(population, functools.partial(score, t), generation=t, rule=rule, count=24, **options)
+        generation = step(population, functools.partial(score, t), selection=Selection(rule, t, 24), **options)
         population = generation.population
         history.append(generation)
     return history

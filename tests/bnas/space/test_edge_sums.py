@@ -7,7 +7,7 @@ import pytest
 from bnas.packed import latency
 from bnas.packed.latency import check, measure, network_seconds
 from bnas.records.latencies import CellLatencies, EdgeLatency, LatencyTable, latency_table
-from bnas.search.problem import Problem
+from bnas.search.problem import SearchProblem
 from bnas.space.edge_sums import EdgeTable, everywhere, used
 from bnas.space.search_space import SearchSpace
 from tests.bnas import tiny
@@ -106,7 +106,7 @@ def test_a_tables_correlation_is_that_of_its_sums_with_whole_networks(monkeypatc
 @pytest.mark.parametrize("resource", ["size", "ops"])
 def test_second_objective_is_the_resource_over_its_fixed_bound(resource):
     table: EdgeTable = getattr(COSTS, resource)
-    problem = Problem(SPACE, COSTS, table, 1.25, "uniform")
+    problem = SearchProblem(SPACE, COSTS, table, 1.25, "uniform")
     everyone = tiny.genotypes(9, space=SPACE)
     most = max(table.range())
     assert problem.resources(everyone) == pytest.approx([table(g) / (1.25 * most) for g in everyone])
@@ -115,7 +115,7 @@ def test_second_objective_is_the_resource_over_its_fixed_bound(resource):
 
 
 def test_indicators_stay_on_the_size_whatever_the_resource():
-    by_ops = Problem(SPACE, COSTS, COSTS.ops, 1.25, "size_stratified")
+    by_ops = SearchProblem(SPACE, COSTS, COSTS.ops, 1.25, "size_stratified")
     by_size = replace(by_ops, resource=COSTS.size)
     assert by_ops.range(10) == by_size.range(10)
     assert by_ops.sampler(random.Random(1), 5) == by_size.sampler(random.Random(1), 5)

@@ -7,9 +7,9 @@ import torch
 from bnas.data.split import Split
 from bnas.records.networks import LinearBaseline, read_linear
 from bnas.report.tables import linear_note
+from bnas.training.family import Family, FamilyData, Recipe
 from bnas.training.linear_baseline import train_linear
 from bnas.training.loop import TrainingError
-from bnas.training.network import FamilyData, Recipe
 from tests import finished_run
 from tests.bnas import tiny
 
@@ -34,7 +34,7 @@ def trained(folder, make, classes, recipe=RECIPE, heard=None):
             tiny.write_split(folder / name, make(count, seed))
     data = FamilyData(folder, tiny.MEAN, tiny.STD, tiny.PLAIN)
     heard = [] if heard is None else heard
-    return train_linear(recipe, data, classes, torch.device("cpu"), heard.append)
+    return train_linear(Family(recipe, data, torch.device("cpu")), classes, heard.append)
 
 
 def equal_pixels(count, seed):

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnas.data.batches import Augmentation
 from bnas.nn.binarize import BinaryConv2d
 from bnas.scoring.answers import answers_on
-from bnas.training.loop import CosineRate, TrainingError, adam, calibrate, fit, predict
+from bnas.training.loop import CosineRate, TrainingError, TrainingLoss, adam, calibrate, fit, new_training, predict
 from tests.bnas import tiny
 
 RATE = CosineRate(0.01, 0.0001, 15)
@@ -89,7 +89,8 @@ def on_path(net, genotype):
 def test_parameters_off_the_path_get_no_gradient_and_no_step():
     net = tiny.supernet()
     first, second = tiny.everywhere("bin_conv_3x3"), tiny.everywhere("max_pool_3x3")
-    optimizer = adam(net, 0.1)
+    training = new_training(net, 0.1, 0)
+    optimizer = training.optimizer
     feed = tiny.feed(tiny.split(24))
     names = dict(net.named_parameters())
     paths = {name: on_path(net, path) for name, path in (("first", first), ("second", second))}
@@ -98,7 +99,7 @@ def test_parameters_off_the_path_get_no_gradient_and_no_step():
     assert both
 
     fresh = {name: value.detach().clone() for name, value in names.items()}
-    fit(lambda x, *_: net(x, first), optimizer, feed, RATE, range(1), generator=tiny.generator(0))
+    fit(lambda x, *_: net(x, first), training, feed, RATE, 1)
     for name, value in names.items():
         stepped = name in paths["first"]
         assert stepped == (value.grad is not None) == (value in optimizer.state), name
@@ -107,7 +108,7 @@ def test_parameters_off_the_path_get_no_gradient_and_no_step():
     after = {name: value.detach().clone() for name, value in names.items()}
 
     # Zero gradients instead of none would go on moving these by their momentum, and decay them.
-    fit(lambda x, *_: net(x, second), optimizer, feed, RATE, range(1, 2), generator=tiny.generator(1))
+    fit(lambda x, *_: net(x, second), training, feed, RATE, 2)
     for name in idle:
         assert torch.equal(names[name], after[name]), name
         state = optimizer.state[names[name]]
@@ -118,36 +119,35 @@ def test_parameters_off_the_path_get_no_gradient_and_no_step():
 # ---- The loop ----
 
 
-def train(epoch_ranges, seed=0, log=None):
-    """A small network after some calls of `fit` on augmented images, and all their records."""
+def train(*until, seed=0, log=None):
+    """A small network after calls of `fit` on augmented images until so many epochs are done, and all its records."""
     net = tiny.network(tiny.everywhere("bin_conv_3x3")).train()
-    optimizer = adam(net, 0.01)
+    training = new_training(net, 0.01, seed)
     feed = tiny.feed(tiny.split(24), augmentation=Augmentation(1, True))
-    draws, records = tiny.generator(seed), []
 
     def forward(x, step, rows):
         if log is not None:
-            log.append((step, [group["lr"] for group in optimizer.param_groups]))
+            log.append((step, [group["lr"] for group in training.optimizer.param_groups]))
         return net(x)
 
-    for epochs in epoch_ranges:
-        records += fit(forward, optimizer, feed, RATE, epochs, generator=draws)
-    return net, records
+    for epochs in until:
+        fit(forward, training, feed, RATE, epochs)
+    return net, training.curve
 
 
 def test_training_depends_on_the_generators_seed_alone():
-    (net, records), (again, same) = train([range(2)]), train([range(2)])
+    (net, records), (again, same) = train(2), train(2)
     assert tiny.same_weights(net, again)
     assert records == same
-    other, different = train([range(2)], seed=1)
+    other, different = train(2, seed=1)
     assert not tiny.same_weights(net, other)
     assert records != different
 
 
 def test_successive_calls_are_one_training_cut_in_two():
     whole, halves = [], []
-    net, records = train([range(5)], log=whole)
-    again, same = train([range(2), range(2, 5)], log=halves)
+    net, records = train(5, log=whole)
+    again, same = train(2, 5, log=halves)
     assert tiny.same_weights(net, again)
     assert records == same
     assert whole == halves
@@ -155,7 +155,7 @@ def test_successive_calls_are_one_training_cut_in_two():
 
 def test_step_counts_over_all_epochs_and_sets_the_rate_of_every_group():
     log = []
-    _, records = train([range(2), range(2, 5)], log=log)
+    _, records = train(2, 5, log=log)
     assert log == [(step, [RATE.at(step)] * 2) for step in range(15)]
     assert [record.epoch for record in records] == [1, 2, 3, 4, 5]
 
@@ -175,16 +175,9 @@ class Constant(nn.Module):
 def test_loss_is_the_cross_entropy_with_smoothed_labels_and_error_the_share_of_wrong_answers(smoothing):
     logits, part, seen = (2.0, 1.0, 0.0, -1.0), tiny.split(10), []
     net = Constant(logits)
-    records = fit(
-        lambda x, *_: net(x),
-        adam(net, 0.0),
-        tiny.feed(part, 5),
-        CosineRate(0.0, 0.0, 2),
-        range(1),
-        generator=tiny.generator(0),
-        label_smoothing=smoothing,
-        on_epoch=seen.append,
-    )
+    training, rate, loss = new_training(net, 0.0, 0), CosineRate(0.0, 0.0, 2), TrainingLoss(smoothing)
+    fit(lambda x, *_: net(x), training, tiny.feed(part, 5), rate, 1, loss=loss, on_epoch=seen.append)
+    records = training.curve
     log_sum = math.log(sum(math.exp(value) for value in logits))
     target = [[smoothing / 4 + (1 - smoothing) * (k == label) for k in range(4)] for label in part.labels]
     losses = [sum(q * (log_sum - z) for q, z in zip(row, logits, strict=True)) for row in target]
@@ -197,9 +190,9 @@ def test_the_loss_of_an_auxiliary_head_is_added_by_its_weight():
     net, part = Constant((2.0, 1.0, 0.0, -1.0)), tiny.split(10)
 
     def loss(forward, weight):
-        feed, rate = tiny.feed(part, 5), CosineRate(0.0, 0.0, 2)
-        more = {"generator": tiny.generator(0), "auxiliary_weight": weight}
-        return fit(forward, adam(net, 0.0), feed, rate, range(1), **more)[0].loss
+        training, rate = new_training(net, 0.0, 0), CosineRate(0.0, 0.0, 2)
+        fit(forward, training, tiny.feed(part, 5), rate, 1, loss=TrainingLoss(auxiliary_weight=weight))
+        return training.curve[0].loss
 
     main, head = loss(lambda x, *_: net(x), 0.4), loss(lambda x, *_: -net(x), 0.4)
     assert main != pytest.approx(head)
@@ -215,15 +208,8 @@ def test_mixed_precision_leaves_all_that_is_binary_exact(wanted):
         if isinstance(layer, BinaryConv2d | nn.Linear | nn.Conv2d):
             layer.register_forward_hook(lambda layer, args, out, name=name: seen.update({name: (args[0], out)}))
     feed, rate = tiny.feed(tiny.split(16)), CosineRate(0.01, 0.0, 2)
-    fit(
-        lambda x, *_: net(x, path),
-        adam(net, 0.0),
-        feed,
-        rate,
-        range(1),
-        generator=tiny.generator(0),
-        mixed_precision=wanted,
-    )
+    loss = TrainingLoss(mixed_precision=wanted)
+    fit(lambda x, *_: net(x, path), new_training(net, 0.0, 0), feed, rate, 1, loss=loss)
     low = torch.bfloat16 if wanted else torch.float32
     for name, (x, out) in seen.items():
         if name.startswith("cells."):
@@ -238,15 +224,14 @@ def test_mixed_precision_leaves_all_that_is_binary_exact(wanted):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(bad):
     net = Constant((0.1, 0.2, 0.3, 0.4))
-    optimizer = adam(net, 0.0)
-    seen = []
+    training, seen = new_training(net, 0.0, 0), []
 
     def forward(x, step, rows):
         seen.append(net.logits.detach().clone())
         return net(x) * (torch.tensor([bad, 1, 1, 1]) if step == 7 else 1)
 
     with pytest.raises(TrainingError, match=rf"at step 7 \(learning rate {RATE.at(7):.3g}\)"):
-        fit(forward, optimizer, tiny.feed(tiny.split(40)), RATE, range(3), generator=tiny.generator(0))
+        fit(forward, training, tiny.feed(tiny.split(40)), RATE, 3)
     assert len(seen) == 8
     assert not torch.equal(seen[6], seen[7])
     assert torch.equal(net.logits, seen[7])
@@ -265,7 +250,9 @@ def trained():
     torch.set_num_threads(1)
     net = tiny.network(tiny.everywhere("bin_conv_3x3")).train()
     feed, rate = tiny.feed(tiny.split(48)), CosineRate(0.01, 0.0, 36)
-    return net, fit(lambda x, *_: net(x), adam(net, 0.0), feed, rate, range(6), generator=tiny.generator(0))
+    training = new_training(net, 0.0, 0)
+    fit(lambda x, *_: net(x), training, feed, rate, 6)
+    return net, training.curve
 
 
 def test_loss_falls_on_a_learnable_toy(trained):

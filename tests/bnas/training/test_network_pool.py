@@ -17,11 +17,13 @@ from bnas.data.split import Split
 from bnas.nn.network import Network
 from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
 from bnas.space.genotype import Gene, Genotype
+from bnas.storage.checkpoint import Resumption, forget
 from bnas.storage.weights import save_weights
-from bnas.training import network as one_network
+from bnas.training import family as families
 from bnas.training import network_pool
+from bnas.training.family import Family, FamilyData, Recipe
 from bnas.training.loop import TrainingError, calibrate, predict
-from bnas.training.network import FamilyData, Recipe, train_network
+from bnas.training.network import train_network
 from bnas.training.network_pool import Job, train_family
 from tests.bnas import tiny
 
@@ -109,9 +111,7 @@ def trained(data, tmp_path_factory):
         with pytest.raises(KeyError, match="no such operation"):
             train_family(
                 jobs,
-                RECIPE,
-                data,
-                device=CPU,
+                Family(RECIPE, data, CPU),
                 workers=2,
                 on_epoch=lambda name, record: heard.append((name, record.epoch)),
             )
@@ -139,9 +139,10 @@ def stopped_after(epochs, checkpoints):
     return save
 
 
-def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None, **more):
+def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None, state=None, save=forget):
     """A network trained in this process: itself, its curve and its predictions."""
-    return train_network(tiny.CONFIG, GENOTYPES[name], recipe, data, CPU, on_epoch, **more)
+    family = Family(recipe, data, CPU)
+    return train_network(tiny.CONFIG, GENOTYPES[name], family, on_epoch, Resumption(state, save))
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +215,8 @@ def test_seconds_are_kept_beside_the_network(trained):
 def test_nothing_to_do_changes_nothing(trained, data):
     folder = trained.folder
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    train_family([job(name, folder) for name in "abc"], RECIPE, data, device=CPU, workers=2)
-    train_family([], RECIPE, data, device=CPU, workers=2)
+    train_family([job(name, folder) for name in "abc"], Family(RECIPE, data, CPU), workers=2)
+    train_family([], Family(RECIPE, data, CPU), workers=2)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -270,7 +271,7 @@ def test_a_loss_that_is_not_finite_is_reported_with_the_genotype_and_the_last_go
 
 
 def test_data_too_small_for_a_mini_batch_are_refused(data):
-    with pytest.raises(DataError, match=r"retrain\.batch_size: expected at most the 40 .* found 1000"):
+    with pytest.raises(DataError, match=r"^batch_size: expected at most the 40 .* found 1000"):
         here(data, recipe=replace(RECIPE, batch_size=1000))
 
 
@@ -303,7 +304,7 @@ def test_test_split_is_opened_once_after_the_last_epoch(data, monkeypatch):
             events.append(folder.name)
             return Split.open(folder, *where)
 
-    monkeypatch.setattr(one_network, "Split", Watched)
+    monkeypatch.setattr(families, "Split", Watched)
     here(data, on_epoch=lambda record: events.append(record.epoch))
     assert events == ["train", "validation", 1, 2, "test"]
 

@@ -13,12 +13,14 @@ import torch
 from bnas.data.batches import Augmentation
 from bnas.nn.network import PathDropout
 from bnas.records.training import read_epochs, read_predictions
+from bnas.scoring.supernet_scorer import ScoringData, supernet_scorer
 from bnas.search import coevolution, frozen_search
 from bnas.search.contest import confirm_front
-from bnas.storage.checkpoint import State
+from bnas.search.work import Work
+from bnas.storage.checkpoint import Resumption, State
 from bnas.storage.weights import read_weights
-from bnas.training.loop import CosineRate, Sharing, adam, fit
-from bnas.training.network import FamilyData, Recipe
+from bnas.training.family import Family, FamilyData, Recipe
+from bnas.training.loop import CosineRate, Sharing, fit, new_training
 from bnas.training.network_pool import Job, train_family, train_together
 from bnas.training.ranks import ALONE, Letters, LostRankError, Ranks
 from tests.bnas import tiny
@@ -81,22 +83,24 @@ def training(ranks: Ranks, group: int = GROUP, mode: str = "sample", rate: float
 
     Weights, the last step's gradients, and loss, error and the generator's state.
     """
-    net, rng, draws = tiny.supernet(), random.Random(1), tiny.generator(2)
+    net, rng = tiny.supernet(), random.Random(1)
+    state = new_training(net, 0.01, 2)
     path, at = tiny.SPACE.sample(rng), 0
 
     def forward(x, step, rows):
         nonlocal path, at
         if step != at:
             path, at = tiny.SPACE.sample(rng), step
-        return net(x, path, PathDropout(mode, 0.3, draws, rows))
+        return net(x, path, PathDropout(mode, 0.3, state.generator, rows))
 
     feed = tiny.feed(tiny.split(3 * BATCH), BATCH, Augmentation(1, True, 3))
     sharing = Sharing(ranks, group)
     schedule = CosineRate(rate, rate / 10, 3)
-    (record,) = fit(forward, adam(net, 0.01), feed, schedule, range(1), generator=draws, sharing=sharing)
+    fit(forward, state, feed, schedule, 1, sharing=sharing)
+    (record,) = state.curve
     weights = {name: value.numpy() for name, value in net.state_dict().items()}
     gradients = {name: value.grad.numpy() for name, value in net.named_parameters() if value.grad is not None}
-    return weights, gradients, [record.loss, record.error, draws.get_state().tolist()]
+    return weights, gradients, [record.loss, record.error, state.generator.get_state().tolist()]
 
 
 def difference(one: Arrays, other: Arrays) -> float:
@@ -117,8 +121,8 @@ def coevolved(ranks: Ranks, stop: int = 0) -> tuple[list[object], dict[str, np.n
         if ranks.is_main:
             states.append(State({n: t.clone() for n, t in state.tensors.items()}, dict(state.plain)))
 
-    data = coevolution.SupernetData(tiny.feed(tiny.split(36), 12), tiny.split(32, 1), tiny.NORMALISE)
-    plan = tiny.plan(dropout_mode="sample", dropout_maximum=0.3)
+    data = tiny.data(tiny.split(36), tiny.split(32, 1), 12, ranks)
+    plan = tiny.plan(dropout_mode="sample", dropout_maximum=0.3, seed=3)
 
     def run(state: State | None):
         net = tiny.supernet()
@@ -128,10 +132,7 @@ def coevolved(ranks: Ranks, stop: int = 0) -> tuple[list[object], dict[str, np.n
             plan,
             data,
             [],
-            seed=3,
-            first_generation=1,
-            state=state,
-            save=save,
+            resumption=Resumption(state, save),
             sharing=Sharing(ranks, 4),
         )
         return found, {name: value.numpy() for name, value in net.state_dict().items()}
@@ -145,14 +146,13 @@ def coevolved(ranks: Ranks, stop: int = 0) -> tuple[list[object], dict[str, np.n
 def searched(ranks: Ranks) -> list[object]:
     """A search in a frozen supernet, its front confirmed: all that is found, and what it cost."""
     net = tiny.supernet()
-    scorer = tiny.scoring(workers=2, references=2, score="composite").scorer(
-        net, tiny.split(16), tiny.split(48, 1), tiny.NORMALISE, 5, ranks, tiny.genotypes(4)
-    )
+    scoring = tiny.scoring(workers=2, references=2, score="composite")
+    data = ScoringData(tiny.split(16), tiny.split(48, 1), tiny.NORMALISE)
+    scorer = supernet_scorer(net, scoring, data, 5, ranks=ranks, population=tiny.genotypes(4))
     images: list[int] = []
-    plan = tiny.search_plan(population=8, candidates=3)
-    found = frozen_search.search(
-        scorer, tiny.problem(), plan, [], seed=4, first_generation=1, advance=lambda work, note: images.append(work)
-    )
+    plan = tiny.search_plan(population=8, candidates=3, seed=4)
+    work = Work(lambda work, note: images.append(work))
+    found = frozen_search.search(scorer, tiny.problem(), plan, [], ranks=ranks, work=work)
     sizes = np.array([tiny.problem().costs.size(g) for g in found.evaluated])
     front = confirm_front(found.evaluated, sizes, scorer)
     return [found.generations, found.population, front, scorer.image_evaluations, sum(images)]
@@ -176,17 +176,16 @@ def trained(ranks: Ranks, data: FamilyData, folder: Path) -> list[object]:
     """Three networks, each by whoever is free, with a disk of its own for each rank; then one by all together."""
     torch.set_num_threads(1)
     heard: list[tuple[str, int]] = []
+    family = Family(RECIPE, data, torch.device("cpu"))
     train_family(
         [job(folder / str(ranks.rank), name) for name in GENOTYPES],
-        RECIPE,
-        data,
-        device=torch.device("cpu"),
+        family,
         workers=1,
         on_epoch=lambda name, record: heard.append((name, record.epoch)),
         ranks=ranks,
     )
     if ranks.size > 1:
-        train_together([job(folder / "together", "a")], RECIPE, data, device=torch.device("cpu"), ranks=ranks)
+        train_together([job(folder / "together", "a")], family, ranks=ranks)
     return sorted(heard)
 
 
@@ -302,8 +301,8 @@ def test_more_ranks_than_groups_are_refused_by_name(by):
     expected = "batch_norm_group: expected at most 8, so that each of 3 processes has images of its own to normalise"
     for each in by[3]:
         assert each["too few groups"] == f"{expected}, found 12"
-    with pytest.raises(ValueError, match=r"stage1.batch_norm_group: expected a divisor of batch_size \(24\), found 5"):
-        Sharing(ALONE, 5, "stage1.batch_norm_group").rows(BATCH)
+    with pytest.raises(ValueError, match=r"^batch_norm_group: expected a divisor of batch_size \(24\), found 5"):
+        Sharing(ALONE, 5).rows(BATCH)
     with pytest.raises(ValueError, match=r"found 0 \(the whole mini-batch\)"):
         Sharing(Ranks(0, 2), 0).rows(BATCH)
 

@@ -1,17 +1,21 @@
 """A stage or a search that stops after any of its checkpoints and goes on: the same end, and less work."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from bnas.scoring.scorer import EvaluationError, Scorer
-from bnas.search.coevolution import SupernetData, coevolve
+from bnas.scoring.answers import Way
+from bnas.scoring.shared_paths import EvaluationError
+from bnas.search.coevolution import coevolve
 from bnas.search.contest import confirm_front
 from bnas.search.frozen_search import search
-from bnas.storage.checkpoint import Checkpoints, State
+from bnas.search.work import Work
+from bnas.storage.checkpoint import Checkpoints, Resumption, State, forget
 from bnas.training.loop import TrainingError
 from tests.bnas import tiny
 
-DATA = SupernetData(tiny.feed(tiny.split(32)), tiny.split(32, seed=1), tiny.NORMALISE)
+DATA = tiny.data(tiny.split(32), tiny.split(32, seed=1))
 PLAN = tiny.plan(epochs=2, generations=2, epochs_per_generation=2, dropout_mode="sample", dropout_maximum=0.2)
 STATES = 2 + 2 * (2 + 1)
 
@@ -59,8 +63,8 @@ def stage(net, state=None, save=lambda state: None, plan=PLAN, seed=1, advance=l
     population = tiny.genotypes(2)
     return (
         coevolve(
-            net, tiny.problem(), plan, DATA, population, seed=seed, first_generation=1, state=state, save=save,
-            advance=advance,
+            net, tiny.problem(), replace(plan, seed=seed), DATA, population,
+            resumption=Resumption(state, save), work=Work(advance),
         ),
         steps,
     )  # fmt: skip
@@ -109,13 +113,13 @@ def test_moments_lie_in_memory_as_their_weights_do():
 
 
 def test_forecast_of_what_is_done_and_what_is_left_add_up(uninterrupted):
-    states, work = uninterrupted[3], PLAN.work(DATA.feed, 32)
-    assert PLAN.done(DATA.feed, 32, None) == 0
-    assert PLAN.done(DATA.feed, 32, states[-1]) == work
+    states, work = uninterrupted[3], PLAN.work(DATA.feed, 16)
+    assert PLAN.done(DATA.feed, 16, None) == 0
+    assert PLAN.done(DATA.feed, 16, states[-1]) == work
     for state in states[:-1]:
         told = []
         stage(tiny.supernet(), state, advance=lambda work, note, told=told: told.append(work))
-        assert PLAN.done(DATA.feed, 32, state) + sum(told) == pytest.approx(work)
+        assert PLAN.done(DATA.feed, 16, state) + sum(told) == pytest.approx(work)
 
 
 @pytest.mark.parametrize("spoil", ["curve", "random", "members", "generations", "tensor", "extra", "moment"])
@@ -184,7 +188,9 @@ def test_a_genotype_that_cannot_be_scored_is_reported_with_its_key(together, fau
         torch.nn.init.constant_(edge.norm_out.weight, float("nan"))
     else:
         net.cells[0].edges["0_0_bin_conv_3x3"] = torch.nn.Conv2d(3, 3, 1)
-    scorer = Scorer(net if together else lambda x, genotype: net(x, genotype), tiny.batches(tiny.split(32)), workers=2)
+    scorer = tiny.scorer(
+        net if together else lambda x, genotype: net(x, genotype), tiny.batches(tiny.split(32)), workers=2
+    )
     with pytest.raises(EvaluationError, match=f"^genotype {genotypes[1].key}: scoring failed: "):
         scorer.score(genotypes, 2)
     assert scorer.known(genotypes[1]) == 0
@@ -197,21 +203,18 @@ def test_a_genotype_that_cannot_be_scored_is_reported_with_its_key(together, fau
 def find(state=None, save=None, calibration=()):
     """Search and confirm: what came out, the images it counts and the forward passes it took."""
     net = tiny.supernet()
-    scorer = Scorer(net, tiny.batches(tiny.split(40, seed=1)), calibration, composite=True)
+    scorer = tiny.scorer(net, tiny.batches(tiny.split(40, seed=1)), calibration, composite=True)
     if save is not None:
-        scorer.keep(save, state)
-    passes, told, answers = [], [], scorer.answers
+        scorer.store.keep(Resumption(state, save))
+    passes, way = [], scorer.way
 
     def counted(todo):
-        for answer in answers(todo):
+        for answer in way.answers(todo):
             passes.append(answer)
             yield answer
 
-    scorer.answers = counted
-    found = search(
-        scorer, tiny.problem(), tiny.search_plan(candidates=2), tiny.genotypes(3), seed=4, first_generation=1,
-        advance=lambda work, note: told.append(work),
-    )  # fmt: skip
+    scorer.way = Way(counted, way.images_before)
+    found = search(scorer, tiny.problem(), tiny.search_plan(candidates=2, seed=4), tiny.genotypes(3))
     front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer)
     return (found, front, scorer.image_evaluations), len(passes)
 
@@ -234,7 +237,7 @@ def test_a_stopped_search_takes_the_same_way_again_in_less_time(tmp_path, recali
 
 
 def test_answers_that_no_search_gave_are_refused():
-    scorer = Scorer(tiny.supernet(), tiny.batches(tiny.split(40)))
+    scorer = tiny.scorer(tiny.supernet(), tiny.batches(tiny.split(40)))
     for plain in (
         {},
         {"answers": [[None, [[1, 0.5]]]]},
@@ -242,4 +245,4 @@ def test_answers_that_no_search_gave_are_refused():
         {"answers": [[tiny.genotypes(1)[0].to_dict(), [1]]]},
     ):
         with pytest.raises(ValueError, match="expected"):
-            scorer.keep(lambda state: None, State({}, plain))
+            scorer.store.keep(Resumption(State({}, plain), forget))

@@ -1,4 +1,4 @@
-"""How far a stage of co-evolution has come: what a checkpoint of it holds."""
+"""The state of a stage of co-evolution: what a checkpoint of it holds."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bnas.records.base import parse
 from bnas.records.search import GenerationRecord
 from bnas.space.genotype import Genotype
 from bnas.storage.checkpoint import State, random_state, set_random_state
-from bnas.training.loop import Training
+from bnas.training.loop import TrainingState
 
 
 @dataclass
-class Progress:
+class CoevolutionState:
     """A supernet stage between two epochs or generations: everything that its rest depends on.
 
     `waiting` holds the members whose turn in the current round of training is still to come, the next one last.
     """
 
-    training: Training
+    training: TrainingState
     rng: random.Random
     members: tuple[Genotype, ...]
     waiting: list[Genotype] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Progress:
     evaluated: set[Genotype] = field(default_factory=set)
 
     def next_member(self) -> Genotype:
-        """The member to be trained next: all in turn, each round in a new order."""
+        """The member to be trained next: members take turns, in a new order each round."""
         if not self.waiting:
             order = list(self.members)
             self.rng.shuffle(order)
@@ -36,7 +36,7 @@ class Progress:
         return self.waiting.pop()
 
     def state(self) -> State:
-        """All of it, as `restore` takes it."""
+        """The whole state, as `restore` takes it."""
         training = self.training.state()
         plain = {
             "random": random_state(self.rng),

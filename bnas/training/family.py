@@ -1,0 +1,111 @@
+"""What all networks of a family share: the recipe, the images, and the device that they are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bnas.data.batches import Augmentation, TrainingFeed
+from bnas.data.split import Normalise, Split
+from bnas.records.training import EpochRecord, Predictions
+from bnas.training.loop import CosineRate, Forward, Sharing, TrainingLoss, TrainingState, fit, predict
+from bnas.training.ranks import ALONE, Ranks
+
+TEST_BATCH = 256
+"""Images a forward pass when testing; running statistics make the answer independent of it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stand-alone network is trained; the same for all of a family.
+
+    The learning rate falls along a cosine from `learning_rate` to `final_learning_rate` over `epochs`; `drop_path` is
+    the probability, at the end, of dropping an edge for a sample, rising linearly from 0 (DARTS). With an
+    `auxiliary_weight` above 0 a head at two thirds of the depth is trained, too, and left behind. `seed` draws weights,
+    order and augmentation, the same for every network. BatchNorm normalises `batch_norm_group` images together, 0 means
+    the whole mini-batch.
+    """
+
+    seed: int
+    epochs: int
+    batch_size: int
+    batch_norm_group: int
+    learning_rate: float
+    final_learning_rate: float
+    weight_decay: float
+    drop_path: float
+    label_smoothing: float
+    auxiliary_weight: float
+    mixed_precision: bool
+
+    def sharing(self, ranks: Ranks = ALONE) -> Sharing:
+        """How a training step is divided."""
+        return Sharing(ranks, self.batch_norm_group)
+
+
+@dataclass(frozen=True)
+class FamilyData:
+    """Where the prepared splits lie, and how their images are seen.
+
+    `root` is the folder of the files that a split's index names, None for splits that are arrays; `threads` read them.
+    """
+
+    prepared: Path
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    root: Path | None = None
+    threads: int = 1
+
+    def split(self, name: str) -> Split:
+        """The split `train`, `validation` or `test`."""
+        return Split.open(self.prepared / name, self.root, self.threads)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A recipe, the data and a device. Networks are trained on train + validation and tested once on test."""
+
+    recipe: Recipe
+    data: FamilyData
+    device: torch.device
+
+    @property
+    def normalise(self) -> Normalise:
+        """Normalisation by the data's statistics, on the device."""
+        return Normalise(self.data.mean, self.data.std, self.device)
+
+    def feed(self) -> TrainingFeed:
+        """Mini-batches of train + validation. Raises DataError if they hold fewer images than one mini-batch."""
+        learnt = self.data.split("train").joined(self.data.split("validation"))
+        return TrainingFeed(learnt, self.recipe.batch_size, self.normalise, self.data.augmentation)
+
+    def fit(
+        self,
+        forward: Forward,
+        training: TrainingState,
+        feed: TrainingFeed,
+        on_epoch: Callable[[EpochRecord], None],
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """`bnas.training.loop.fit` by the recipe, from where the training stands to the recipe's last epoch."""
+        recipe = self.recipe
+        fit(
+            forward,
+            training,
+            feed,
+            CosineRate(recipe.learning_rate, recipe.final_learning_rate, recipe.epochs * feed.steps),
+            recipe.epochs,
+            loss=TrainingLoss(recipe.label_smoothing, recipe.auxiliary_weight, recipe.mixed_precision),
+            sharing=recipe.sharing(ranks),
+            on_epoch=on_epoch,
+        )
+
+    def test(self, model: nn.Module) -> Predictions:
+        """A finished model's answers on the test split, which is opened here and nowhere else."""
+        test = self.data.split("test")
+        return Predictions(test.labels, predict(model, test, self.normalise, TEST_BATCH).numpy())
