@@ -22,15 +22,15 @@ from bnas.space.search_space import SearchSpace
 from bnas.storage.files import read_json
 from bnas.storage.weights import load_weights
 from bnas.training.ranks import ALONE, Ranks
-from pipeline import params as schema
 from pipeline.config import files_root, network_config, search_space
 from pipeline.params import Params
+from pipeline.params import sections as schema
 from pipeline.stage import PREPARED
 
 LATENCIES = Path("data/latency_table/table.json")
 
 
-def split(name: str, description: DatasetDescription, runtime: schema.Runtime) -> Split:
+def split(name: str, description: DatasetDescription, runtime: schema.RuntimeSection) -> Split:
     """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
     folder, shape = PREPARED / name, _shape(name, description)
     found = Split.open(folder, files_root(description, runtime), runtime.loader_workers)
@@ -49,7 +49,7 @@ def _shape(split: str, description: DatasetDescription) -> list[int]:
     return [getattr(description.counts, split), image.height, image.width, image.channels]
 
 
-def device(runtime: schema.Runtime, ranks: Ranks = ALONE) -> torch.device:
+def device(runtime: schema.RuntimeSection, ranks: Ranks = ALONE) -> torch.device:
     """The device to run on, after setting the number of threads. Raises ValueError if it is not there.
 
     Each of several ranks on a host has a GPU of its own.
@@ -101,18 +101,20 @@ def problem(params: Params, description: DatasetDescription) -> Problem:
     return Problem(space, costs, resource, section.margin, params.space.sampling)
 
 
-def variation(section: schema.Variation) -> Variation:
+def variation(section: schema.VariationSection) -> Variation:
     """How offspring are made."""
     return Variation(section.crossover, section.mutation_rate, section.random_share)
 
 
-def scoring(section: schema.Evaluation | schema.GrowingEvaluation, workers: int, where: str) -> scoring_plan.Scoring:
+def scoring(
+    section: schema.EvaluationSection | schema.GrowingEvaluationSection, workers: int, where: str
+) -> scoring_plan.Scoring:
     """How individuals are scored."""
-    first = section.first_batches if isinstance(section, schema.GrowingEvaluation) else section.batches
+    first = section.first_batches if isinstance(section, schema.GrowingEvaluationSection) else section.batches
     found = scoring_plan.Scoring(
         section.mode, section.batch_size, first, section.batch_norm, section.calibration_batches, workers, where
     )
-    if isinstance(section, schema.GrowingEvaluation):
+    if isinstance(section, schema.GrowingEvaluationSection):
         return replace(found, references=section.references, score=section.score)
     return found
 

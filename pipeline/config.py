@@ -7,8 +7,8 @@ from pathlib import Path
 from bnas.records.dataset import DatasetDescription, read_dataset
 from bnas.space.network_config import NetworkConfig
 from bnas.space.search_space import SearchSpace
-from pipeline import params as schema
 from pipeline.params import Params
+from pipeline.params import sections as schema
 from pipeline.stage import PREPARED
 
 
@@ -25,7 +25,7 @@ def dataset() -> DatasetDescription:
     return description
 
 
-def files_root(description: DatasetDescription, runtime: schema.Runtime) -> Path:
+def files_root(description: DatasetDescription, runtime: schema.RuntimeSection) -> Path:
     """Where the data set's files lie."""
     return Path(runtime.data_root) / description.name
 
@@ -35,7 +35,7 @@ def search_space(params: Params) -> SearchSpace:
     return SearchSpace(params.space.operations, params.space.nodes, params.space.name)
 
 
-def network_config(params: Params, description: DatasetDescription, scale: schema.Scale) -> NetworkConfig:
+def network_config(params: Params, description: DatasetDescription, scale: schema.ScaleSection) -> NetworkConfig:
     """A network of the data set's classes at the supernet's or the final scale."""
     return NetworkConfig(
         in_channels=description.image.channels,

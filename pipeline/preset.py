@@ -7,7 +7,6 @@ differs from that. What is written never depends on what a file held before.
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
 import subprocess
 import sys
@@ -20,10 +19,11 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from bnas.storage.complaints import Complaint, Loc, suggestion, unknown_key
 from bnas.storage.files import atomic_write, read_text
 from pipeline.params import load
+from pipeline.params.yaml12 import ParamsError, params_error, read_yaml
 from pipeline.transfer import params as transfer
-from pipeline.yaml12 import Loc, ParamsError, key_path, params_error, read_yaml
 
 PRESETS = Path(__file__).with_name("presets")
 
@@ -52,9 +52,7 @@ def names() -> list[str]:
 def target_of(name: str) -> Target:
     """The file that a preset is for: the one whose sections it names. Raises ParamsError for an unknown preset."""
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]}?" if near else ", ".join(names())
-        raise ParamsError(f"preset: expected a known one ({hint}), found {name!r}")
+        raise ParamsError(f"preset: expected a known one ({suggestion((name,), names())[1]}), found {name!r}")
     sections = set(_mapping(_file(name)))
 
     def foreign(target: Target) -> int:
@@ -93,7 +91,7 @@ def _file(name: str) -> Path:
 def _mapping(path: Path) -> Mapping[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise params_error(path, (), "sections of parameters", "none")
+        raise params_error(path, Complaint((), "expected sections of parameters, found none"))
     return content
 
 
@@ -110,12 +108,11 @@ def _overlay(base: CommentedMap, changes: Mapping[str, Any], file: Path, loc: Lo
     for key, value in changes.items():
         here = (*loc, key)
         if key not in base:
-            near = difflib.get_close_matches(key, list(base), 1)
-            hint = f"did you mean {key_path((*loc, near[0]))}?" if near else ", ".join(base)
-            raise params_error(file, here, f"a known key ({hint})", "an unknown one")
-        if isinstance(base[key], dict) != isinstance(value, dict):
-            expected = "keys below it" if isinstance(base[key], dict) else "a value"
-            raise params_error(file, here, expected, "a value" if isinstance(base[key], dict) else "keys below it")
+            raise params_error(file, unknown_key(here, base)[1])
+        inner = isinstance(base[key], dict)
+        if inner != isinstance(value, dict):
+            expected, found = ("keys below it", "a value") if inner else ("a value", "keys below it")
+            raise params_error(file, Complaint(here, f"expected {expected}, found {found}"))
         if isinstance(value, dict):
             _overlay(base[key], value, file, here)
             continue

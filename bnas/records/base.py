@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 
 from bnas.space.genotype import Genotype
+from bnas.storage.complaints import Complaint, Loc, complaints, first_of
 from bnas.storage.files import read_json
 
 T = TypeVar("T")
@@ -21,7 +22,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 Count = Annotated[int, Field(ge=0)]
 
-Natural = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=1)]
+
+NonNegative = Annotated[float, Field(ge=0)]
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -30,7 +33,7 @@ def _as_genotype(value: object) -> Genotype:
     return value if isinstance(value, Genotype) else Genotype.from_dict(value)
 
 
-AnyGenotype = Annotated[Genotype, PlainValidator(_as_genotype)]
+AnyGenotype = Annotated[Genotype, PlainValidator(_as_genotype), WithJsonSchema({"type": "object"})]
 
 
 class Record:
@@ -60,7 +63,7 @@ def _plain(value: object) -> Any:
 
 def read_stage_times(path: Path) -> dict[str, float]:
     """One stage's times file: name → seconds."""
-    return read_record(path, dict[str, Annotated[float, Field(ge=0)]])
+    return read_record(path, dict[str, NonNegative])
 
 
 def read_record(path: Path, kind: type[T], only: set[str] | None = None) -> T:
@@ -77,34 +80,22 @@ def parse(path: Path | str, value: Any, kind: type[T]) -> T:
         # As JSON, where arrays become tuples although the records are strict.
         record = TypeAdapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
-        raise ValueError(f"{path}: {one_line(error)}") from None
-    _refuse_difference(path, "", value, _plain(record))
+        raise ValueError(f"{path}: {first_of(complaints(error, kind))}") from None
+    _refuse_difference(path, (), value, _plain(record))
     return record
 
 
-def one_line(error: ValidationError) -> str:
-    """The first of pydantic's complaints: where, what was expected, what was found."""
-    first, *others = error.errors(include_url=False)
-    where = ".".join(map(str, first["loc"])) or "the whole file"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    more = f" (and {len(others)} more)" if others else ""
-    if first["type"] == "missing":
-        return f"{where}: expected a value, found none{more}"
-    found = "" if first["type"] == "value_error" else f", found {first['input']!r:.60}"
-    return " ".join(f"{where}: {message}{found}{more}".split())
-
-
-def _refuse_difference(path: Path | str, where: str, found: Any, expected: Any) -> None:
+def _refuse_difference(path: Path | str, loc: Loc, found: Any, expected: Any) -> None:
     """Raises ValueError at the first place where a file says something else than the record read from it."""
     if found == expected:
         return
     if isinstance(found, dict) and isinstance(expected, dict):
         if found.keys() == expected.keys():
             for name in expected:
-                _refuse_difference(path, f"{where}.{name}".lstrip("."), found[name], expected[name])
+                _refuse_difference(path, (*loc, name), found[name], expected[name])
         found, expected = ", ".join(found), ", ".join(expected)
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-            _refuse_difference(path, f"{where}.{index}".lstrip("."), one, other)
-    difference = f"{where or 'the whole file'}: expected {expected!s:.150}, found {found!s:.150}"
-    raise ValueError(f"{path}: {' '.join(difference.split())}")
+            _refuse_difference(path, (*loc, index), one, other)
+    difference = f"expected {expected!s:.150}, found {found!s:.150}"
+    raise ValueError(f"{path}: {Complaint(loc, ' '.join(difference.split()))}")

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bnas.records.base import STRICT, Record, read_record
+from bnas.records.base import STRICT, NonNegative, Record, read_record
 from bnas.space.edge_sums import EdgeTable, everywhere, used
 from bnas.space.search_space import SearchSpace
 
@@ -19,7 +19,7 @@ class EdgeLatency(Record):
 
     stride: Annotated[int, Field(ge=1, le=2)]
     op: str
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: NonNegative
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,7 +34,7 @@ class CellLatencies(Record):
 class LatencyTable(Record):
     """Seconds of all edges, from the first cell to the last, and of what all networks have in common."""
 
-    fixed_seconds: Annotated[float, Field(ge=0)]
+    fixed_seconds: NonNegative
     cells: tuple[CellLatencies, ...]
 
 

@@ -8,7 +8,18 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bnas.records.base import STRICT, AnyGenotype, Count, Natural, Positive, Record, Share, read_record, require_at_most
+from bnas.records.base import (
+    STRICT,
+    AnyGenotype,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Record,
+    Share,
+    read_record,
+    require_at_most,
+)
 
 Role = Literal["front", "random", "hand", "published"]
 
@@ -88,7 +99,7 @@ class NetworkTime(Record):
     """Seconds that training one network took; a row of `reports/times/networks.json`."""
 
     network: str
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: NonNegative
 
 
 def read_networks(path: Path) -> tuple[RetrainedNetwork, ...]:

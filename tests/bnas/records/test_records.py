@@ -81,14 +81,18 @@ def _network(**changes):
 
 MALFORMED = {
     "no JSON": (read_networks, "[1, 2", "expected JSON"),
-    "another shape": (read_networks, "[]", "found []"),
-    "no networks": (read_networks, json.dumps({"networks": []}), "networks: "),
-    "missing": (read_networks, json.dumps({}), "networks: expected a value, found none"),
+    "another shape": (read_networks, "[]", "expected the keys networks, found a list"),
+    "no networks": (read_networks, json.dumps({"networks": []}), "networks: expected a list of at least one value"),
+    "missing": (read_networks, json.dumps({}), "networks: expected a list of at least one value, found nothing"),
     "unknown entry": (read_networks, json.dumps(_network(spare=1)), "spare"),
-    "text for a number": (read_networks, json.dumps(_network(wrong="1")), "networks.0.wrong"),
-    "true for a number": (read_networks, json.dumps(_network(wrong=True)), "networks.0.wrong"),
-    "nan": (read_networks, json.dumps(_network(size_bytes=float("nan"))), "networks.0.size_bytes"),
-    "negative": (read_networks, json.dumps(_network(wrong=-1)), "networks.0.wrong"),
+    "text for a number": (
+        read_networks,
+        json.dumps(_network(wrong="1")),
+        "networks[0].wrong: expected an integer of at least 0, found the text '1'",
+    ),
+    "true for a number": (read_networks, json.dumps(_network(wrong=True)), "networks[0].wrong"),
+    "nan": (read_networks, json.dumps(_network(size_bytes=float("nan"))), "networks[0].size_bytes"),
+    "negative": (read_networks, json.dumps(_network(wrong=-1)), "networks[0].wrong"),
     "more wrong than tested": (
         read_networks,
         json.dumps(_network(wrong=5)),
@@ -97,31 +101,31 @@ MALFORMED = {
     "unknown role": (
         read_networks,
         json.dumps(_network(role="other")),
-        "'hand' or 'published'",
+        "networks[0].role: expected one of front, random, hand, published, found the text 'other'",
     ),
     "another key": (
         read_networks,
         json.dumps(_network(key="f00")),
         f"expected {GENOTYPE.key}, found f00",
     ),
-    "a list for a key": (read_networks, json.dumps(_network(key=[])), "networks.0.key: expected "),
+    "a list for a key": (read_networks, json.dumps(_network(key=[])), "networks[0].key: expected "),
     "a list for a share": (read_networks, json.dumps(_network(test_error=[0.25])), "found [0.25]"),
     "a key of two lines": (read_networks, json.dumps(_network(key="a\nb")), "found a b"),
     "another test error": (
         read_networks,
         json.dumps(_network(test_error=0.5)),
-        "networks.0.test_error",
+        "networks[0].test_error",
     ),
     "no genotype": (
         read_networks,
         json.dumps(_network(genotype={"space": "bnas"})),
-        "networks.0.genotype",
+        "networks[0].genotype",
     ),
-    "error above 1": (read_epochs, json.dumps([EPOCH.to_dict() | {"error": 1.5}]), "0.error"),
+    "error above 1": (read_epochs, json.dumps([EPOCH.to_dict() | {"error": 1.5}]), "[0].error"),
     "unknown stage": (
         read_generations,
         json.dumps({"generations": [GENERATION.to_dict() | {"stage": "stage3"}]}),
-        "generations.0.stage",
+        "generations[0].stage",
     ),
     "upside-down range": (
         read_front,
