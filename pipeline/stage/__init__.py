@@ -17,49 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tqdm import tqdm
-
 from bnas.storage.files import atomic_write as atomic_write  # also for those who import it from here
 from bnas.storage.lock import lock
-from pipeline import compiled
 from pipeline.params import Params, fields_of, load
+from pipeline.stage.compiled import borrow
+from pipeline.stage.progress import ProgressBar
 
 PREPARED = Path("data/prepared")
 REPORTS = Path("reports")
-PLAIN_SECONDS = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
-
-
-class Progress:
-    """Work done of a known total: a bar on a terminal, else a plain line now and then, both with the time left.
-
-    `done` lies behind an interrupted run, whose speed is not known.
-    """
-
-    def __init__(self, stage: str, total: float, done: float = 0.0) -> None:
-        self.stage, self.total, self.done, self.before = stage, total, done, done
-        self.start = self.last = time.monotonic()
-        bar = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining} {postfix}"
-        self.bar = tqdm(total=total, initial=done, desc=stage, bar_format=bar) if sys.stderr.isatty() else None
-
-    def advance(self, work: float, note: str) -> None:
-        """Count `work` more, of the same unit as the total, and show the note."""
-        self.done = min(self.total, self.done + work)
-        if self.bar is not None:
-            self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(self.done - self.bar.n)
-            return
-        now = time.monotonic()
-        if now - self.last >= PLAIN_SECONDS and self.done > self.before:
-            self.last = now
-            left = (now - self.start) * (self.total - self.done) / (self.done - self.before)
-            share = 100 * self.done / self.total
-            print(f"{self.stage}: {share:3.0f} %, about {left:.0f} s left - {note}", flush=True)
-
-    def close(self) -> None:
-        """Leave the last state of the bar on the screen."""
-        if self.bar is not None:
-            self.bar.close()
 
 
 @dataclass
@@ -76,12 +41,12 @@ class Stage:
     """Called once the outputs are in their place."""
     earlier_seconds: Callable[[], float] = float
     """Seconds that interrupted runs spent on what this one goes on from."""
-    _progress: Progress | None = None
+    _progress: ProgressBar | None = None
 
     def progress(self, total: float, done: float = 0.0) -> Callable[[float, str], None]:
         """Start showing progress from what is done already towards a total; returns the function to report with."""
         self.close()
-        self._progress = Progress(self.name, total, done)
+        self._progress = ProgressBar(self.name, total, done)
         return self._progress.advance
 
     def close(self) -> None:
@@ -150,7 +115,7 @@ def guarded(name: str, call: Callable[[], None]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     warnings.formatwarning = one_line_warning
     try:
-        compiled.borrow(Path(__file__).resolve().parents[1])
+        borrow(Path(__file__).resolve().parents[2])
         with named(*sections_named(name)):
             call()
     except (ValueError, OSError) as error:
