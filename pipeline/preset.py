@@ -1,7 +1,8 @@
 """`python -m pipeline.preset NAME`: write a parameters file that is known to fit a purpose, comments and all.
 
 A preset in `pipeline/presets/` is either whole, with every comment (the default of a pipeline), or holds only what
-differs from that. What is written never depends on what a file held before.
+differs from that. What is written never depends on what a file held before. A default is changed in its preset; the
+parameters file that is committed is what this command writes.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def names() -> list[str]:
 def target_of(name: str) -> Target:
     """The file that a preset is for: the one whose sections it names. Raises ParamsError for an unknown preset."""
     if name not in names():
-        raise ParamsError(f"preset: expected a known one ({suggestion((name,), names())[1]}), found {name!r}")
+        raise ParamsError(f"expected a known preset ({suggestion((name,), names())[1]}), found {name!r}")
     sections = set(_mapping(_file(name)))
 
     def foreign(target: Target) -> int:
@@ -64,16 +65,9 @@ def target_of(name: str) -> Target:
 def text_of(name: str) -> str:
     """The file's content under a preset. Raises ParamsError, one line, for a preset that does not fit or is invalid."""
     target, path = target_of(name), _file(name)
-    whole = read_text(_file(target.default))
-    if name == target.default:
-        text = whole
-    else:
-        parser = _round_trip()
-        content = parser.load(whole)
-        _overlay(content, _mapping(path), path, ())
-        written = io.StringIO()
-        parser.dump(content, written)
-        text = written.getvalue()
+    text = read_text(_file(target.default))
+    if name != target.default:
+        text = _overlaid(text, path)
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / target.file.name
         probe.write_text(text, encoding="utf-8")
@@ -95,12 +89,16 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _round_trip() -> YAML:
+def _overlaid(text: str, path: Path) -> str:
+    """The text of a parameters file with the values of a preset, its comments kept."""
     yaml = YAML()
     yaml.width = 4096  # no line is wrapped
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
+    content, written = yaml.load(text), io.StringIO()
+    _overlay(content, _mapping(path), path, ())
+    yaml.dump(content, written)
+    return written.getvalue()
 
 
 def _overlay(base: CommentedMap, changes: Mapping[str, Any], file: Path, loc: Loc) -> None:
@@ -116,17 +114,17 @@ def _overlay(base: CommentedMap, changes: Mapping[str, Any], file: Path, loc: Lo
         if isinstance(value, dict):
             _overlay(base[key], value, file, here)
             continue
-        if isinstance(value, tuple):
-            value = _sequence(base[key], value)
-        base[key] = value
+        base[key] = _like(base[key], value)
         for comment in base.ca.items.get(key, ()):
             if comment is not None and not isinstance(comment, list):
                 comment.start_mark.column = 0  # one space before it, however long the value is
 
 
-def _sequence(before: object, values: Sequence[Any]) -> CommentedSeq:
-    """A list written as the one it replaces: in brackets or by line."""
-    made = CommentedSeq(values)
+def _like(before: object, value: object) -> object:
+    """The value; a list is written as the one it replaces, in brackets or by line."""
+    if not isinstance(value, tuple):
+        return value
+    made = CommentedSeq(value)
     if isinstance(before, CommentedSeq) and before.fa.flow_style():
         made.fa.set_flow_style()
     return made
@@ -211,13 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name:{width}}  {target_of(name).file}: {_purpose(name)}")
             return 0
         if given.name is None:
-            raise ParamsError(f"preset: expected a name ({', '.join(names())}), found none")
+            raise ParamsError(f"expected a name ({', '.join(names())}), found none")
         lines = apply(given.name, force=given.force)
-        print(
-            "\n".join([f"{target_of(given.name).file}: preset {given.name}, {len(lines) or 'nothing'} changed", *lines])
-        )
+        head = f"{target_of(given.name).file}: preset {given.name}, {len(lines) or 'nothing'} changed"
+        print(head, *lines, sep="\n")
     except (ValueError, OSError) as error:
-        print(f"preset: {' '.join(str(error).split())}".replace("preset: preset: ", "preset: "), file=sys.stderr)
+        print(f"preset: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
