@@ -1,11 +1,11 @@
-"""What all records share: strict values, files read with one clear line for what is wrong."""
+"""The base of all records: strict types, their plain form, and the reading of their files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 
@@ -19,13 +19,9 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 """No silent conversion (text to number, true to 1), no nan."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
-
 Count = Annotated[int, Field(ge=0)]
-
 Natural = Annotated[int, Field(ge=1)]
-
 NonNegative = Annotated[float, Field(ge=0)]
-
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -37,20 +33,43 @@ AnyGenotype = Annotated[Genotype, PlainValidator(_as_genotype), WithJsonSchema({
 
 
 class Record:
-    """A frozen value with a plain form; `DERIVED` names the properties written beside the fields."""
+    """A frozen dataclass that is written as JSON; `DERIVED` names the properties written beside the fields."""
 
     DERIVED: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The plain value behind the JSON file: fields first, then what is derived from them."""
+        """The plain value in the JSON file: fields first, then what is derived from them."""
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]  # records are dataclasses
         return {name: _plain(getattr(self, name)) for name in (*names, *self.DERIVED)}
 
 
-def require_at_most(field: str, found: int, most: int) -> None:
-    """Raises ValueError, naming the field, for a count above `most`."""
-    if found > most:
-        raise ValueError(f"{field}: expected at most {most}, found {found}")
+class OfGenotype(Record):
+    """A record with a field `genotype`."""
+
+    if TYPE_CHECKING:
+        genotype: Genotype
+
+    @property
+    def key(self) -> str:
+        """The genotype's short name."""
+        return self.genotype.key
+
+
+class Tested(Record):
+    """A record with the fields `wrong` and `test_images`, the mistakes on the test split and its images."""
+
+    if TYPE_CHECKING:
+        wrong: int
+        test_images: int
+
+    def __post_init__(self) -> None:
+        if self.wrong > self.test_images:
+            raise ValueError(f"wrong: expected at most {self.test_images}, found {self.wrong}")
+
+    @property
+    def test_error(self) -> float:
+        """`wrong / test_images`, in [0, 1]."""
+        return self.wrong / self.test_images
 
 
 def _plain(value: object) -> Any:
@@ -62,20 +81,20 @@ def _plain(value: object) -> Any:
 
 
 def read_stage_times(path: Path) -> dict[str, float]:
-    """One stage's times file: name → seconds."""
+    """`reports/times/<stage>.json`, written by every stage: name → seconds."""
     return read_record(path, dict[str, NonNegative])
 
 
-def read_record(path: Path, kind: type[T], only: set[str] | None = None) -> T:
-    """The file's content as a `kind`; `only` keeps these entries of a top-level object."""
-    value = read_json(path)
-    if only is not None and isinstance(value, dict):
-        value = {name: entry for name, entry in value.items() if name in only}
-    return parse(path, value, kind)
+def read_record(path: Path, kind: type[T]) -> T:
+    """The file's content as a `kind`.
+
+    This and all other readers of records raise ValueError, one line, for a malformed file.
+    """
+    return parse(path, read_json(path), kind)
 
 
 def parse(path: Path | str, value: Any, kind: type[T]) -> T:
-    """A plain value as a `kind`; raises ValueError, one line that starts with the path, for anything else."""
+    """A plain value as a `kind`. Raises ValueError, one line that starts with the path, for anything else."""
     try:
         # As JSON, where arrays become tuples although the records are strict.
         record = TypeAdapter(kind).validate_json(json.dumps(value))

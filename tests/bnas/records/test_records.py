@@ -44,7 +44,7 @@ ROUND_TRIPS = [
     (read_epochs, (EPOCH, EPOCH), [EPOCH.to_dict(), EPOCH.to_dict()]),
     (read_generations, (GENERATION,), Generations((GENERATION,)).to_dict()),
     (read_front, Front(SPACE, (FRONT_MEMBER,)), Front(SPACE, (FRONT_MEMBER,)).to_dict()),
-    (read_summary, SUMMARY, SUMMARY.to_dict() | {"another": 1}),
+    (read_summary, SUMMARY, SUMMARY.to_dict()),
     (read_networks, (NETWORK,), RetrainedNetworks((NETWORK,)).to_dict()),
     (read_network_times, (NetworkTime("a", 2.5),), [NetworkTime("a", 2.5).to_dict()]),
     (read_stage_times, {"search_seconds": 12.25}, {"search_seconds": 12.25}),
