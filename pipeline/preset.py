@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import subprocess
 import sys
 import tempfile
@@ -55,11 +56,7 @@ def target_of(name: str) -> Target:
     if name not in names():
         raise ParamsError(f"expected a known preset ({suggestion((name,), names())[1]}), found {name!r}")
     sections = set(_mapping(_file(name)))
-
-    def foreign(target: Target) -> int:
-        return len(sections - set(_mapping(_file(target.default))))
-
-    return min(TARGETS, key=foreign)
+    return min(TARGETS, key=lambda target: len(sections - set(_mapping(_file(target.default)))))
 
 
 def text_of(name: str) -> str:
@@ -151,17 +148,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case tuple():
-            return f"[{', '.join(map(_shown, value))}]"
-        case "":
-            return '""'
-        case None:
-            return "null"
-        case _:
-            return str(value)
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def uncommitted(file: Path) -> bool:

@@ -48,6 +48,13 @@ class DatasetDescription(Record):
     std: tuple[Positive, ...]
     hash: str
 
+    def __post_init__(self) -> None:
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.image.channels:
+                raise ValueError(f"{field}: expected {self.image.channels} channels, found {len(values)}")
+        if len(self.classes) < 2:
+            raise ValueError(f"classes: expected at least two, found {list(self.classes)}")
+
 
 def read_dataset(path: Path) -> DatasetDescription:
     """`data/prepared/dataset.json`."""

@@ -61,7 +61,7 @@ def complaints(error: ValidationError, kind: Any) -> list[Complaint]:
     return [*(complaint for _, complaint in misspelt), *others]
 
 
-def properties(kind: Any, loc: Loc = ()) -> Collection[str]:
+def properties(kind: Any, loc: Sequence[int | str] = ()) -> Collection[str]:
     """The keys that a type has at a place within it. Raises KeyError for a place that does not exist."""
     keys: dict[str, Any] = _schema(kind, loc)["properties"]
     return keys.keys()
@@ -132,7 +132,7 @@ def _json_schema(kind: Any) -> dict[str, Any]:
     return TypeAdapter(kind).json_schema()
 
 
-def _schema(kind: Any, loc: Loc) -> dict[str, Any]:
+def _schema(kind: Any, loc: Sequence[int | str]) -> dict[str, Any]:
     """The part of a type's JSON schema that describes the value at `loc`."""
     root = _json_schema(kind)
     node = _resolved(root, root)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from bnas.storage.complaints import Complaint, complaints, mismatch, properties
+from bnas.storage.complaints import Complaint, complaints, mismatch
 from pipeline.params import rules
 from pipeline.params.sections import Params as Params
 from pipeline.params.sections import Section
@@ -95,11 +95,6 @@ def declared(file: Path, stage: str, sections: Collection[str] = (), within: str
         if name not in known or not str(key).startswith(above):
             raise params_error(dvc_file, mismatch((*loc, "params"), f"sections of {file.name}", key))
     return set(names), paths
-
-
-def fields_of(section: str) -> Collection[str]:
-    """The keys of a section of params.yaml, which is named by its full key: `search.evaluation`."""
-    return properties(Params, tuple(section.split(".")))
 
 
 def _warn_of_impossible_count(file: Path, params: Params) -> None:

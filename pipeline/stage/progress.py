@@ -1,4 +1,4 @@
-"""How far a stage is, for people to read."""
+"""The progress of a stage, as a bar on a terminal or as lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLAIN_SECONDS = 10.0
 class ProgressBar:
     """Work done of a known total: a bar on a terminal, else a plain line now and then, both with the time left.
 
-    `done` lies behind an interrupted run, whose speed is not known.
+    `done` is the work of an interrupted run, which does not count for the speed.
     """
 
     def __init__(self, stage: str, total: float, done: float = 0.0) -> None:
@@ -24,7 +24,7 @@ class ProgressBar:
         self.bar = tqdm(total=total, initial=done, desc=stage, bar_format=bar) if sys.stderr.isatty() else None
 
     def advance(self, work: float, note: str) -> None:
-        """Count `work` more, of the same unit as the total, and show the note."""
+        """Add `work`, in the unit of the total, and show the note."""
         self.done = min(self.total, self.done + work)
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)

@@ -1,4 +1,4 @@
-"""The parameters of a transfer: sections of the main pipeline's that it needs, and where its front comes from."""
+"""The parameters of a transfer: the sections of a search that it needs, and where its front comes from."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Transfer(Section):
 
 
 class TransferFile(Section):
-    """The whole file: all keys lie below one, so that none has the name of another in params.yaml."""
+    """The whole file. All keys are below `transfer`, so that none has the name of one in params.yaml."""
 
     transfer: Transfer
 
