@@ -23,15 +23,15 @@ from bnas.storage.files import read_json
 from bnas.storage.weights import load_weights
 from bnas.training.ranks import ALONE, Ranks
 from pipeline import cache
-from pipeline import params as schema
 from pipeline.config import files_root, network_config, search_space
 from pipeline.params import Params
+from pipeline.params import sections as schema
 from pipeline.stage import PREPARED, Stage, named
 
 LATENCIES = Path("data/latency_table/table.json")
 
 
-def split(name: str, description: DatasetDescription, runtime: schema.Runtime) -> Split:
+def split(name: str, description: DatasetDescription, runtime: schema.RuntimeSection) -> Split:
     """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
     folder, shape = PREPARED / name, _shape(name, description)
     found = Split.open(folder, files_root(description, runtime), runtime.loader_workers)
@@ -50,7 +50,7 @@ def _shape(split: str, description: DatasetDescription) -> list[int]:
     return [getattr(description.counts, split), image.height, image.width, image.channels]
 
 
-def device(runtime: schema.Runtime, ranks: Ranks = ALONE) -> torch.device:
+def device(runtime: schema.RuntimeSection, ranks: Ranks = ALONE) -> torch.device:
     """The device to run on, after setting the number of threads. Raises ValueError if it is not there.
 
     Each of several ranks on a host has a GPU of its own.
@@ -101,23 +101,23 @@ def problem(params: Params, description: DatasetDescription) -> SearchProblem:
     return SearchProblem(space, costs, resource, section.margin, params.space.sampling)
 
 
-def variation(section: schema.Variation) -> VariationRates:
+def variation(section: schema.VariationSection) -> VariationRates:
     """How offspring are made."""
     return VariationRates(section.crossover, section.mutation_rate, section.random_share)
 
 
-def scoring(section: schema.Scoring, workers: int) -> ScoringPlan:
+def scoring(section: schema.ScoringSection, workers: int) -> ScoringPlan:
     """How individuals are scored."""
     return ScoringPlan(section.batch_size, section.batch_norm, section.calibration_batches, workers)
 
 
-def frozen_scoring(section: schema.GrowingEvaluation, workers: int) -> ScoringPlan:
+def frozen_scoring(section: schema.GrowingEvaluationSection, workers: int) -> ScoringPlan:
     """How individuals are scored while the weights stand still."""
     references = 0 if section.mode == "full" else section.references
     return replace(scoring(section, workers), references=references, score=section.score)
 
 
-def scored_batches(section: schema.Scoring, count: int) -> int:
+def scored_batches(section: schema.ScoringSection, count: int) -> int:
     """Mini-batches that individuals are scored on: so many, or all in mode full."""
     return ALL_BATCHES if section.mode == "full" else count
 

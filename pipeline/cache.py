@@ -1,4 +1,4 @@
-"""Where a stage keeps what an interruption must not lose, and the key that names everything its result depends on."""
+"""A stage's checkpoints, and their key: the hash of everything that its result depends on."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pipeline.params import declared
 from pipeline.stage import Stage, cache_root
 
 LIBRARIES = ("torch", "numpy", "deap", "scipy")
-"""What computes: another version may round differently or draw other numbers."""
+"""Libraries whose other versions may round differently or draw other numbers."""
 
 
 def no_resume() -> bool:
-    """Whether the user wants nothing of an earlier run to be used."""
+    """Whether the user wants to start over: the environment variable BNAS_NO_RESUME is set."""
     return bool(os.environ.get("BNAS_NO_RESUME"))
 
 
 def checkpoints(stage: Stage, device: torch.device, processes: int = 1) -> Checkpoints:
-    """The stage's checkpoints; they go when it succeeds.
+    """The stage's checkpoints, which are removed when it succeeds.
 
-    Another run of the same stage with the same key, in a queued experiment, has a folder of its own beside this one:
-    whichever is free is taken, for what is in them leads to the same end.
+    Two runs of a stage with the same key, in queued experiments, have a folder each. The first that is free is taken:
+    all of them lead to the same result.
     """
     key = stage_key(stage, device, processes)
     for number in itertools.count(1):
@@ -41,12 +41,12 @@ def checkpoints(stage: Stage, device: torch.device, processes: int = 1) -> Check
             break
         except LockedError:
             continue
-    found = Checkpoints(folder, key)
+    kept = Checkpoints(folder, key)
     if no_resume():
-        found.remove()
-    stage.when_done.append(found.remove)
-    stage.earlier_seconds = lambda: found.earlier_seconds
-    return found
+        kept.remove()
+    stage.when_done.append(kept.remove)
+    stage.earlier_seconds = lambda: kept.earlier_seconds
+    return kept
 
 
 def resumable(stage: Stage, device: torch.device, ranks: Ranks) -> Resumption:
@@ -60,15 +60,15 @@ def resumable(stage: Stage, device: torch.device, ranks: Ranks) -> Resumption:
 def stage_key(stage: Stage, device: torch.device, processes: int = 1) -> str:
     """SHA-256 of what determines a stage's outputs to the bit.
 
-    That is what dvc.yaml declares - sections of the parameters, code and data by content -, and the libraries,
-    the processor, the device and the numbers of threads and processes, on which the rounding depends.
+    These are what dvc.yaml declares (sections of the parameters, code and data by content), and what the rounding
+    depends on: libraries, processor, device, and the numbers of threads and processes.
     """
     digest = hashlib.sha256()
     sections, dependencies = declared(Path("params.yaml"), stage.name)
     digest.update(stage.params.canonical(*sections).encode())
     for path in dependencies:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
+            if file.is_file() and "__pycache__" not in file.parts:
                 with file.open("rb") as opened:
                     digest.update(f"\n{file.as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}".encode())
     digest.update(f"\n{machine(device)} threads {stage.params.runtime.threads} processes {processes}".encode())
@@ -76,7 +76,7 @@ def stage_key(stage: Stage, device: torch.device, processes: int = 1) -> str:
 
 
 def machine(device: torch.device) -> str:
-    """What rounds: versions, processor and device."""
+    """What the rounding depends on beside the code: versions, processor and device; one line."""
     versions = [f"{name} {version(name)}" for name in LIBRARIES]
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return ", ".join([f"python {platform.python_version()}", *versions, processor, device.type])

@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from bnas.report.page.compare import ComparedRun, Point, compare_html, compare_text
+from pipeline.params.yaml12 import ParamsError, read_yaml
 from pipeline.stage import REPORTS, atomic_write
-from pipeline.yaml12 import ParamsError, read_yaml
 
 WORKSPACE = "workspace"
 OUTPUT = REPORTS / "compare.html"

@@ -1,4 +1,4 @@
-"""From parameters and prepared data to plain values: what the networks are, without torch."""
+"""What the networks are, from parameters and prepared data; without torch."""
 
 from __future__ import annotations
 
@@ -7,26 +7,18 @@ from pathlib import Path
 from bnas.records.dataset import DatasetDescription, read_dataset
 from bnas.space.network_config import NetworkConfig
 from bnas.space.search_space import SearchSpace
-from pipeline import params as schema
 from pipeline.params import Params
+from pipeline.params import sections as schema
 from pipeline.stage import PREPARED
 
 
 def dataset() -> DatasetDescription:
-    """The description that `prepare` wrote. Raises ValueError if its parts do not fit together."""
-    path = PREPARED / "dataset.json"
-    description = read_dataset(path)
-    for field in ("mean", "std"):
-        if len(getattr(description, field)) != description.image.channels:
-            found = len(getattr(description, field))
-            raise ValueError(f"{path}: {field}: expected {description.image.channels} channels, found {found}")
-    if len(description.classes) < 2:
-        raise ValueError(f"{path}: classes: expected at least two, found {list(description.classes)}")
-    return description
+    """The description that `prepare` wrote."""
+    return read_dataset(PREPARED / "dataset.json")
 
 
-def files_root(description: DatasetDescription, runtime: schema.Runtime) -> Path:
-    """Where the data set's files lie."""
+def files_root(description: DatasetDescription, runtime: schema.RuntimeSection) -> Path:
+    """The folder of the data set's files."""
     return Path(runtime.data_root) / description.name
 
 
@@ -35,8 +27,8 @@ def search_space(params: Params) -> SearchSpace:
     return SearchSpace(params.space.operations, params.space.nodes, params.space.name)
 
 
-def network_config(params: Params, description: DatasetDescription, scale: schema.Scale) -> NetworkConfig:
-    """A network of the data set's classes at the supernet's or the final scale."""
+def network_config(params: Params, description: DatasetDescription, scale: schema.ScaleSection) -> NetworkConfig:
+    """The configuration of a network for the data set, at the supernet's or the final scale."""
     return NetworkConfig(
         in_channels=description.image.channels,
         classes=len(description.classes),

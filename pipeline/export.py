@@ -19,9 +19,9 @@ from bnas.records.export import ExportedNetwork, ExportedNetworks, NetworkLatenc
 from bnas.records.networks import RetrainedNetwork, read_networks
 from bnas.space.network_config import NetworkConfig
 from bnas.storage.weights import load_weights
-from pipeline import params as schema
 from pipeline.config import dataset, files_root, network_config
 from pipeline.params import Params
+from pipeline.params import sections as schema
 from pipeline.stage import PREPARED, REPORTS, Stage, main, write_json
 
 RETRAIN = Path("data/retrain")
@@ -66,7 +66,7 @@ def trained(found: RetrainedNetwork, params: Params, description: DatasetDescrip
 
 def built(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
     """The network with weights of its own."""
-    scale = schema.Scale(channels=found.channels, cells=found.cells)
+    scale = schema.ScaleSection(channels=found.channels, cells=found.cells)
     return Network(network_config(params, description, scale), found.genotype)
 
 

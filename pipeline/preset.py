@@ -1,14 +1,15 @@
 """`python -m pipeline.preset NAME`: write a parameters file that is known to fit a purpose, comments and all.
 
 A preset in `pipeline/presets/` is either whole, with every comment (the default of a pipeline), or holds only what
-differs from that. What is written never depends on what a file held before.
+differs from that. What is written never depends on what a file held before. A default is changed in its preset; the
+parameters file that is committed is what this command writes.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import io
+import json
 import subprocess
 import sys
 import tempfile
@@ -20,10 +21,11 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from bnas.storage.complaints import Complaint, Loc, suggestion, unknown_key
 from bnas.storage.files import atomic_write, read_text
 from pipeline.params import load
+from pipeline.params.yaml12 import ParamsError, params_error, read_yaml
 from pipeline.transfer import params as transfer
-from pipeline.yaml12 import Loc, ParamsError, key_path, params_error, read_yaml
 
 PRESETS = Path(__file__).with_name("presets")
 
@@ -52,30 +54,17 @@ def names() -> list[str]:
 def target_of(name: str) -> Target:
     """The file that a preset is for: the one whose sections it names. Raises ParamsError for an unknown preset."""
     if name not in names():
-        near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]}?" if near else ", ".join(names())
-        raise ParamsError(f"preset: expected a known one ({hint}), found {name!r}")
+        raise ParamsError(f"expected a known preset ({suggestion((name,), names())[1]}), found {name!r}")
     sections = set(_mapping(_file(name)))
-
-    def foreign(target: Target) -> int:
-        return len(sections - set(_mapping(_file(target.default))))
-
-    return min(TARGETS, key=foreign)
+    return min(TARGETS, key=lambda target: len(sections - set(_mapping(_file(target.default)))))
 
 
 def text_of(name: str) -> str:
     """The file's content under a preset. Raises ParamsError, one line, for a preset that does not fit or is invalid."""
     target, path = target_of(name), _file(name)
-    whole = read_text(_file(target.default))
-    if name == target.default:
-        text = whole
-    else:
-        parser = _round_trip()
-        content = parser.load(whole)
-        _overlay(content, _mapping(path), path, ())
-        written = io.StringIO()
-        parser.dump(content, written)
-        text = written.getvalue()
+    text = read_text(_file(target.default))
+    if name != target.default:
+        text = _overlaid(text, path)
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / target.file.name
         probe.write_text(text, encoding="utf-8")
@@ -93,16 +82,20 @@ def _file(name: str) -> Path:
 def _mapping(path: Path) -> Mapping[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise params_error(path, (), "sections of parameters", "none")
+        raise params_error(path, Complaint((), "expected sections of parameters, found none"))
     return content
 
 
-def _round_trip() -> YAML:
+def _overlaid(text: str, path: Path) -> str:
+    """The text of a parameters file with the values of a preset, its comments kept."""
     yaml = YAML()
     yaml.width = 4096  # no line is wrapped
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
-    return yaml
+    content, written = yaml.load(text), io.StringIO()
+    _overlay(content, _mapping(path), path, ())
+    yaml.dump(content, written)
+    return written.getvalue()
 
 
 def _overlay(base: CommentedMap, changes: Mapping[str, Any], file: Path, loc: Loc) -> None:
@@ -110,26 +103,25 @@ def _overlay(base: CommentedMap, changes: Mapping[str, Any], file: Path, loc: Lo
     for key, value in changes.items():
         here = (*loc, key)
         if key not in base:
-            near = difflib.get_close_matches(key, list(base), 1)
-            hint = f"did you mean {key_path((*loc, near[0]))}?" if near else ", ".join(base)
-            raise params_error(file, here, f"a known key ({hint})", "an unknown one")
-        if isinstance(base[key], dict) != isinstance(value, dict):
-            expected = "keys below it" if isinstance(base[key], dict) else "a value"
-            raise params_error(file, here, expected, "a value" if isinstance(base[key], dict) else "keys below it")
+            raise params_error(file, unknown_key(here, base)[1])
+        inner = isinstance(base[key], dict)
+        if inner != isinstance(value, dict):
+            expected, found = ("keys below it", "a value") if inner else ("a value", "keys below it")
+            raise params_error(file, Complaint(here, f"expected {expected}, found {found}"))
         if isinstance(value, dict):
             _overlay(base[key], value, file, here)
             continue
-        if isinstance(value, tuple):
-            value = _sequence(base[key], value)
-        base[key] = value
+        base[key] = _like(base[key], value)
         for comment in base.ca.items.get(key, ()):
             if comment is not None and not isinstance(comment, list):
                 comment.start_mark.column = 0  # one space before it, however long the value is
 
 
-def _sequence(before: object, values: Sequence[Any]) -> CommentedSeq:
-    """A list written as the one it replaces: in brackets or by line."""
-    made = CommentedSeq(values)
+def _like(before: object, value: object) -> object:
+    """The value; a list is written as the one it replaces, in brackets or by line."""
+    if not isinstance(value, tuple):
+        return value
+    made = CommentedSeq(value)
     if isinstance(before, CommentedSeq) and before.fa.flow_style():
         made.fa.set_flow_style()
     return made
@@ -156,17 +148,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case tuple():
-            return f"[{', '.join(map(_shown, value))}]"
-        case "":
-            return '""'
-        case None:
-            return "null"
-        case _:
-            return str(value)
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def uncommitted(file: Path) -> bool:
@@ -214,13 +196,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name:{width}}  {target_of(name).file}: {_purpose(name)}")
             return 0
         if given.name is None:
-            raise ParamsError(f"preset: expected a name ({', '.join(names())}), found none")
+            raise ParamsError(f"expected a name ({', '.join(names())}), found none")
         lines = apply(given.name, force=given.force)
-        print(
-            "\n".join([f"{target_of(given.name).file}: preset {given.name}, {len(lines) or 'nothing'} changed", *lines])
-        )
+        head = f"{target_of(given.name).file}: preset {given.name}, {len(lines) or 'nothing'} changed"
+        print(head, *lines, sep="\n")
     except (ValueError, OSError) as error:
-        print(f"preset: {' '.join(str(error).split())}".replace("preset: preset: ", "preset: "), file=sys.stderr)
+        print(f"preset: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

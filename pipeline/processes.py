@@ -1,7 +1,7 @@
-"""`runtime.processes` and several hosts: a stage that shares its work starts itself as the ranks of a `torchrun`.
+"""Stages shared by several processes and hosts: such a stage starts itself as the ranks of a `torchrun`.
 
-What the long stages call instead of `pipeline.stage.main`; the others do not pay for importing this. With one process
-on one host it is the same.
+The long stages call `main` of this module instead of `pipeline.stage.main`, which does the same with one process on one
+host. The others do not import it, since it takes long.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ HOSTS = {
 """Environment variables of a run on several hosts, and the options of `torchrun` that they stand for."""
 
 BAD_INPUT, BROKEN = 2, 1
-"""Exit codes: what the user can mend, and what they cannot."""
+"""Exit codes: for errors that the user can mend, and for others."""
 
 AFTER_OTHERS = 1.0
-"""Seconds that a rank waits before it ends with an error that others may have, too, or be the cause of."""
+"""Seconds that a rank waits before it ends with an error that another rank may share or have caused."""
 
 Run = Callable[[Stage, Ranks], None]
 
 
 def main(name: str, run: Run, read: Callable[[], Params] = stages.parameters, module: str = "") -> int:
-    """`pipeline.stage.main` of a stage that ranks can share.
+    """`pipeline.stage.main` for a stage that ranks can share.
 
     The first process holds the stage's lock, starts `runtime.processes` ranks of the module (default: the stage's in
-    the main pipeline) and waits; the main rank does what a process alone would do, the others help and write nothing.
-    When one ends before its work is done, all end, and a line says which it was, and why.
+    the main pipeline) and waits. The main rank does what a process alone would do; the others help and write nothing.
+    When a rank ends before its work is done, all end, and a line says which rank it was, and why.
     """
     if is_rank():
         return _rank(name, run, read)
@@ -58,12 +58,12 @@ def main(name: str, run: Run, read: Callable[[], Params] = stages.parameters, mo
 
     def start() -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whoever does the work reads them, too, and warns
+            warnings.simplefilter("ignore")  # the process that does the work reads them, too, and warns
             params = read()
         if params.runtime.processes == 1 and hosts(os.environ) == 1:
             codes.append(stages.main(name, lambda stage: run(stage, ALONE), read))
             return
-        # Another host may see this folder, too; only the first one's ranks write to it.
+        # Other hosts may share this folder; only the first host's ranks write to it.
         first = os.environ.get("NODE_RANK", "0") == "0"
         with stage_lock(name) if first else nullcontext():
             codes.append(_launch(name, params, first, module or f"pipeline.{name}"))
@@ -72,7 +72,7 @@ def main(name: str, run: Run, read: Callable[[], Params] = stages.parameters, mo
 
 
 def hosts(environment: Mapping[str, str]) -> int:
-    """On how many hosts the stage is started. Raises ValueError for variables that make no sense."""
+    """The number of hosts that the stage is started on. Raises ValueError for variables that make no sense."""
     text = environment.get("NNODES", "1")
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"NNODES: expected the number of hosts, found {text!r}")
@@ -91,7 +91,7 @@ def _launch(name: str, params: Params, first: bool, module: str) -> int:
     os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(params.runtime.threads))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    logging.disable(logging.CRITICAL)  # torchrun's pages; what there is to say stands in its error
+    logging.disable(logging.CRITICAL)  # torchrun logs pages; its error says all that is needed
     with tempfile.TemporaryDirectory(prefix="bnas-ranks-") as folder:
         config, command, arguments = config_from_args(
             parse_args(  # type: ignore[no-untyped-call]
@@ -116,7 +116,7 @@ def _launch(name: str, params: Params, first: bool, module: str) -> int:
 
 
 def explained(failures: Mapping[int, ProcessFailure]) -> tuple[str, int]:
-    """The line, and the exit code, for ranks that failed: the one that began, not those that ended because of it."""
+    """The line and the exit code for failed ranks: those of the first to fail, which the others followed."""
 
     def follows(item: tuple[int, ProcessFailure]) -> tuple[bool, int]:
         return item[1].exitcode in (LOST, -signal.SIGTERM), item[1].timestamp
@@ -131,12 +131,22 @@ def explained(failures: Mapping[int, ProcessFailure]) -> tuple[str, int]:
 
 
 def _rank(name: str, run: Run, read: Callable[[], Params]) -> int:
-    """The part of one rank. It ends by a signal like any process, without tidying up: others may hold it."""
+    """Run one rank. A signal ends it at once, without tidying up, since it may be waiting for other ranks."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     try:
         with named(*sections_named(name)):
-            _share(name, run, read)
+            cuda = torch.cuda.is_available() and read().runtime.device != "cpu"
+            with _quiet():
+                ranks = join(cuda=cuda)
+            if ranks.is_main:
+                warnings.formatwarning = stages.one_line_warning
+                with nullcontext() if LAUNCHER in os.environ else stage_lock(name):
+                    produce(name, lambda stage: run(stage, ranks), read)
+            else:
+                warnings.simplefilter("ignore")
+                run(Helper(name, read), ranks)
+            leave(ranks)
     except Exception as error:
         if os.environ.get("BNAS_TRACEBACK"):
             sys.excepthook(type(error), error, error.__traceback__)
@@ -152,36 +162,21 @@ def _rank(name: str, run: Run, read: Callable[[], Params]) -> int:
     return 0
 
 
-def _share(name: str, run: Run, read: Callable[[], Params]) -> None:
-    """Join the other ranks, do this one's part of the stage, and leave."""
-    cuda = torch.cuda.is_available() and read().runtime.device != "cpu"
-    with _quiet():
-        ranks = join(cuda=cuda)
-    if ranks.is_main:
-        warnings.formatwarning = stages.one_line_warning
-        with nullcontext() if LAUNCHER in os.environ else stage_lock(name):
-            produce(name, lambda stage: run(stage, ranks), read)
-    else:
-        warnings.simplefilter("ignore")
-        run(Helper(name, read), ranks)
-    leave(ranks)
-
-
 class Helper(Stage):
-    """The stage as a rank sees it that is not the main one: nothing it shows or notes gets anywhere."""
+    """The stage on a rank that is not the main one: its progress and metrics go nowhere."""
 
     def __init__(self, name: str, read: Callable[[], Params]) -> None:
         stage = stages.new(name, read)
         super().__init__(name, stage.params, stage.out)
 
     def progress(self, total: float, done: float = 0.0) -> Callable[[float, str], None]:
-        """Shows nothing."""
+        """Returns a function that shows nothing."""
         return lambda work, note: None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard output goes nowhere: gloo prints there whom it is connected to."""
+    """Discard standard output, where gloo prints its connections."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -25,7 +25,7 @@ from bnas.report import analysis, cell_drawing, figures, search_text
 from bnas.report.page.build import page_html
 from bnas.report.text import kib
 from bnas.report.weight_bytes import weight_parts
-from pipeline.params import Runtime
+from pipeline.params.sections import RuntimeSection
 from pipeline.stage import PREPARED, REPORTS, Stage, atomic_write, main, write_json
 from pipeline.table import NETWORKS, PAGE, TIMES, network_seconds, table
 
@@ -122,7 +122,7 @@ def packed_files() -> dict[str, analysis.PackedFile]:
     }
 
 
-def images(runtime: Runtime, dataset: DatasetDescription) -> ImageArray | None:
+def images(runtime: RuntimeSection, dataset: DatasetDescription) -> ImageArray | None:
     """Test images `[N, H, W, C]`, memory-mapped or read from their files; None where there are none."""
     if (TEST / FILES).exists():
         return open_index(TEST, Path(runtime.data_root) / dataset.name)

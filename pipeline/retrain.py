@@ -31,8 +31,8 @@ from bnas.training.family import Family, FamilyData, Recipe
 from bnas.training.linear_baseline import train_linear
 from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, cache
-from pipeline import params as schema
 from pipeline.config import dataset, files_root, network_config
+from pipeline.params import sections as schema
 from pipeline.processes import main
 from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, write_json
 
@@ -181,7 +181,7 @@ def candidates(
 
 
 def fixed(
-    section: schema.Retrain, space: SearchSpace, channels: int, error: Callable[[Genotype], float | None]
+    section: schema.RetrainSection, space: SearchSpace, channels: int, error: Callable[[Genotype], float | None]
 ) -> list[Candidate]:
     """What is the same for every search: the hand-designed cell at some widths, and published architectures."""
     found = []

@@ -18,21 +18,21 @@ from bnas.storage.weights import save_weights
 from bnas.training.loop import Sharing
 from bnas.training.ranks import Ranks
 from pipeline import build, cache
-from pipeline import params as schema
 from pipeline.config import dataset
+from pipeline.params import sections as schema
 from pipeline.stage import Stage, named, write_json
 
 
 def run(
     stage: Stage,
-    section: schema.Coevolution,
+    section: schema.CoevolutionSection,
     supernet: Supernet,
     problem: SearchProblem,
     population: Sequence[Genotype],
     *,
     first_generation: int,
     ranks: Ranks,
-    dropout: schema.PathDropout | None = None,
+    dropout: schema.PathDropoutSection | None = None,
 ) -> None:
     """Co-evolve by the parameters of a stage and write weights, population, generations and loss curve."""
     params, description, scoring = stage.params, dataset(), section.evaluation

@@ -41,7 +41,7 @@ from bnas.storage.checkpoint import Checkpoints, State
 from bnas.storage.files import read_json
 from bnas.storage.weights import WeightsError, read_weights, save_weights
 from pipeline.params import ParamsWarning, load
-from pipeline.yaml12 import ParamsError
+from pipeline.params.yaml12 import ParamsError
 from tests import finished_run
 from tests.bnas.packed.builders import content
 from tests.bnas.packed.hostile import parts, with_text

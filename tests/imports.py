@@ -1,4 +1,4 @@
-"""Which rooms of the project a module imports: wings of `bnas/`, single modules elsewhere."""
+"""Which rooms of the project a module imports: packages of `bnas/` and `pipeline/`, or single modules."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from bnas.storage import source_code
 
 ROOT = Path(__file__).resolve().parent.parent
-OWNED = ("records",)
-"""Wings whose modules each have one owner among the stages: stages depend on those modules, not on the wing."""
+OWNED = ("records", "transfer")
+"""Packages whose modules each have one owner among the stages: stages depend on those modules, not on the package."""
 
 
 def module_file(module: str) -> Path:
@@ -22,10 +22,9 @@ def closure(module: str) -> set[Path]:
 
 
 def room(file: Path) -> str:
-    """What a stage depends on for a file: its wing's folder, or the file itself, as dvc.yaml writes it."""
+    """What a stage depends on for a file: its package's folder, or the file itself, as dvc.yaml writes it."""
     parts = file.relative_to(ROOT).parts
-    wing = parts[0] == "bnas" and len(parts) > 2 and parts[1] not in OWNED
-    return "/".join(parts[:2] if wing else parts)
+    return "/".join(parts[:2] if len(parts) > 2 and parts[1] not in OWNED else parts)
 
 
 def rooms(files: set[Path]) -> list[str]:

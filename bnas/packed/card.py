@@ -10,10 +10,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bnas.packed.layout import Step, elements, layout
-from bnas.records.base import STRICT, Positive, Record, one_line
+from bnas.records.base import STRICT, Positive, Record
 from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork
 from bnas.space.network_config import NetworkConfig
+from bnas.storage.complaints import complaints, first_of
 
 MOST_STEPS = 30_000
 MOST_STEPS_AN_EDGE = 6
@@ -80,7 +81,7 @@ class ModelCard(Record):
             value = json.loads(text)
             card: ModelCard = TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
-            raise ValueError(one_line(error)) from None
+            raise ValueError(first_of(complaints(error, cls))) from None
         except RecursionError:
             raise ValueError("expected a flat description, found endless nesting") from None
         if card.to_dict() != value:

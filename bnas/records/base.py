@@ -1,15 +1,16 @@
-"""What all records share: strict values, files read with one clear line for what is wrong."""
+"""The base of all records: strict types, their plain form, and the reading of their files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 
 from bnas.space.genotype import Genotype
+from bnas.storage.complaints import Complaint, Loc, complaints, first_of
 from bnas.storage.files import read_json
 
 T = TypeVar("T")
@@ -18,11 +19,9 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 """No silent conversion (text to number, true to 1), no nan."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
-
 Count = Annotated[int, Field(ge=0)]
-
-Natural = Annotated[int, Field(gt=0)]
-
+Natural = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -30,24 +29,47 @@ def _as_genotype(value: object) -> Genotype:
     return value if isinstance(value, Genotype) else Genotype.from_dict(value)
 
 
-AnyGenotype = Annotated[Genotype, PlainValidator(_as_genotype)]
+AnyGenotype = Annotated[Genotype, PlainValidator(_as_genotype), WithJsonSchema({"type": "object"})]
 
 
 class Record:
-    """A frozen value with a plain form; `DERIVED` names the properties written beside the fields."""
+    """A frozen dataclass that is written as JSON; `DERIVED` names the properties written beside the fields."""
 
     DERIVED: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The plain value behind the JSON file: fields first, then what is derived from them."""
+        """The plain value in the JSON file: fields first, then what is derived from them."""
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]  # records are dataclasses
         return {name: _plain(getattr(self, name)) for name in (*names, *self.DERIVED)}
 
 
-def require_at_most(field: str, found: int, most: int) -> None:
-    """Raises ValueError, naming the field, for a count above `most`."""
-    if found > most:
-        raise ValueError(f"{field}: expected at most {most}, found {found}")
+class OfGenotype(Record):
+    """A record with a field `genotype`."""
+
+    if TYPE_CHECKING:
+        genotype: Genotype
+
+    @property
+    def key(self) -> str:
+        """The genotype's short name."""
+        return self.genotype.key
+
+
+class Tested(Record):
+    """A record with the fields `wrong` and `test_images`, the mistakes on the test split and its images."""
+
+    if TYPE_CHECKING:
+        wrong: int
+        test_images: int
+
+    def __post_init__(self) -> None:
+        if self.wrong > self.test_images:
+            raise ValueError(f"wrong: expected at most {self.test_images}, found {self.wrong}")
+
+    @property
+    def test_error(self) -> float:
+        """`wrong / test_images`, in [0, 1]."""
+        return self.wrong / self.test_images
 
 
 def _plain(value: object) -> Any:
@@ -59,52 +81,40 @@ def _plain(value: object) -> Any:
 
 
 def read_stage_times(path: Path) -> dict[str, float]:
-    """One stage's times file: name → seconds."""
-    return read_record(path, dict[str, Annotated[float, Field(ge=0)]])
+    """`reports/times/<stage>.json`, written by every stage: name → seconds."""
+    return read_record(path, dict[str, NonNegative])
 
 
-def read_record(path: Path, kind: type[T], only: set[str] | None = None) -> T:
-    """The file's content as a `kind`; `only` keeps these entries of a top-level object."""
-    value = read_json(path)
-    if only is not None and isinstance(value, dict):
-        value = {name: entry for name, entry in value.items() if name in only}
-    return parse(path, value, kind)
+def read_record(path: Path, kind: type[T]) -> T:
+    """The file's content as a `kind`.
+
+    This and all other readers of records raise ValueError, one line, for a malformed file.
+    """
+    return parse(path, read_json(path), kind)
 
 
 def parse(path: Path | str, value: Any, kind: type[T]) -> T:
-    """A plain value as a `kind`; raises ValueError, one line that starts with the path, for anything else."""
+    """A plain value as a `kind`. Raises ValueError, one line that starts with the path, for anything else."""
     try:
         # As JSON, where arrays become tuples although the records are strict.
         record = TypeAdapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
-        raise ValueError(f"{path}: {one_line(error)}") from None
-    _refuse_difference(path, "", value, _plain(record))
+        raise ValueError(f"{path}: {first_of(complaints(error, kind))}") from None
+    _refuse_difference(path, (), value, _plain(record))
     return record
 
 
-def one_line(error: ValidationError) -> str:
-    """The first of pydantic's complaints: where, what was expected, what was found."""
-    first, *others = error.errors(include_url=False)
-    where = ".".join(map(str, first["loc"])) or "the whole file"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    more = f" (and {len(others)} more)" if others else ""
-    if first["type"] == "missing":
-        return f"{where}: expected a value, found none{more}"
-    found = "" if first["type"] == "value_error" else f", found {first['input']!r:.60}"
-    return " ".join(f"{where}: {message}{found}{more}".split())
-
-
-def _refuse_difference(path: Path | str, where: str, found: Any, expected: Any) -> None:
+def _refuse_difference(path: Path | str, loc: Loc, found: Any, expected: Any) -> None:
     """Raises ValueError at the first place where a file says something else than the record read from it."""
     if found == expected:
         return
     if isinstance(found, dict) and isinstance(expected, dict):
         if found.keys() == expected.keys():
             for name in expected:
-                _refuse_difference(path, f"{where}.{name}".lstrip("."), found[name], expected[name])
+                _refuse_difference(path, (*loc, name), found[name], expected[name])
         found, expected = ", ".join(found), ", ".join(expected)
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-            _refuse_difference(path, f"{where}.{index}".lstrip("."), one, other)
-    difference = f"{where or 'the whole file'}: expected {expected!s:.150}, found {found!s:.150}"
-    raise ValueError(f"{path}: {' '.join(difference.split())}")
+            _refuse_difference(path, (*loc, index), one, other)
+    difference = f"expected {expected!s:.150}, found {found!s:.150}"
+    raise ValueError(f"{path}: {Complaint(loc, ' '.join(difference.split()))}")

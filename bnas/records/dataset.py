@@ -1,4 +1,4 @@
-"""The description of prepared images."""
+"""What `prepare` records of the images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bnas.records.base import STRICT, Natural, Positive, Record, read_record
 
 @dataclass(frozen=True, config=STRICT)
 class ImageShape(Record):
-    """Height and width in pixels, and channels.
+    """The size of an image as networks see it: height and width in pixels, and channels.
 
     A picture of another size is scaled and centre-cropped to it, from a shorter side of `resize` pixels if that is not
-    None (`bnas.images.read_image`).
+    None.
     """
 
     height: Natural
@@ -25,7 +25,7 @@ class ImageShape(Record):
 
 @dataclass(frozen=True, config=STRICT)
 class SplitCounts(Record):
-    """Images in each split."""
+    """How many images each split has."""
 
     train: Natural
     validation: Natural
@@ -34,7 +34,10 @@ class SplitCounts(Record):
 
 @dataclass(frozen=True, config=STRICT)
 class DatasetDescription(Record):
-    """`data/prepared/dataset.json`: the images; mean and deviation per channel of the train split."""
+    """`data/prepared/dataset.json`, written by `prepare`: the prepared images.
+
+    `mean` and `std` are the train split's, per channel, of values in [0, 1]; `hash` is that of all images and labels.
+    """
 
     name: str
     title: str
@@ -45,7 +48,14 @@ class DatasetDescription(Record):
     std: tuple[Positive, ...]
     hash: str
 
+    def __post_init__(self) -> None:
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.image.channels:
+                raise ValueError(f"{field}: expected {self.image.channels} channels, found {len(values)}")
+        if len(self.classes) < 2:
+            raise ValueError(f"classes: expected at least two, found {list(self.classes)}")
+
 
 def read_dataset(path: Path) -> DatasetDescription:
-    """`dataset.json`. This and the other readers raise ValueError, one line, for a malformed file."""
+    """`data/prepared/dataset.json`."""
     return read_record(path, DatasetDescription)

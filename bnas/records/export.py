@@ -1,4 +1,4 @@
-"""What export records of each packed network."""
+"""What `export` records of each packed network."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bnas.records.base import STRICT, Count, Natural, Positive, Record, read_rec
 
 @dataclass(frozen=True, config=STRICT)
 class ExportedNetwork(Record):
-    """A packed file: its bytes, those that hold numbers, those of the header, and its content hash.
+    """One packed file: its bytes in all, those of the numbers, those of the header, and the hash of its content.
 
-    `deviating` counts test images whose logits are not PyTorch's within rounding, since a value before a sign lies
-    within rounding of its threshold.
+    `deviating` counts the test images whose logits differ from PyTorch's by more than rounding, because a value before
+    a sign lies within rounding of its threshold.
     """
 
     network: str
@@ -27,14 +27,14 @@ class ExportedNetwork(Record):
 
 @dataclass(frozen=True, config=STRICT)
 class ExportedNetworks(Record):
-    """`data/export/files.json`."""
+    """`data/export/files.json`, written by `export`: all packed files."""
 
     files: tuple[ExportedNetwork, ...]
 
 
 @dataclass(frozen=True, config=STRICT)
 class NetworkLatency(Record):
-    """Median seconds of a prediction for 1 image and for 64; a row of `reports/times/latency.json`."""
+    """A row of `reports/times/latency.json`, written by `export`: median seconds to predict 1 image, and 64 images."""
 
     network: str
     packed_1: Positive

@@ -1,4 +1,4 @@
-"""Measured times of the operations of a search space, and the sums over edges that they make."""
+"""What `latency_table` records: measured times of the operations of a search space, and sums of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bnas.records.base import STRICT, Record, read_record
+from bnas.records.base import STRICT, NonNegative, Record, read_record
 from bnas.space.edge_sums import EdgeTable, everywhere, used
 from bnas.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True, config=STRICT)
 class EdgeLatency(Record):
-    """Seconds that an operation of that stride takes in a cell."""
+    """The seconds that an operation of a stride takes on one edge of a cell."""
 
     stride: Annotated[int, Field(ge=1, le=2)]
     op: str
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: NonNegative
 
 
 @dataclass(frozen=True, config=STRICT)
 class CellLatencies(Record):
-    """One cell of a network: whether it reduces, and its possible edges."""
+    """One cell of a network: whether it is a reduction cell, and the seconds of its possible edges."""
 
     reduction: bool
     edges: tuple[EdgeLatency, ...]
@@ -32,15 +32,15 @@ class CellLatencies(Record):
 
 @dataclass(frozen=True, config=STRICT)
 class LatencyTable(Record):
-    """Seconds of all edges, from the first cell to the last, and of what all networks have in common."""
+    """The seconds of all edges, from the first cell to the last, and of what all networks have in common."""
 
-    fixed_seconds: Annotated[float, Field(ge=0)]
+    fixed_seconds: NonNegative
     cells: tuple[CellLatencies, ...]
 
 
 @dataclass(frozen=True, config=STRICT)
 class MeasuredLatencies(Record):
-    """`data/latency_table/table.json`; None where the search does not minimise time."""
+    """`data/latency_table/table.json`, written by `latency_table`; None where the search does not minimise time."""
 
     table: LatencyTable | None
 
@@ -56,7 +56,7 @@ def read_latency_correlation(path: Path) -> float | None:
 
 
 def latency_table(latencies: LatencyTable, space: SearchSpace) -> EdgeTable:
-    """Seconds of a genotype's network, from what was measured edge by edge.
+    """The table that sums a genotype's measured edges to its network's seconds.
 
     Raises ValueError if an edge that the space can have was not measured.
     """

@@ -1,4 +1,4 @@
-"""Networks trained from scratch: the front and its baselines."""
+"""What `retrain` records of the networks trained from scratch: the front and its baselines."""
 
 from __future__ import annotations
 
@@ -8,23 +8,36 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bnas.records.base import STRICT, AnyGenotype, Count, Natural, Positive, Record, Share, read_record, require_at_most
+from bnas.records.base import (
+    STRICT,
+    AnyGenotype,
+    Count,
+    Natural,
+    NonNegative,
+    OfGenotype,
+    Positive,
+    Record,
+    Share,
+    Tested,
+    read_record,
+)
 
 Role = Literal["front", "random", "hand", "published"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
-"""In the order in which networks are listed."""
+"""All roles, in the order in which networks are listed."""
 
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
-"""A network's name is a folder's, too: it must not lead anywhere else."""
+"""A network's name; it names a folder, too, and must not lead to another."""
 
 
 @dataclass(frozen=True, config=STRICT)
-class RetrainedNetwork(Record):
+class RetrainedNetwork(Tested, OfGenotype):
     """A network trained from scratch and tested once.
 
-    `supernet_error` is its validation error with the supernet's weights (None where it was not scored),
-    `matched` the name of the front network that a random baseline was matched to in size.
+    `channels` and `cells` are its width and depth, `ops` is counted per image, `supernet_error` is its validation error
+    with the supernet's weights (None where it was not scored), `matched` names the front network whose size a random
+    baseline has.
     """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key", "test_error")
@@ -43,30 +56,17 @@ class RetrainedNetwork(Record):
     epochs: Natural
     matched: Name | None
 
-    def __post_init__(self) -> None:
-        require_at_most("RetrainedNetwork.wrong", self.wrong, self.test_images)
-
-    @property
-    def key(self) -> str:
-        """The genotype's short name."""
-        return self.genotype.key
-
-    @property
-    def test_error(self) -> float:
-        """`wrong / test_images`, in [0, 1]."""
-        return self.wrong / self.test_images
-
 
 @dataclass(frozen=True, config=STRICT)
 class RetrainedNetworks(Record):
-    """`data/retrain/networks.json`."""
+    """`data/retrain/networks.json`, written by `retrain`: all networks trained from scratch."""
 
     networks: Annotated[tuple[RetrainedNetwork, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class LinearBaseline(Record):
-    """`data/retrain/linear.json`: a linear classifier on pixels, trained as the networks were and tested once."""
+class LinearBaseline(Tested):
+    """`data/retrain/linear.json`, written by `retrain`: a linear classifier on pixels, trained by the same recipe."""
 
     DERIVED: ClassVar[tuple[str, ...]] = ("test_error",)
 
@@ -74,30 +74,22 @@ class LinearBaseline(Record):
     test_images: Natural
     epochs: Natural
 
-    def __post_init__(self) -> None:
-        require_at_most("LinearBaseline.wrong", self.wrong, self.test_images)
-
-    @property
-    def test_error(self) -> float:
-        """`wrong / test_images`, in [0, 1]."""
-        return self.wrong / self.test_images
-
 
 @dataclass(frozen=True, config=STRICT)
 class NetworkTime(Record):
-    """Seconds that training one network took; a row of `reports/times/networks.json`."""
+    """A row of `reports/times/networks.json`, written by `retrain`: the seconds that training one network took."""
 
     network: str
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: NonNegative
 
 
 def read_networks(path: Path) -> tuple[RetrainedNetwork, ...]:
-    """`networks.json`."""
+    """`data/retrain/networks.json`."""
     return read_record(path, RetrainedNetworks).networks
 
 
 def read_linear(path: Path) -> LinearBaseline:
-    """`linear.json`."""
+    """`data/retrain/linear.json`."""
     return read_record(path, LinearBaseline)
 
 

@@ -1,8 +1,7 @@
-"""What stage1, stage2 and search record: members, generations, the front, a summary."""
+"""What `stage1`, `stage2` and `search` record: generations, the front, a summary."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from bnas.records.base import STRICT, AnyGenotype, Count, Natural, Positive, Record, Share, read_record, require_at_most
+from bnas.records.base import STRICT, AnyGenotype, Count, Natural, OfGenotype, Positive, Record, Share, read_record
 
 StageName = Literal["stage1", "stage2", "search"]
 
@@ -18,11 +17,11 @@ Resource = Literal["size", "ops", "latency"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Member(Record):
+class Member(OfGenotype):
     """One survivor of a generation.
 
-    `error` is the validation error as it was scored then, `rescored_error` with the final supernet weights
-    on one common set of mini-batches (None until that has been done).
+    `error` is the validation error as scored in its generation, `rescored_error` that in the final supernet on the
+    mini-batches common to all generations (None before `search` has scored it).
     """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key", "parameter_free_share", "operations")
@@ -33,13 +32,8 @@ class Member(Record):
     size_bytes: Positive
 
     @property
-    def key(self) -> str:
-        """The genotype's short name."""
-        return self.genotype.key
-
-    @property
     def parameter_free_share(self) -> float:
-        """Share of the genotype's genes without weights."""
+        """The share of the genotype's genes whose operation has no weights."""
         return self.genotype.parameter_free_share
 
     @property
@@ -60,14 +54,14 @@ class GenerationRecord(Record):
 
 @dataclass(frozen=True, config=STRICT)
 class Generations(Record):
-    """`data/search/generations.json`: every generation of the run, in order."""
+    """`generations.json` of `stage1`, `stage2` and `search`: their generations in order; the last has all three."""
 
     generations: tuple[GenerationRecord, ...]
 
 
 @dataclass(frozen=True, config=STRICT)
 class SpaceRange(Record):
-    """Sizes of the smallest and the largest network of the space, in bytes, and the error of guessing."""
+    """The frame of the indicators: bytes of the smallest and the largest network of the space, error of guessing."""
 
     smallest_bytes: Positive
     largest_bytes: Positive
@@ -82,8 +76,8 @@ class SpaceRange(Record):
 
 
 @dataclass(frozen=True, config=STRICT)
-class FrontMember(Record):
-    """A member of the front handed over by the search, scored on the whole validation split."""
+class FrontMember(OfGenotype):
+    """A member of the front that `search` found, scored on the whole validation split of `images` images."""
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key",)
 
@@ -96,17 +90,13 @@ class FrontMember(Record):
     ops: Positive
 
     def __post_init__(self) -> None:
-        require_at_most("FrontMember.wrong", self.wrong, self.images)
-
-    @property
-    def key(self) -> str:
-        """The genotype's short name."""
-        return self.genotype.key
+        if self.wrong > self.images:
+            raise ValueError(f"wrong: expected at most {self.images}, found {self.wrong}")
 
 
 @dataclass(frozen=True, config=STRICT)
 class Front(Record):
-    """`data/search/front.json`."""
+    """`data/search/front.json`, written by `search`: the front, and the frame of its indicators."""
 
     space: SpaceRange
     members: Annotated[tuple[FrontMember, ...], Field(min_length=1)]
@@ -114,12 +104,12 @@ class Front(Record):
 
 @dataclass(frozen=True, config=STRICT)
 class SearchSummary(Record):
-    """What the report reads of `data/search/summary.json` (which may hold more).
+    """`data/search/summary.json`, written by `search`: what its mini-batches saved, and how far they can be trusted.
 
-    `evaluations` counts distinct architectures; `image_evaluations` the images they were scored on and
-    `image_evaluations_full` what scoring each on the whole validation split would have cost; `schedule_tau`
-    is Kendall's τ-b between the two scores, None where it is undefined; `f2_low` and `f2_high` are the
-    realised range.
+    `evaluations` counts distinct architectures, `image_evaluations` the images they were scored on, and
+    `image_evaluations_full` the images of scoring each on the whole validation split; `schedule_tau` is Kendall's τ-b
+    between the scores on mini-batches and on the whole split, None where it is undefined; `f2_low` and `f2_high` are
+    the least and the greatest second objective among all architectures.
     """
 
     evaluations: Count
@@ -131,21 +121,20 @@ class SearchSummary(Record):
 
 
 def read_generations(path: Path) -> tuple[GenerationRecord, ...]:
-    """`generations.json`."""
+    """`generations.json` of a stage."""
     return read_record(path, Generations).generations
 
 
 def read_front(path: Path) -> Front:
-    """`front.json`."""
+    """`data/search/front.json`."""
     return read_record(path, Front)
 
 
 def read_summary(path: Path) -> SearchSummary:
-    """`summary.json`; entries that no report reads are passed over."""
-    names = {field.name for field in dataclasses.fields(SearchSummary)}
-    return read_record(path, SearchSummary, only=names)
+    """`data/search/summary.json`."""
+    return read_record(path, SearchSummary)
 
 
 def read_space(path: Path) -> SpaceRange:
-    """`space.json` of a transfer."""
+    """`data/retrain/space.json` of a transfer."""
     return read_record(path, SpaceRange)

@@ -1,4 +1,4 @@
-"""What training records: epochs, and predictions image by image."""
+"""What `stage1`, `stage2` and `retrain` record of training: epochs, and answers image by image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CSV_ROW = re.compile(r"([0-9]{1,18}),([0-9]{1,18}),([0-9]{1,18})")
 
 @dataclass(frozen=True, config=STRICT)
 class EpochRecord(Record):
-    """One epoch of training: mean loss, training error in [0, 1] and the learning rate it ended with."""
+    """One epoch of training: the mean loss, the training error in [0, 1], and the learning rate at its end."""
 
     epoch: Natural
     loss: float
@@ -30,7 +30,7 @@ class EpochRecord(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Per-image answers of one network on the test split, integer arrays `[N]`, in the split's order."""
+    """The answers of one network to the test split: integer arrays `[N]` of classes, in the split's order."""
 
     labels: NDArray[np.int64]
     predictions: NDArray[np.int64]
@@ -44,23 +44,23 @@ class Predictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Which images were named right, `[N]`."""
+        """Which images were named right: booleans `[N]`."""
         return np.equal(self.labels, self.predictions)
 
     def to_csv(self) -> str:
-        """Text of `predictions.csv`: index, label, prediction."""
+        """The text of `predictions.csv`: a header, then index, label and prediction of each image."""
         rows = zip(self.labels.tolist(), self.predictions.tolist(), strict=True)
         lines = (f"{index},{label},{prediction}\n" for index, (label, prediction) in enumerate(rows))
         return _CSV_HEADER + "\n" + "".join(lines)
 
 
 def read_epochs(path: Path) -> tuple[EpochRecord, ...]:
-    """A training curve: `training.json` of a supernet stage, `curve.json` of a retrained network."""
+    """The epochs of a supernet stage (`training.json`) or of a retrained network (`curve.json`)."""
     return read_record(path, tuple[EpochRecord, ...])
 
 
 def read_predictions(path: Path) -> Predictions:
-    """`predictions.csv`: index, label, prediction; the index counts up from 0."""
+    """`data/retrain/<network>/predictions.csv`, whose index counts up from 0."""
     lines = read_text(path).splitlines()
     if not lines or lines[0] != _CSV_HEADER:
         raise ValueError(f"{path}: expected the header {_CSV_HEADER}, found {(lines or [''])[0][:60]!r}")

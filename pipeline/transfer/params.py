@@ -1,4 +1,4 @@
-"""The parameters of a transfer: sections of the main pipeline's that it needs, and where its front comes from."""
+"""The parameters of a transfer: the sections of a search that it needs, and where its front comes from."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Annotated
 from pydantic import Field
 
 from bnas.space.genotype import OPERATIONS
-from pipeline import params as main
-from pipeline.params import Data, FinalNetwork, Params, Problem, Report, Retrain, Runtime, Section
+from bnas.storage.complaints import Complaint
+from pipeline.params import Params, readable, rules, validated
+from pipeline.params.sections import (
+    DataSection,
+    FinalNetworkSection,
+    ReportSection,
+    RetrainSection,
+    RuntimeSection,
+    Section,
+)
 
 
-class Source(Section):
+class SourceSection(Section):
     """The front to transfer, and the operations of the space it was searched in."""
 
     front: Annotated[str, Field(min_length=1)]
@@ -23,16 +31,16 @@ class Source(Section):
 class Transfer(Section):
     """The sections of pipeline/transfer/params.yaml."""
 
-    source: Source
-    data: Data
-    network: FinalNetwork
-    retrain: Retrain
-    report: Report
-    runtime: Runtime
+    source: SourceSection
+    data: DataSection
+    network: FinalNetworkSection
+    retrain: RetrainSection
+    report: ReportSection
+    runtime: RuntimeSection
 
 
 class TransferFile(Section):
-    """The whole file: all keys lie below one, so that none has the name of another in params.yaml."""
+    """The whole file. All keys are below `transfer`, so that none has the name of one in params.yaml."""
 
     transfer: Transfer
 
@@ -40,22 +48,22 @@ class TransferFile(Section):
 class TransferParams(Params):
     """`Params` without the sections of a search, and with `source`."""
 
-    source: Source
+    source: SourceSection
 
 
 def load(path: Path) -> TransferParams:
     """The validated parameters of a transfer, as `pipeline.params.load` gives those of a search."""
-    found = main.validated(path, TransferFile, _broken_rules).transfer
-    whole = {name: getattr(found, name) for name in Transfer.model_fields}
-    return main.readable(TransferParams.model_construct(**whole), path, "transfer")
+    transfer = validated(path, TransferFile, _broken_rules).transfer
+    whole = {name: getattr(transfer, name) for name in Transfer.model_fields}
+    return readable(TransferParams.model_construct(**whole), path, "transfer")
 
 
-def _broken_rules(file: TransferFile) -> Iterator[Problem]:
-    params, known = file.transfer, tuple(op for ops in OPERATIONS.values() for op in ops)
-    problems = [
-        *main.broken_data(params.data),
-        *main.broken_stem(("network",), params.network),
-        *main.broken_retrain(params.retrain),
-        *main.broken_operations(("source", "operations"), params.source.operations, known),
+def _broken_rules(file: TransferFile) -> Iterator[Complaint]:
+    params, known = file.transfer, [operation for operations in OPERATIONS.values() for operation in operations]
+    complaints = [
+        *rules.of_data(params.data),
+        *rules.of_network(params.network),
+        *rules.of_retrain(params.retrain),
+        *rules.each_once(("source", "operations"), "operation", params.source.operations, known),
     ]
-    yield from ((("transfer", *loc), expected, found) for loc, expected, found in problems)
+    yield from (Complaint(("transfer", *loc), text) for loc, text in complaints)

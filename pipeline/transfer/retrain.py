@@ -23,7 +23,7 @@ from pipeline.transfer.stage import PROJECT, enter, parameters
 
 
 def run(stage: Stage, ranks: Ranks = ALONE) -> None:
-    """Choose by size at the transfer's scale, train as the main pipeline does, and note the range of sizes."""
+    """Choose networks by their size at the transfer's scale, and train them as the main pipeline does."""
     params, description = stage.params, dataset()
     assert isinstance(params, TransferParams)
     path = PROJECT / params.source.front
@@ -33,7 +33,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         space(front, params.source.operations, path),
         (description.image.channels, description.image.height, description.image.width),
     )
-    build.split("test", description, stage.params.runtime)  # only to know that it is whole before any time is spent
+    build.split("test", description, stage.params.runtime)  # so that a broken one is refused before the training
     retrain.train(stage, candidates(front, params, costs), description, costs, ranks)
     if not ranks.is_main:
         return
@@ -43,23 +43,23 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
 def space(front: Front, operations: tuple[str, ...], path: Path) -> SearchSpace:
     """The space that the front was searched in. Raises ValueError for a member outside it."""
     first = front.members[0].genotype
-    found = SearchSpace(operations, first.nodes, first.space)
+    searched = SearchSpace(operations, first.nodes, first.space)
     for member in front.members:
         try:
-            found.validate(member.genotype)
+            searched.validate(member.genotype)
         except ValueError as error:
             raise ValueError(f"{path}: {member.key}: {error} (see transfer.source.operations)") from None
-    return found
+    return searched
 
 
 def space_range(costs: CostTable, description: DatasetDescription) -> SpaceRange:
-    """The fixed frame of the indicators on these images at this scale."""
+    """The fixed frame of the indicators for these images and this scale."""
     smallest, largest = costs.size_range()
     return SpaceRange(smallest, largest, 1 - 1 / len(description.classes))
 
 
 def candidates(front: Front, params: TransferParams, costs: CostTable) -> list[Candidate]:
-    """Members spread over the front, random architectures of their sizes, and what stands beside every search."""
+    """Members spread over the front, random architectures of their sizes, and the baselines of every search."""
     section, channels = params.retrain, params.network.final.channels
     if len(front.members) < section.count:
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front.members)}", stacklevel=1)

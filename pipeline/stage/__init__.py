@@ -1,4 +1,4 @@
-"""What every stage shares: parameters, paths, one clear line for bad input, whole outputs or none, times, progress."""
+"""A stage's run: its parameters, whole outputs or none, its metrics and times, one clear line for bad input."""
 
 from __future__ import annotations
 
@@ -17,49 +17,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tqdm import tqdm
-
+from bnas.storage.complaints import properties
 from bnas.storage.files import atomic_write as atomic_write  # also for those who import it from here
 from bnas.storage.lock import lock
-from pipeline import compiled
-from pipeline.params import Params, fields_of, load
+from pipeline.params import Params, load
+from pipeline.stage.compiled import borrow
+from pipeline.stage.progress import ProgressBar
 
 PREPARED = Path("data/prepared")
 REPORTS = Path("reports")
-PLAIN_SECONDS = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
-
-
-class Progress:
-    """Work done of a known total: a bar on a terminal, else a plain line now and then, both with the time left.
-
-    `done` lies behind an interrupted run, whose speed is not known.
-    """
-
-    def __init__(self, stage: str, total: float, done: float = 0.0) -> None:
-        self.stage, self.total, self.done, self.before = stage, total, done, done
-        self.start = self.last = time.monotonic()
-        bar = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} < {remaining} {postfix}"
-        self.bar = tqdm(total=total, initial=done, desc=stage, bar_format=bar) if sys.stderr.isatty() else None
-
-    def advance(self, work: float, note: str) -> None:
-        """Count `work` more, of the same unit as the total, and show the note."""
-        self.done = min(self.total, self.done + work)
-        if self.bar is not None:
-            self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(self.done - self.bar.n)
-            return
-        now = time.monotonic()
-        if now - self.last >= PLAIN_SECONDS and self.done > self.before:
-            self.last = now
-            left = (now - self.start) * (self.total - self.done) / (self.done - self.before)
-            share = 100 * self.done / self.total
-            print(f"{self.stage}: {share:3.0f} %, about {left:.0f} s left - {note}", flush=True)
-
-    def close(self) -> None:
-        """Leave the last state of the bar on the screen."""
-        if self.bar is not None:
-            self.bar.close()
 
 
 @dataclass
@@ -71,17 +37,20 @@ class Stage:
     out: Path
     metrics: dict[str, float | int | None] = field(default_factory=dict)
     held: ExitStack = field(default_factory=ExitStack)
-    """What is let go of in the end, however the stage ends."""
+    """Locks and the like, released when the stage ends, whether it succeeds or not."""
     when_done: list[Callable[[], None]] = field(default_factory=list)
-    """Called once the outputs are in their place."""
+    """Functions that are called once the outputs are in their place."""
     earlier_seconds: Callable[[], float] = float
-    """Seconds that interrupted runs spent on what this one goes on from."""
-    _progress: Progress | None = None
+    """Returns the seconds of earlier, interrupted runs that this one continues."""
+    _progress: ProgressBar | None = None
 
     def progress(self, total: float, done: float = 0.0) -> Callable[[float, str], None]:
-        """Start showing progress from what is done already towards a total; returns the function to report with."""
+        """Show progress from the work done already towards a total, of any unit.
+
+        Returns the function that reports it: it takes the work done since the last call, and a note.
+        """
         self.close()
-        self._progress = Progress(self.name, total, done)
+        self._progress = ProgressBar(self.name, total, done)
         return self._progress.advance
 
     def close(self) -> None:
@@ -96,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def cache_root() -> Path:
-    """`.cache` of the main workspace, also from the temporary copies that queued experiments run in."""
+    """`.cache` of the main workspace, also within the temporary copies that queued experiments run in."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
 
 
@@ -108,7 +77,7 @@ def named(*sections: str) -> Iterator[None]:
     `search.evaluation.batch_size: expected ...`; of several sections the first that has the key is taken. An error
     that does not begin with one of their keys passes as it is.
     """
-    fields = {field: section for section in reversed(sections) for field in fields_of(section)}
+    fields = {field: section for section in reversed(sections) for field in properties(Params, section.split("."))}
     try:
         yield
     except ValueError as error:
@@ -124,7 +93,7 @@ def sections_named(stage: str) -> list[str]:
 
 
 def parameters() -> Params:
-    """Those of the main pipeline."""
+    """The parameters of the main pipeline."""
     return load("params.yaml")
 
 
@@ -133,7 +102,7 @@ def main(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = p
 
     Outputs are collected in a folder of their own and moved to `data/<name>` in the end, so that a stage that fails
     leaves nothing behind. The time it took goes to `reports/times/<name>.json`, a file that no stage depends on. A
-    second run of the stage in the same folder is refused while the first lives. `read` gets the parameters.
+    second run of the stage in the same folder is refused while the first lives. `read` returns the parameters.
     """
 
     def alone() -> None:
@@ -144,13 +113,13 @@ def main(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = p
 
 
 def guarded(name: str, call: Callable[[], None]) -> int:
-    """Call something in a stage's name; the exit codes and lines of `main`."""
-    # What the imports made is no garbage: to look through it again and again holds all threads up.
+    """Call a function, and turn its errors into the exit codes and lines of `main`."""
+    # Objects made by imports are no garbage, and searching them for some holds all threads up.
     gc.freeze()
     signal.signal(signal.SIGTERM, _terminate)
     warnings.formatwarning = one_line_warning
     try:
-        compiled.borrow(Path(__file__).resolve().parents[1])
+        borrow(Path(__file__).resolve().parents[2])
         with named(*sections_named(name)):
             call()
     except (ValueError, OSError) as error:
@@ -165,20 +134,36 @@ def guarded(name: str, call: Callable[[], None]) -> int:
 
 
 def stage_lock(name: str) -> AbstractContextManager[None]:
-    """Held while a stage runs in this folder."""
+    """The lock of a stage in this folder."""
     return lock(Path(".cache/locks") / f"{name}.lock", f"stage {name}")
 
 
 def new(name: str, read: Callable[[], Params] = parameters) -> Stage:
-    """A run of a stage by the parameters as they are."""
+    """A run of a stage that has not begun."""
     return Stage(name, read(), unfinished(name))
 
 
 def produce(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = parameters) -> None:
-    """Run a stage that nobody else runs meanwhile, and put its outputs in their place."""
-    stage = new(name, read)
+    """Run a stage whose lock is held, and put its outputs in their place."""
+    stage, folder, start = new(name, read), _folder(name), time.monotonic()
     with stage.held:
-        _run(stage, run, _folder(name))
+        try:
+            shutil.rmtree(stage.out, ignore_errors=True)
+            stage.out.mkdir(parents=True)
+            run(stage)
+            stage.close()
+            if stage.metrics:
+                write_json(REPORTS / "metrics" / f"{stage.name}.json", stage.metrics)
+            seconds = round(stage.earlier_seconds() + time.monotonic() - start, 1)
+            write_json(REPORTS / "times" / f"{stage.name}.json", {f"{stage.name}_seconds": seconds})
+            if any(stage.out.iterdir()):
+                shutil.rmtree(folder, ignore_errors=True)
+                stage.out.replace(folder)
+            for call in stage.when_done:
+                call()
+        finally:
+            stage.close()
+            shutil.rmtree(stage.out, ignore_errors=True)
 
 
 def unfinished(name: str) -> Path:
@@ -188,27 +173,6 @@ def unfinished(name: str) -> Path:
 
 def _folder(name: str) -> Path:
     return PREPARED if name == "prepare" else Path("data") / name
-
-
-def _run(stage: Stage, run: Callable[[Stage], None], folder: Path) -> None:
-    start = time.monotonic()
-    try:
-        shutil.rmtree(stage.out, ignore_errors=True)
-        stage.out.mkdir(parents=True)
-        run(stage)
-        stage.close()
-        if stage.metrics:
-            write_json(REPORTS / "metrics" / f"{stage.name}.json", stage.metrics)
-        seconds = round(stage.earlier_seconds() + time.monotonic() - start, 1)
-        write_json(REPORTS / "times" / f"{stage.name}.json", {f"{stage.name}_seconds": seconds})
-        if any(stage.out.iterdir()):
-            shutil.rmtree(folder, ignore_errors=True)
-            stage.out.replace(folder)
-        for call in stage.when_done:
-            call()
-    finally:
-        stage.close()
-        shutil.rmtree(stage.out, ignore_errors=True)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

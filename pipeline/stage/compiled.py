@@ -1,4 +1,4 @@
-"""Compiled kernels for a queued experiment, which DVC runs in a copy of the project that holds none."""
+"""Compiled kernels for a queued experiment, which DVC runs in a copy of the project without them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from bnas.storage.files import atomic_write
 
 EXPERIMENTS = (".dvc", "tmp", "exps")
-"""Where in a project DVC keeps the copies."""
+"""The folder of a project in which DVC keeps the copies."""
 
 
 def borrow(project: Path) -> None:
-    """Copy numba's files from the project that a copy of it lies in; a project of its own is left as it is.
+    """Copy numba's compiled kernels into a queued experiment's copy, from the project it is a copy of.
 
-    Numba compares the source's digest with the one in its files (some older versions compare times, and compile anew).
+    Any other project is left as it is. Numba uses the files whose digest of the source fits (some older versions
+    compare times, and compile anew).
     """
     parts = project.parts
     places = [i for i in range(len(parts)) if parts[i : i + len(EXPERIMENTS)] == EXPERIMENTS]
