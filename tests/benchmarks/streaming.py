@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from bnas.data.augmentation import Augmentation
 from bnas.data.batches import TrainingFeed
-from bnas.data.datasets import LOADERS, Request
+from bnas.data.datasets import LOADERS
 from bnas.data.file_images import FileImages
+from bnas.data.labelled_images import Request
 from bnas.data.picture import opened_image
 from bnas.data.prepare import prepare
 from bnas.data.reader_processes import Pictures
@@ -96,7 +97,7 @@ def feed(folder: Path, workers: int) -> TrainingFeed:
     """Training mini-batches read by so many processes."""
     split = Split.open(folder / "prepared/train", folder / "raw", workers)
     normalise = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), torch.device("cpu"))
-    return TrainingFeed(split, BATCH, normalise, AUGMENTATION, "batch_size")
+    return TrainingFeed(split, BATCH, normalise, AUGMENTATION)
 
 
 def streaming() -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnas.data.batches import Augmentation, DataError, MiniBatches, TrainingFeed
-from bnas.data.datasets import LOADERS, Request
-from bnas.data.labelled_images import Images
+from bnas.data.datasets import LOADERS
+from bnas.data.labelled_images import LabelledImages, Request
 from bnas.data.npy import content_hash
 from bnas.data.prepare import ChannelStatistics
 from bnas.data.split import Normalise, Split
@@ -71,7 +71,7 @@ def test_mnist5k_images_are_digits_and_not_noise(mnist5k):
 )
 def test_images_that_are_not_labelled_uint8_images_are_refused(images, labels, found):
     with pytest.raises(DataError, match=f"^Cats: expected .*{found}"):
-        Images("Cats", ("a", "b"), images, np.array(labels))
+        LabelledImages("Cats", ("a", "b"), images, np.array(labels))
 
 
 # ---------------------------------------------------------------- splitting
@@ -400,9 +400,7 @@ def test_no_cutout_draws_nothing_and_changes_nothing():
 def test_what_is_cut_out_of_training_images_has_their_mean_colour():
     images = torch.randint(0, 256, (64, 8, 8, 3), generator=rng()).to(torch.uint8)
     normalise = Normalise((0.201, 0.5, 0.7), (0.2, 0.25, 0.3), CPU)
-    training = TrainingFeed(
-        Split(images.numpy(), np.zeros(64, np.int64)), 64, normalise, Augmentation(0, False, 4), "a"
-    )
+    training = TrainingFeed(Split(images.numpy(), np.zeros(64, np.int64)), 64, normalise, Augmentation(0, False, 4))
     ((x, _),) = training.epoch(rng())
     hidden = x == 0
     assert torch.equal(hidden.all(1), hidden.any(1)), "all channels of a pixel together"
@@ -442,7 +440,7 @@ def numbers(batch):
 
 
 def feed(count, batch_size):
-    return TrainingFeed(numbered(count), batch_size, PLAIN, UNCHANGED, "stage1.batch_size")
+    return TrainingFeed(numbered(count), batch_size, PLAIN, UNCHANGED)
 
 
 @settings(max_examples=30, deadline=None)
@@ -482,7 +480,7 @@ def test_a_dropped_remainder_waits_for_another_epoch():
 def test_training_images_are_augmented_anew_in_every_epoch_and_normalised():
     image = distinct_pixels(4, 4, 1)
     split = Split(image.expand(32, -1, -1, -1).numpy().copy(), np.zeros(32, np.int64))
-    training = TrainingFeed(split, 32, PLAIN, Augmentation(1, False), "retrain.batch_size")
+    training = TrainingFeed(split, 32, PLAIN, Augmentation(1, False))
     allowed = {shifted(image, dy, dx).numpy().tobytes() for dy, dx in itertools.product((-1, 0, 1), repeat=2)}
     generator, epochs = rng(), []
     for _ in range(2):
@@ -501,7 +499,7 @@ def test_a_training_batch_larger_than_the_split_is_refused_by_the_name_of_its_pa
 
 
 def cut(count, batch_size, seed=0, difficulty=None):
-    return MiniBatches(numbered(count), batch_size, PLAIN, seed, "search.evaluation.batch_size", difficulty)
+    return MiniBatches(numbered(count), batch_size, PLAIN, seed, difficulty)
 
 
 @settings(max_examples=50, deadline=None)
@@ -522,7 +520,7 @@ def test_mini_batches_are_a_partition_into_nearly_equal_parts(count, data, seed,
 def test_mini_batches_mix_the_classes_of_a_split_sorted_by_class():
     labels = np.repeat(np.arange(10), 100)
     split = Split(np.zeros((1000, 1, 1, 1), np.uint8), labels)
-    for _, y in MiniBatches(split, 100, PLAIN, 0, "search.evaluation.batch_size"):
+    for _, y in MiniBatches(split, 100, PLAIN, 0):
         found = torch.bincount(y, minlength=10)
         assert found.min() > 0
         assert found.max() < 25
@@ -531,7 +529,7 @@ def test_mini_batches_mix_the_classes_of_a_split_sorted_by_class():
 def test_every_mini_batch_gets_its_share_of_each_class_and_of_its_easy_and_hard_images():
     labels, hard = np.repeat(np.arange(4), 60), np.tile(np.arange(60.0), 4)
     split = Split(np.zeros((240, 1, 1, 1), np.uint8), labels)
-    batches = MiniBatches(split, 20, PLAIN, 0, "here", hard)
+    batches = MiniBatches(split, 20, PLAIN, 0, hard)
     assert len(batches) == 12
     for index in range(12):
         rows = batches.rows(index)
@@ -545,7 +543,7 @@ def test_all_mini_batches_by_difficulty_are_about_equally_hard():
     split = Split(np.zeros((240, 1, 1, 1), np.uint8), labels)
 
     def spread(difficulty):
-        batches = MiniBatches(split, 20, PLAIN, 0, "here", difficulty)
+        batches = MiniBatches(split, 20, PLAIN, 0, difficulty)
         return np.std([hard[batches.rows(index)].mean() for index in range(len(batches))])
 
     assert spread(hard) < spread(None) / 20
@@ -563,11 +561,11 @@ def test_mini_batches_are_cut_once_by_their_seed(difficulty):
 
 def test_mini_batches_are_not_augmented_but_normalised():
     split = Split(np.full((4, 2, 2, 1), 51, np.uint8), np.zeros(4, np.int64))
-    ((x, _),) = MiniBatches(split, 4, Normalise((0.1,), (0.5,), CPU), 0, "here")
+    ((x, _),) = MiniBatches(split, 4, Normalise((0.1,), (0.5,), CPU), 0)
     torch.testing.assert_close(x, torch.full((4, 1, 2, 2), 0.2))
 
 
 def test_a_mini_batch_larger_than_the_split_is_refused_by_the_name_of_its_parameter():
     cut(16, 16)
-    with pytest.raises(DataError, match=r"^search.evaluation.batch_size: expected at most the 16 .* found 17$"):
+    with pytest.raises(DataError, match=r"^batch_size: expected at most the 16 .* found 17$"):
         cut(16, 17)

@@ -17,10 +17,11 @@ from PIL import Image
 
 from bnas.data.augmentation import Augmentation
 from bnas.data.batches import DataError, MiniBatches, TrainingFeed
-from bnas.data.datasets import LOADERS, Request
-from bnas.data.file_images import BadFilesError
+from bnas.data.datasets import LOADERS
+from bnas.data.labelled_images import Request
 from bnas.data.picture import read_image
 from bnas.data.prepare import prepare
+from bnas.data.problems import ProblemsError
 from bnas.data.split import Normalise, Split
 from bnas.data.split_rows import Cut
 from bnas.training.loop import CosineRate, adam, fit
@@ -60,8 +61,8 @@ def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def opened(folder: Path, root: Path, name: str = "train", threads: int = 0) -> Split:
-    return Split.open(folder / name, root, threads)
+def opened(folder: Path, root: Path, name: str = "train", loader_workers: int = 0) -> Split:
+    return Split.open(folder / name, root, loader_workers)
 
 
 def test_nothing_is_copied_and_every_file_is_in_one_split(folder, root):
@@ -79,7 +80,7 @@ def test_nothing_is_copied_and_every_file_is_in_one_split(folder, root):
 
 
 def test_pictures_to_test_on_are_scaled_to_256_of_224_and_the_middle_is_cut_out(folder, root):
-    split = opened(folder, root, "test", threads=2)
+    split = opened(folder, root, "test", loader_workers=2)
     assert split.images.shape == (12, SIDE, SIDE, 3)
     for i, image in enumerate(split.images[:]):
         picture = Image.open(root / split.images.paths[i])
@@ -100,8 +101,8 @@ def test_statistics_are_those_of_training_images_as_they_are_tested(root, tmp_pa
 
 
 def epochs(folder: Path, root: Path, workers: int, seed: int = 0, count: int = 2, skip: int = 0) -> list[torch.Tensor]:
-    split = opened(folder, root, threads=workers).joined(opened(folder, root, "validation", workers))
-    feed = TrainingFeed(split, 8, PLAIN, FULL, "here")
+    split = opened(folder, root, loader_workers=workers).joined(opened(folder, root, "validation", workers))
+    feed = TrainingFeed(split, 8, PLAIN, FULL)
     generator = rng(seed)
     if skip:
         for _ in range(skip):
@@ -126,7 +127,7 @@ def test_parts_of_a_mini_batch_have_the_draws_of_the_whole(folder, root, streams
     split = opened(folder, root)
     if not streams:
         split = Split(np.stack([split.images[np.array([i])][0] for i in range(len(split))]), split.labels)
-    feed = TrainingFeed(split, 6, PLAIN, FULL, "batch_size")
+    feed = TrainingFeed(split, 6, PLAIN, FULL)
     generators = [rng() for _ in range(3)]
     whole = list(feed.epoch(generators[0]))
     first, second = list(feed.epoch(generators[1], slice(0, 2))), list(feed.epoch(generators[2], slice(2, 6)))
@@ -144,9 +145,9 @@ def test_an_epoch_takes_nothing_from_the_global_generator(folder, root):
 
 
 def test_labels_travel_with_streamed_images(folder, root):
-    split = opened(folder, root, threads=1)
+    split = opened(folder, root, loader_workers=1)
     known = {image.tobytes(): int(label) for image, label in zip(split.images[:], split.labels, strict=True)}
-    feed = TrainingFeed(split, 9, PLAIN, Augmentation(0, False), "here")
+    feed = TrainingFeed(split, 9, PLAIN, Augmentation(0, False))
     seen = []
     for x, y in feed.epoch(rng()):
         assert x.is_contiguous(memory_format=torch.channels_last)
@@ -158,7 +159,7 @@ def test_labels_travel_with_streamed_images(folder, root):
 
 def test_mini_batches_read_each_file_once_as_long_as_they_fit(folder, root, monkeypatch):
     split = opened(folder, root, "validation")
-    batches = MiniBatches(split, 4, PLAIN, 0, "here")
+    batches = MiniBatches(split, 4, PLAIN, 0)
     first = [batches[i] for i in range(len(batches))]
     read = []
     monkeypatch.setattr("bnas.data.file_images.read_image", lambda *a: read.append(a))
@@ -181,16 +182,17 @@ def broken(root: Path, tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_broke_since_is_named_in_one_line(root, tmp_path, workers):
     copy, out = broken(root, tmp_path)
-    split = opened(out, copy, threads=workers)
+    split = opened(out, copy, loader_workers=workers)
     with pytest.raises(DataError, match=rf"^{copy}/{split.images.paths[3]}: expected a whole image, found [^\n]*$"):
-        list(TrainingFeed(split, 9, PLAIN, FULL, "here").epoch(rng()))
+        list(TrainingFeed(split, 9, PLAIN, FULL).epoch(rng()))
+    name = split.images.paths[3]
     with pytest.raises(
-        BadFilesError, match=rf"^{copy}: {split.images.paths[3]}: expected a whole image, found [^\n]*$"
+        ProblemsError, match=rf"^{copy}: found 1 problem: {name}: expected a whole image, found [^\n]*$"
     ):
         split.images[:]
 
 
-LOST = r"^runtime\.loader_workers: expected [^\n]*, or was killed \([^\n]*"
+LOST = r"^loader_workers: expected [^\n]*, or was killed \([^\n]*"
 
 
 def test_a_reader_that_is_killed_during_a_step_is_told_in_one_line(folder, root):
@@ -201,7 +203,7 @@ def test_a_reader_that_is_killed_during_a_step_is_told_in_one_line(folder, root)
         return classify(x.mean((2, 3)))
 
     classify = torch.nn.Linear(3, len(WNIDS))
-    feed = TrainingFeed(opened(folder, root, threads=1), 2, PLAIN, FULL, "here")
+    feed = TrainingFeed(opened(folder, root, loader_workers=1), 2, PLAIN, FULL)
     with pytest.raises(DataError, match=LOST + "DataLoader worker"):
         fit(forward, adam(classify, 0.0), feed, CosineRate(0.1, 0.1, 13), range(1), generator=rng())
 
@@ -216,7 +218,7 @@ def test_a_reader_that_dies_as_it_delivers_is_told_in_one_line(folder, root, mon
 
     monkeypatch.setattr("bnas.data.reader_processes.DataLoader", Broken)
     with pytest.raises(DataError, match=LOST + "Connection reset"):
-        list(TrainingFeed(opened(folder, root), 2, PLAIN, FULL, "here").epoch(rng()))
+        list(TrainingFeed(opened(folder, root), 2, PLAIN, FULL).epoch(rng()))
 
 
 def test_another_file_of_the_same_size_makes_another_index(root, tmp_path):
