@@ -41,7 +41,6 @@ def run(
         section.batch_size,
         normalise,
         build.augmentation(params),
-        f"{stage.name}.batch_size",
     )
     data = coevolution.SupernetData(feed, build.split("validation", description, params.runtime), normalise)
     plan = coevolution.Plan(

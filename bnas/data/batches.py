@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bnas.data.augmentation import EVERYTHING
 from bnas.data.augmentation import Augmentation as Augmentation
-from bnas.data.image_array import DataError as DataError
+from bnas.data.problems import DataError as DataError
 from bnas.data.reader_processes import file_parts, streamed
 from bnas.data.split import Normalise, Split
 
@@ -34,13 +34,11 @@ class TrainingFeed:
     batch_size: int
     normalise: Normalise
     augmentation: Augmentation
-    where: str
-    """The parameter that set the batch size, for the message."""
 
     def __post_init__(self) -> None:
         if self.batch_size > len(self.split):
             raise DataError(
-                f"{self.where}: expected at most the {len(self.split)} images to train on, found {self.batch_size}"
+                f"batch_size: expected at most the {len(self.split)} images to train on, found {self.batch_size}"
             )
 
     @property
@@ -124,11 +122,10 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
         batch_size: int,
         normalise: Normalise,
         seed: int,
-        where: str,
         difficulty: NDArray[np.float64] | None = None,
     ) -> None:
         if batch_size > len(split):
-            raise DataError(f"{where}: expected at most the {len(split)} images there are, found {batch_size}")
+            raise DataError(f"batch_size: expected at most the {len(split)} images there are, found {batch_size}")
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(split))
         self.split, self.normalise = split, normalise

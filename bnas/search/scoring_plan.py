@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from bnas.data.batches import MiniBatches
+from bnas.data.batches import DataError, MiniBatches
 from bnas.data.split import Normalise, Split
 from bnas.nn.network import Supernet
 from bnas.records.search import GenerationRecord, Member, StageName
@@ -71,9 +71,13 @@ class Scoring:
         The references are spread evenly over the population, with random ones for those that a small one lacks; the
         images that they saw count among the scorer's image evaluations.
         """
-        cut = partial(
-            MiniBatches, batch_size=self.batch_size, normalise=normalise, seed=seed, where=f"{self.where}.batch_size"
-        )
+
+        def cut(split: Split, difficulty: NDArray[np.float64] | None = None) -> MiniBatches:
+            try:
+                return MiniBatches(split, self.batch_size, normalise, seed, difficulty)
+            except DataError as error:
+                raise DataError(f"{self.where}.{error}") from None
+
         calibration: list[Tensor] = []
         if self.batch_norm == "recalibrated":
             inputs = cut(train)

@@ -26,7 +26,7 @@ def train_linear(
     normalise = Normalise(data.mean, data.std, device)
     learnt = data.split("train").joined(data.split("validation"))
     test = data.split("test")
-    feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation, "retrain.batch_size")
+    feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation)
     classifier = nn.Linear(learnt.images[0].size, classes)
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)

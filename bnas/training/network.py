@@ -103,7 +103,7 @@ def train_network(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalise = Normalise(data.mean, data.std, device)
     learnt = data.split("train").joined(data.split("validation"))
-    feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation, "retrain.batch_size")
+    feed = TrainingFeed(learnt, recipe.batch_size, normalise, data.augmentation)
     generator = torch.Generator().manual_seed(recipe.seed)
     training = Training(model, adam(model, recipe.weight_decay), generator)
     if state is not None:

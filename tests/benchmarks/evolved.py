@@ -57,11 +57,11 @@ class Digits:
 
     def batches(self, batch_size: int, seed: int = 0) -> MiniBatches:
         """The validation images as mini-batches."""
-        return MiniBatches(self.validation, batch_size, self.normalise, seed, "benchmark")
+        return MiniBatches(self.validation, batch_size, self.normalise, seed)
 
     def feed(self) -> TrainingFeed:
         """The training images, shifted as in the default run."""
-        return TrainingFeed(self.train, 64, self.normalise, Augmentation(2, False), "benchmark")
+        return TrainingFeed(self.train, 64, self.normalise, Augmentation(2, False))
 
 
 def new_supernet(config: NetworkConfig, space: SearchSpace, seed: int = 0) -> Supernet:

@@ -57,8 +57,8 @@ def rounds(ranks: Ranks, scale: str) -> dict[str, dict[str, list[float]]]:
     images = np.random.default_rng(0).integers(0, 256, (BATCH * steps, side, side, config.in_channels)).astype(np.uint8)
     labels = np.arange(len(images)) % config.classes
     normalise = Normalise((0.5,) * config.in_channels, (0.25,) * config.in_channels, torch.device("cpu"))
-    feed = TrainingFeed(Split(images, labels), BATCH, normalise, Augmentation(2, False), "benchmark")
-    batches = MiniBatches(Split(images[:SCORED], labels[:SCORED]), SCORED, normalise, 0, "benchmark")
+    feed = TrainingFeed(Split(images, labels), BATCH, normalise, Augmentation(2, False))
+    batches = MiniBatches(Split(images[:SCORED], labels[:SCORED]), SCORED, normalise, 0)
     space, rng = SearchSpace(nodes=3), random.Random(0)
     genotypes = [space.sample(rng) for _ in range(count)]
     torch.manual_seed(0)

@@ -191,7 +191,7 @@ def curve() -> list[dict[str, Any]]:
 def rows(start: Evolved, digits: Digits, schedules: Sequence[Schedule], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The rows of `curve` on a given supernet."""
     paths, found = Paths(start.supernet), dict[Schedule, list[dict[str, float]]]()
-    yardstick = Known(MiniBatches(digits.unseen, 100, digits.normalise, 0, "benchmark"), {}, paths)
+    yardstick = Known(MiniBatches(digits.unseen, 100, digits.normalise, 0), {}, paths)
     for seed in seeds:
         cuts: dict[tuple[int, int], tuple[MiniBatches, Memory]] = {}
         for schedule in schedules:

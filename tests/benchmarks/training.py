@@ -461,7 +461,7 @@ def feeding() -> list[dict[str, Any]]:
         )
         colour = setting.config.in_channels == 3
         augmentation = Augmentation(4 if colour else 2, colour, 8 if colour else 0)
-        feed = TrainingFeed(split, BATCH, normalise, augmentation, "batch_size")
+        feed = TrainingFeed(split, BATCH, normalise, augmentation)
         trainer, genotypes, generator = Trainer(setting), setting.genotypes(), torch.Generator()
         loading, training = [], []
         for i, ready in enumerate(feed.rows(generator)):

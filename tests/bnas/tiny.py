@@ -64,11 +64,11 @@ def write_split(folder: Path, part: Split) -> None:
 
 
 def feed(part: Split, batch_size: int = 8, augmentation: Augmentation = PLAIN) -> TrainingFeed:
-    return TrainingFeed(part, batch_size, NORMALISE, augmentation, "tiny.batch_size")
+    return TrainingFeed(part, batch_size, NORMALISE, augmentation)
 
 
 def batches(part: Split, batch_size: int = 8, seed: int = 0) -> MiniBatches:
-    return MiniBatches(part, batch_size, NORMALISE, seed, "tiny.batch_size")
+    return MiniBatches(part, batch_size, NORMALISE, seed)
 
 
 def supernet(seed: int = 0, config: NetworkConfig = CONFIG) -> Supernet:

@@ -236,7 +236,7 @@ def supernet_step(params: Params, description: DatasetDescription, folder: Path)
     supernet = Supernet(network_config(params, description, params.network.supernet), space)
     genotype = space.sample(random.Random(0))
     normalise = build.normalise(description, device)
-    feed = TrainingFeed(Split.open(folder), 2, normalise, build.augmentation(params), "stage1.batch_size")
+    feed = TrainingFeed(Split.open(folder), 2, normalise, build.augmentation(params))
     (record,) = fit(
         lambda x, *_: supernet(x, genotype),
         adam(supernet, section.weight_decay),
