@@ -494,7 +494,7 @@ def test_training_images_are_augmented_anew_in_every_epoch_and_normalised():
 
 def test_a_training_batch_larger_than_the_split_is_refused_by_the_name_of_its_parameter():
     feed(16, 16)
-    with pytest.raises(DataError, match=r"^stage1.batch_size: expected at most the 16 images .* found 17$"):
+    with pytest.raises(DataError, match=r"^batch_size: expected at most the 16 images .* found 17$"):
         feed(16, 17)
 
 

@@ -270,7 +270,7 @@ def test_a_loss_that_is_not_finite_is_reported_with_the_genotype_and_the_last_go
 
 
 def test_data_too_small_for_a_mini_batch_are_refused(data):
-    with pytest.raises(DataError, match=r"retrain\.batch_size: expected at most the 40 .* found 1000"):
+    with pytest.raises(DataError, match=r"^batch_size: expected at most the 40 .* found 1000"):
         here(data, recipe=replace(RECIPE, batch_size=1000))
 
 
