@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from bnas.data.datasets import LOADERS, Request
-from bnas.data.file_images import Problem
-from bnas.data.image_array import DataError
-from bnas.data.labelled_images import ProblemsError
+from bnas.data.datasets import LOADERS
+from bnas.data.labelled_images import Request
 from bnas.data.prepare import prepare
+from bnas.data.problems import DataError, FileProblem, ProblemsError
 from bnas.data.split_rows import Cut
 from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
 from pipeline.stage import Stage, atomic_write, cache_root, main, write_json
@@ -35,7 +34,8 @@ def run(stage: Stage) -> None:
             raise DataError(f"{expected}, found {params.augmentation.cutout}")
         written = prepare(loaded, cut, stage.out, skip=params.on_bad_file == "skip")
     except ProblemsError as error:
-        raise DataError(f"{error} (listed in {_listed(error.problems)})") from None
+        keyed = ProblemsError(error.root, map(_with_key, error.problems))
+        raise DataError(f"{keyed} (listed in {_listed(keyed.problems)})") from None
     if written.skipped:
         warnings.warn(
             f"{root}: {len(written.skipped)} files left out, listed in {_listed(written.skipped)}", stacklevel=1
@@ -54,7 +54,14 @@ def run(stage: Stage) -> None:
     write_json(stage.out / "dataset.json", description.to_dict())
 
 
-def _listed(problems: Sequence[Problem]) -> Path:
+def _with_key(problem: FileProblem) -> FileProblem:
+    """What the library says of its `image_size`, said of the key in params.yaml."""
+    whole = not problem.path and problem.text.startswith("image_size: ")
+    return problem._replace(text=f"data.{problem.text}") if whole else problem
+
+
+def _listed(problems: Sequence[FileProblem]) -> Path:
+    """Write the problems to a file, a line each; its path."""
     path = cache_root() / PROBLEMS
     atomic_write(path, "".join(f"{problem}\n" for problem in problems))
     return path

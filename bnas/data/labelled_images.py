@@ -1,37 +1,41 @@
-"""Labelled images before they are split."""
+"""Labelled images before they are split, and what is asked of those who load them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.data.file_images import FileImages, Problem
-from bnas.data.image_array import DataError, ImageArray
-
-
-class ProblemsError(DataError):
-    """Everything that is wrong with the data set in a folder; its text is one line, and says the first few only."""
-
-    SHOWN = 10
-
-    def __init__(self, root: Path, problems: Iterable[Problem]) -> None:
-        self.root, self.problems = root, tuple(dict.fromkeys(problems))
-        count = len(self.problems)
-        shown = "; ".join(map(str, self.problems[: self.SHOWN]))
-        more = f"; and {count - self.SHOWN} more" if count > self.SHOWN else ""
-        super().__init__(f"{root}: found {count} problem{'s' * (count > 1)}: {shown}{more}")
+from bnas.data.file_images import FileImages
+from bnas.data.image_array import ImageArray
+from bnas.data.problems import DataError, FileProblem
 
 
 @dataclass(frozen=True)
-class Images:
+class Request:
+    """What is wanted of a data set.
+
+    It lies in the folder `root`. Files are read by `loader_workers` threads at a time and become `image_size` pixels
+    square; 0 leaves them as they are. Of files, no more than `images_per_class` of each class and split, drawn by
+    `seed`, are looked into (0 = all).
+    """
+
+    root: Path
+    image_size: int = 0
+    images_per_class: int = 0
+    seed: int = 0
+    loader_workers: int = 1
+
+
+@dataclass(frozen=True)
+class LabelledImages:
     """Labelled images: `images` uint8 `[N, H, W, C]`, `labels` int64 `[N]` in 0 … len(classes) − 1.
 
-    The last `own_test` of them are the data set's own test split; with none, one is cut. `digests` (uint64 `[N]`) are
-    equal where files are, `problems` is what was found wrong with files, or is wrong without a file.
+    The last `own_test` of them are the data set's own test split; with none, one is cut. `problems` is what
+    is wrong with files, or with the data set as a whole.
     """
 
     title: str
@@ -39,8 +43,7 @@ class Images:
     images: ImageArray
     labels: NDArray[np.int64]
     own_test: int = 0
-    digests: NDArray[np.uint64] | None = None
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[FileProblem, ...] = ()
     streamed: bool = False
     """Whether the files are never copied: an index is prepared."""
 
@@ -58,25 +61,18 @@ class Images:
             )
 
     @property
+    def learnt(self) -> int:
+        """How many images come before the data set's own test split."""
+        return len(self.labels) - self.own_test
+
+    @property
     def resize(self) -> int | None:
         """What the shorter side of its pictures becomes before the middle is cut out; None: as long as that."""
         return self.images.resize if isinstance(self.images, FileImages) else None
 
-    def kept(self, keep: NDArray[np.bool_]) -> Images:
-        """Those of its rows, `[N]`; they have to be files."""
+    def without(self, paths: Collection[str]) -> LabelledImages:
+        """The same without the files at these paths; its images have to be files."""
         assert isinstance(self.images, FileImages)
-        assert self.digests is not None
-        learnt = len(self.labels) - self.own_test
-        return replace(
-            self,
-            images=replace(self.images, paths=[p for p, kept in zip(self.images.paths, keep, strict=True) if kept]),
-            labels=self.labels[keep],
-            own_test=int(keep[learnt:].sum()),
-            digests=self.digests[keep],
-        )
-
-    def without(self, problems: Sequence[Problem]) -> Images:
-        """Without the files that have these problems."""
-        assert isinstance(self.images, FileImages)
-        bad = {problem.path for problem in problems}
-        return self.kept(np.array([path not in bad for path in self.images.paths], bool))
+        keep = np.flatnonzero([path not in paths for path in self.images.paths])
+        own_test = int((keep >= self.learnt).sum())
+        return replace(self, images=self.images.chosen(keep), labels=self.labels[keep], own_test=own_test)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,38 +46,18 @@ def open_array(path: Path) -> NDArray[Any]:
 
 
 @contextmanager
-def saved_array(path: Path, dtype: np.dtype[Any], shape: Sequence[int]) -> Iterator[Callable[[NDArray[Any]], None]]:
+def saved_array(path: Path, dtype: np.dtype[Any], shape: Sequence[int]) -> Iterator[Callable[[NDArray[Any]], object]]:
     """Write a `.npy` file row by row: yields what is to be called with all rows of the shape, in order.
 
-    Raises OSError, naming the file, where that fails.
+    Not through `numpy.lib.format.open_memmap`, where a full disk kills the process. Raises OSError, naming the file.
     """
-    header = io.BytesIO()
-    npy.write_array_header_1_0(
-        header, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
-    )
+    header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
     try:
-        file = path.open("wb", buffering=0)
+        with path.open("wb") as file:
+            npy.write_array_header_1_0(file, header)
+            yield lambda rows: file.write(np.ascontiguousarray(rows, dtype).data)
     except OSError as error:
-        raise _unwritten(path, error) from error
-    with file:
-
-        def write(rows: NDArray[Any]) -> None:
-            put(np.ascontiguousarray(rows, dtype).data)
-
-        def put(content: memoryview) -> None:
-            rest = content.cast("B")
-            try:
-                while rest:
-                    rest = rest[file.write(rest) :]
-            except OSError as error:
-                raise _unwritten(path, error) from error
-
-        put(header.getbuffer())
-        yield write
-
-
-def _unwritten(path: Path, error: OSError) -> OSError:
-    return OSError(f"{path}: cannot be written: {error.strerror or error}")
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
@@ -114,7 +93,7 @@ class ContentHash:
 
 def content_hash(arrays: Iterable[NDArray[Any] | ImageArray]) -> str:
     """SHA-256, in hexadecimal, over dtype, shape and bytes of the arrays in order."""
-    found = ContentHash()
+    digest = ContentHash()
     for array in arrays:
-        found.array(array)
-    return found.text()
+        digest.array(array)
+    return digest.text()

@@ -1,6 +1,7 @@
 """Image files to network inputs, without torch: the one way in which a picture becomes pixels of a data set.
 
-`bnas.data.split.Normalise` does the same to tensors as `normalise` here; a test holds them equal.
+Pictures are uint8 `[N, H, W, C]` everywhere; `normalise` makes them float32 `[N, C, H, W]`, the only transposition.
+`bnas.data.split.Normalise` does the same to tensors; a test holds them equal.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MODES = {1: "L", 3: "RGB"}
 """Channels → Pillow's mode."""
-
-GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's modes without colours, beside a palette of greys."""
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
@@ -50,7 +48,7 @@ def read_header(file: Path | BinaryIO, path: Path) -> Header:
 
 def _is_grey(picture: Image.Image) -> bool:
     if picture.mode != "P":
-        return picture.mode in GREY_MODES
+        return Image.getmodebase(picture.mode) == "L"
     colours = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     return bool((colours == colours[:, :1]).all())
 
@@ -148,5 +146,5 @@ def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[fl
     """uint8 `[N, H, W, C]` → float32 `[N, C, H, W]`: `(x / 255 − mean) / std` per channel."""
     scale = np.array([1 / (255 * s) for s in std], np.float32)
     shift = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
-    found = images.astype(np.float32) * scale + shift
-    return np.ascontiguousarray(found.transpose(0, 3, 1, 2))
+    normalised = images.astype(np.float32) * scale + shift
+    return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from bnas.data.augmentation import EVERYTHING, Augmentation, crop_boxes
 from bnas.data.file_images import FileImages
-from bnas.data.image_array import DataError, ImageArray, Joined
+from bnas.data.image_array import ImageArray, Joined
 from bnas.data.picture import ImageError, cropped, opened_image
+from bnas.data.problems import DataError
 
 
 def file_parts(images: ImageArray) -> tuple[FileImages, ...]:
@@ -47,8 +48,8 @@ class Pictures(Dataset[Tensor | str]):
             image = self._read(part, row, generator)
         except ImageError as error:
             return str(error)
-        found = torch.from_numpy(image.copy())[None]
-        return self._augmentation.recolour(self._augmentation.move(found, generator), generator)[0]
+        images = torch.from_numpy(image.copy())[None]
+        return self._augmentation.recolour(self._augmentation.move(images, generator), generator)[0]
 
     def _read(self, part: FileImages, row: int, generator: torch.Generator) -> NDArray[np.uint8]:
         """A random crop is one of the whole picture; else it is scaled and cropped as for testing."""
@@ -86,10 +87,10 @@ def streamed(
 ) -> Iterator[Tensor]:
     """The mini-batches of these rows, or a part of each, augmented, uint8 `[B, H, W, C]`.
 
-    They are the same however many processes read them (as many as the parts have threads; with 0 this one does).
+    However many processes read them (the parts' `loader_workers`; with 0 this one does), they are the same.
     Raises DataError, which names the file, for a picture that cannot be read, and where a process dies as it delivers.
     """
-    workers = max(part.threads for part in parts)
+    workers = max(part.loader_workers for part in parts)
     # In a spawned process, as those that retrain networks are, PyTorch would spawn, too: seconds of imports each epoch.
     forks = workers > 0 and sys.platform == "linux"
     loader: DataLoader[Tensor | str] = DataLoader(
@@ -125,7 +126,7 @@ def lost_readers() -> Iterator[None]:
 
 def _lost(error: Exception) -> DataError:
     return DataError(
-        "runtime.loader_workers: expected processes that read pictures to the end, found one that died for want of "
+        "loader_workers: expected processes that read pictures to the end, found one that died for want of "
         f"memory or of room in /dev/shm, or was killed ({error})"
     )
 

@@ -10,11 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bnas.data.augmentation import Augmentation as Augmentation
 from bnas.data.file_images import FILES, FileImages, index_bytes, open_index
-from bnas.data.image_array import DataError as DataError
 from bnas.data.image_array import ImageArray, Joined
 from bnas.data.npy import content_hash, open_array
+from bnas.data.problems import DataError
 from bnas.storage.files import read_text
 
 
@@ -29,14 +28,18 @@ class Split:
         return len(self.labels)
 
     @classmethod
-    def open(cls, folder: Path, root: Path | None = None, threads: int = 1) -> Split:
+    def open(cls, folder: Path, root: Path | None = None, loader_workers: int = 1) -> Split:
         """The split that `prepare` wrote to a folder, its images memory-mapped.
 
         Where it wrote an index, they lie below `root`, and are read by so many threads, or while training processes.
+        Raises DataError for a folder that holds anything else.
         """
         try:
-            indexed = (folder / FILES).exists()
-            images: ImageArray = open_index(folder, root, threads) if indexed else open_array(folder / "images.npy")
+            images: ImageArray
+            if (folder / FILES).exists():
+                images = open_index(folder, root, loader_workers)
+            else:
+                images = open_array(folder / "images.npy")
             labels = open_array(folder / "labels.npy")
         except (OSError, ValueError) as error:
             raise DataError(f"{folder}: expected images and labels.npy, found {error}") from None

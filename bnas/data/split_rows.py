@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.data.image_array import DataError
-from bnas.data.labelled_images import Images
+from bnas.data.labelled_images import LabelledImages
+from bnas.data.problems import DataError
 
 SPLITS = ("train", "validation", "test")
 
@@ -24,24 +24,22 @@ class Cut:
     seed: int
     test: float
     validation: float
-    images_per_class: int
+    images_per_class: int = 0
 
-    def rows(self, found: Images) -> dict[str, NDArray[np.int64]]:
-        """Sorted rows of `train`, `validation` and `test`."""
-        learnt = len(found.labels) - found.own_test
-        for part in (found.labels[:learnt], found.labels[learnt:] if found.own_test else found.labels):
-            images = np.bincount(part, minlength=len(found.classes))
-            if not images.all():
-                name = found.classes[int(images.argmin())]
-                raise DataError(f"data: class {name}: expected at least one image in every split, found none")
-        if not found.own_test:
-            fractions = {"validation": self.validation, "test": self.test}
-            return stratified_split(found.labels, fractions, self.seed, self.images_per_class, found.classes)
-        rows = stratified_split(
-            found.labels[:learnt], {"validation": self.validation}, self.seed, self.images_per_class, found.classes
-        )
-        test = stratified_split(found.labels[learnt:], {}, self.seed, self.images_per_class, found.classes)["train"]
-        return rows | {"test": test + learnt}
+    def rows(self, images: LabelledImages) -> dict[str, NDArray[np.int64]]:
+        """Sorted rows of `train`, `validation` and `test`. Raises DataError for a class that one of them lacks."""
+        labels, learnt, classes = images.labels, images.learnt, images.classes
+        for part in (labels[:learnt], labels[learnt:]) if images.own_test else (labels,):
+            count = np.bincount(part, minlength=len(classes))
+            if not count.all():
+                name = classes[int(count.argmin())]
+                raise DataError(f"class {name}: expected at least one image in every split, found none")
+        fractions = {"validation": self.validation} | ({} if images.own_test else {"test": self.test})
+        rows = stratified_split(labels[:learnt], fractions, self.seed, self.images_per_class, classes)
+        if images.own_test:
+            chosen = stratified_split(labels[learnt:], {}, self.seed, self.images_per_class, classes)["train"]
+            rows["test"] = chosen + learnt
+        return rows
 
 
 def stratified_split(
@@ -72,7 +70,7 @@ def stratified_split(
         for name, chunks in parts.items():
             if len(chunks[-1]) == 0:
                 raise DataError(
-                    f"data: class {classes[label] if classes else label}: expected at least one image in every split, "
+                    f"class {classes[label] if classes else label}: expected at least one image in every split, "
                     f"found none for {name} among its {len(order)}"
                 )
     return {name: np.sort(np.concatenate(chunks)) for name, chunks in parts.items()}

@@ -28,13 +28,13 @@ class Entry:
 def entries(root: Path) -> list[Entry]:
     """Everything in a cache, checkpoints first, newest last; locks of running processes are not listed."""
     kinds: dict[str, Kind] = {CHECKPOINTS: "checkpoint", NETWORKS: "finished network"}
-    found = [
+    listed = [
         _entry("leftover" if path.name.startswith(".") else kind, path)
         for folder, kind in kinds.items()
         for path in (root / folder).glob("*")
         if path.suffix != ".lock"
     ]
-    return sorted(found, key=lambda entry: (entry.kind, entry.modified, entry.path))
+    return sorted(listed, key=lambda entry: (entry.kind, entry.modified, entry.path))
 
 
 def remove(chosen: Sequence[Entry]) -> list[Entry]:

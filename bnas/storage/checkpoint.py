@@ -1,4 +1,4 @@
-"""States of a long computation on disk: written whole, the previous one kept beside the newest, none trusted unread."""
+"""Checkpoints: states of a long computation on disk, the two newest of them, each with a hash of its bytes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class State:
 
 
 Save = Callable[[State], None]
-"""Keeps a state; the state before it is kept until this one is whole."""
+"""Writes a state; the state before it stays until this one is whole."""
 
 
 def forget(state: State) -> None:
@@ -109,8 +109,9 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _numbered(self) -> dict[int, Path]:
-        found = ((re.fullmatch(r"checkpoint-([0-9]{1,9})", path.name), path) for path in self.folder.glob("*"))
-        return {int(match[1]): path for match, path in found if match}
+        """Number of each state → its file."""
+        names = ((re.fullmatch(r"checkpoint-([0-9]{1,9})", path.name), path) for path in self.folder.glob("*"))
+        return {int(match[1]): path for match, path in names if match}
 
     def _read(self, path: Path) -> tuple[State, float]:
         content = path.read_bytes()

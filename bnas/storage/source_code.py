@@ -16,8 +16,8 @@ def imported(file: Path, root: Path) -> frozenset[Path]:
 
     Raises ValueError for a relative import.
     """
-    found = {path for name in _names(file) if (path := _file_of(name, root)) is not None}
-    return frozenset(found - {file})
+    files = {path for name in _names(file) if (path := _file_of(name, root)) is not None}
+    return frozenset(files - {file})
 
 
 def closure(file: Path, root: Path) -> set[Path]:

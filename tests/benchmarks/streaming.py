@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from bnas.data.augmentation import Augmentation
 from bnas.data.batches import TrainingFeed
-from bnas.data.datasets import LOADERS, Request
+from bnas.data.datasets import LOADERS
 from bnas.data.file_images import FileImages
+from bnas.data.labelled_images import Request
 from bnas.data.picture import opened_image
 from bnas.data.prepare import prepare
 from bnas.data.reader_processes import Pictures

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnas.data.batches import Augmentation, DataError, MiniBatches, TrainingFeed
-from bnas.data.datasets import LOADERS, Request
-from bnas.data.labelled_images import Images
+from bnas.data.datasets import LOADERS
+from bnas.data.labelled_images import LabelledImages, Request
 from bnas.data.npy import content_hash
 from bnas.data.prepare import ChannelStatistics
 from bnas.data.split import Normalise, Split
@@ -71,7 +71,7 @@ def test_mnist5k_images_are_digits_and_not_noise(mnist5k):
 )
 def test_images_that_are_not_labelled_uint8_images_are_refused(images, labels, found):
     with pytest.raises(DataError, match=f"^Cats: expected .*{found}"):
-        Images("Cats", ("a", "b"), images, np.array(labels))
+        LabelledImages("Cats", ("a", "b"), images, np.array(labels))
 
 
 # ---------------------------------------------------------------- splitting

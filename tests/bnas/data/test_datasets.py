@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from torchvision import datasets as published
 
-from bnas.data.datasets import LOADERS, Request
-from bnas.data.image_array import DataError
-from bnas.data.labelled_images import Images
+from bnas.data.datasets import LOADERS
+from bnas.data.labelled_images import LabelledImages, Request
 from bnas.data.prepare import prepare
+from bnas.data.problems import DataError
 from bnas.data.split_rows import Cut
 
 COUNT = {"train": 40, "test": 20}
@@ -73,7 +73,7 @@ def write_fashion(root: Path) -> dict[str, np.ndarray]:
     return pixels
 
 
-def check(found: Images, pixels: dict[str, np.ndarray], classes: int, out: Path) -> None:
+def check(found: LabelledImages, pixels: dict[str, np.ndarray], classes: int, out: Path) -> None:
     learnt, test = len(pixels["train"]), len(pixels["test"])
     assert found.own_test == test
     np.testing.assert_array_equal(found.images[:], np.concatenate([pixels["train"], pixels["test"]]))

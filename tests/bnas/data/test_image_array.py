@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnas.data.image_array import DataError, Joined, Selected, chunks
+from bnas.data.image_array import Joined, Selected, chunks
+from bnas.data.problems import DataError
 
 
 def images(count, first=0, side=2):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from bnas.data.datasets import LOADERS, Request
-from bnas.data.image_array import DataError
-from bnas.data.labelled_images import ProblemsError
+from bnas.data.datasets import LOADERS
+from bnas.data.labelled_images import Request
 from bnas.data.picture import read_image
 from bnas.data.prepare import prepare
+from bnas.data.problems import DataError, ProblemsError
 from bnas.data.split import Split
 from bnas.data.split_rows import Cut
 
@@ -107,7 +107,7 @@ def test_pictures_of_one_size_may_keep_it_and_others_are_told_apart(tmp_path):
     assert load(tmp_path / "in", size=0).images.shape[1:] == (8, 10, 3), "it is seen upright"
     picture(tmp_path / "in/test/cat/other.png", 98, (9, 10))
     (line,) = wrong(tmp_path / "in", size=0)
-    assert line.startswith("data.image_size: expected a size, for images differ: 8x10 in train/Zebra/0.png, ")
+    assert line.startswith("image_size: expected a size, for images differ: 8x10 in train/Zebra/0.png, ")
     assert line.endswith("10x9 in test/cat/other.png")
 
 
@@ -190,10 +190,10 @@ def test_equal_files_of_one_tree_are_found_where_they_would_be_learnt_and_tested
     assert sum(written.counts.values()) == 24
 
 
-def test_equal_digests_are_not_believed(tmp_path, monkeypatch):
+def test_equal_digests_are_not_believed(tmp_path):
     root = tree(tmp_path / "in")
     found = load(root)
-    found.digests[:] = 7
+    found.images.digests[:] = 7
     (tmp_path / "out").mkdir()
     prepare(found, CUT, tmp_path / "out", skip=False)
 
@@ -279,7 +279,8 @@ def test_a_message_stays_short_however_many_files_are_broken(tmp_path):
 PEAK = """
 import sys
 from pathlib import Path
-from bnas.data.datasets import LOADERS, Request
+from bnas.data.datasets import LOADERS
+from bnas.data.labelled_images import Request
 from bnas.data.split_rows import Cut
 from bnas.data.prepare import prepare
 root, out = map(Path, sys.argv[1:])

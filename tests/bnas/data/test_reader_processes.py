@@ -17,10 +17,11 @@ from PIL import Image
 
 from bnas.data.augmentation import Augmentation
 from bnas.data.batches import DataError, MiniBatches, TrainingFeed
-from bnas.data.datasets import LOADERS, Request
-from bnas.data.file_images import BadFilesError
+from bnas.data.datasets import LOADERS
+from bnas.data.labelled_images import Request
 from bnas.data.picture import read_image
 from bnas.data.prepare import prepare
+from bnas.data.problems import ProblemsError
 from bnas.data.split import Normalise, Split
 from bnas.data.split_rows import Cut
 from bnas.training.loop import CosineRate, fit, new_training
@@ -60,8 +61,8 @@ def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def opened(folder: Path, root: Path, name: str = "train", threads: int = 0) -> Split:
-    return Split.open(folder / name, root, threads)
+def opened(folder: Path, root: Path, name: str = "train", loader_workers: int = 0) -> Split:
+    return Split.open(folder / name, root, loader_workers)
 
 
 def test_nothing_is_copied_and_every_file_is_in_one_split(folder, root):
@@ -79,7 +80,7 @@ def test_nothing_is_copied_and_every_file_is_in_one_split(folder, root):
 
 
 def test_pictures_to_test_on_are_scaled_to_256_of_224_and_the_middle_is_cut_out(folder, root):
-    split = opened(folder, root, "test", threads=2)
+    split = opened(folder, root, "test", loader_workers=2)
     assert split.images.shape == (12, SIDE, SIDE, 3)
     for i, image in enumerate(split.images[:]):
         picture = Image.open(root / split.images.paths[i])
@@ -100,7 +101,7 @@ def test_statistics_are_those_of_training_images_as_they_are_tested(root, tmp_pa
 
 
 def epochs(folder: Path, root: Path, workers: int, seed: int = 0, count: int = 2, skip: int = 0) -> list[torch.Tensor]:
-    split = opened(folder, root, threads=workers).joined(opened(folder, root, "validation", workers))
+    split = opened(folder, root, loader_workers=workers).joined(opened(folder, root, "validation", workers))
     feed = TrainingFeed(split, 8, PLAIN, FULL)
     generator = rng(seed)
     if skip:
@@ -144,7 +145,7 @@ def test_an_epoch_takes_nothing_from_the_global_generator(folder, root):
 
 
 def test_labels_travel_with_streamed_images(folder, root):
-    split = opened(folder, root, threads=1)
+    split = opened(folder, root, loader_workers=1)
     known = {image.tobytes(): int(label) for image, label in zip(split.images[:], split.labels, strict=True)}
     feed = TrainingFeed(split, 9, PLAIN, Augmentation(0, False))
     seen = []
@@ -181,16 +182,17 @@ def broken(root: Path, tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_broke_since_is_named_in_one_line(root, tmp_path, workers):
     copy, out = broken(root, tmp_path)
-    split = opened(out, copy, threads=workers)
+    split = opened(out, copy, loader_workers=workers)
     with pytest.raises(DataError, match=rf"^{copy}/{split.images.paths[3]}: expected a whole image, found [^\n]*$"):
         list(TrainingFeed(split, 9, PLAIN, FULL).epoch(rng()))
+    name = split.images.paths[3]
     with pytest.raises(
-        BadFilesError, match=rf"^{copy}: {split.images.paths[3]}: expected a whole image, found [^\n]*$"
+        ProblemsError, match=rf"^{copy}: found 1 problem: {name}: expected a whole image, found [^\n]*$"
     ):
         split.images[:]
 
 
-LOST = r"^runtime\.loader_workers: expected [^\n]*, or was killed \([^\n]*"
+LOST = r"^loader_workers: expected [^\n]*, or was killed \([^\n]*"
 
 
 def test_a_reader_that_is_killed_during_a_step_is_told_in_one_line(folder, root):
@@ -201,7 +203,7 @@ def test_a_reader_that_is_killed_during_a_step_is_told_in_one_line(folder, root)
         return classify(x.mean((2, 3)))
 
     classify = torch.nn.Linear(3, len(WNIDS))
-    feed = TrainingFeed(opened(folder, root, threads=1), 2, PLAIN, FULL)
+    feed = TrainingFeed(opened(folder, root, loader_workers=1), 2, PLAIN, FULL)
     with pytest.raises(DataError, match=LOST + "DataLoader worker"):
         fit(forward, new_training(classify, 0.0, 0), feed, CosineRate(0.1, 0.1, 13), 1)
 
