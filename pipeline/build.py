@@ -34,15 +34,15 @@ LATENCIES = Path("data/latency_table/table.json")
 def split(name: str, description: DatasetDescription, runtime: schema.RuntimeSection) -> Split:
     """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
     folder, shape = PREPARED / name, _shape(name, description)
-    found = Split.open(folder, files_root(description, runtime), runtime.loader_workers)
-    if list(found.images.shape) != shape:
-        raise ValueError(f"{folder}: expected images {shape}, found {list(found.images.shape)}")
-    found.verify(folder)
-    outside = (found.labels < 0) | (found.labels >= len(description.classes))
+    opened = Split.open(folder, files_root(description, runtime), runtime.loader_workers)
+    if list(opened.images.shape) != shape:
+        raise ValueError(f"{folder}: expected images {shape}, found {list(opened.images.shape)}")
+    opened.verify(folder)
+    outside = (opened.labels < 0) | (opened.labels >= len(description.classes))
     if outside.any():
-        label, last = int(found.labels[outside][0]), len(description.classes) - 1
+        label, last = int(opened.labels[outside][0]), len(description.classes) - 1
         raise ValueError(f"{folder}: expected labels from 0 to {last}, found {label}")
-    return found
+    return opened
 
 
 def _shape(split: str, description: DatasetDescription) -> list[int]:

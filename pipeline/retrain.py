@@ -184,15 +184,15 @@ def fixed(
     section: schema.RetrainSection, space: SearchSpace, channels: int, error: Callable[[Genotype], float | None]
 ) -> list[Candidate]:
     """What is the same for every search: the hand-designed cell at some widths, and published architectures."""
-    found = []
+    chosen = []
     for width in section.hand_designed_channels:
         hand = hand_designed(space)
-        found.append(Candidate(f"hand-{width}", "hand", hand, width, error(hand) if width == channels else None))
+        chosen.append(Candidate(f"hand-{width}", "hand", hand, width, error(hand) if width == channels else None))
     for name in section.published:
         genotype = PUBLISHED[name]
         space.validate(genotype)
-        found.append(Candidate(f"published-{name}", "published", genotype, channels, error(genotype)))
-    return found
+        chosen.append(Candidate(f"published-{name}", "published", genotype, channels, error(genotype)))
+    return chosen
 
 
 def job(

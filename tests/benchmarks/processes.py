@@ -15,6 +15,7 @@ from bnas.data.batches import Augmentation, MiniBatches, TrainingFeed
 from bnas.data.split import Normalise, Split
 from bnas.nn.network import Supernet
 from bnas.scoring.scorer import Scorer
+from bnas.scoring.ways import way_of
 from bnas.space.network_config import NetworkConfig
 from bnas.space.search_space import SearchSpace
 from bnas.training.loop import CosineRate, Sharing, fit, new_training
@@ -71,11 +72,11 @@ def rounds(ranks: Ranks, scale: str) -> dict[str, dict[str, list[float]]]:
             torch.set_num_threads(threads)
             ranks.wait()
             if group.size > 1 or ranks.is_main:
-                scorer = Scorer(nets[layout], batches, workers=threads, ranks=group)
+                scorer = Scorer(batches, way_of(nets[layout], batches, workers=threads, ranks=group))
                 if number < 0:
                     scorer.score(genotypes, 1)
                     errors.append([scorer.error(genotype, 1) for genotype in genotypes])
-                    scorer = Scorer(nets[layout], batches, workers=threads, ranks=group)
+                    scorer = Scorer(batches, way_of(nets[layout], batches, workers=threads, ranks=group))
                 seconds = timed(lambda scorer=scorer: scorer.score(genotypes, 1))
                 trained = timed(lambda layout=layout, group=group: train(nets[layout], space, feed, group))
                 if number >= 0:

@@ -16,17 +16,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from bnas.search.scoring_plan import Scoring
 
 from bnas.data.batches import MiniBatches
-from bnas.scoring.answers import Answers
-from bnas.scoring.scorer import Scorer
-from bnas.scoring.shared_paths import Paths
+from bnas.scoring.answers import Answered, Answers, Questions, Way
+from bnas.scoring.scorer import ALL_BATCHES, Scorer
+from bnas.scoring.supernet_scorer import ESTIMATORS, ScoringData, supernet_scorer
+from bnas.scoring.ways import together
 from bnas.search import pareto
 from bnas.search.contest import confirm_front
 from bnas.search.frozen_search import SearchPlan, search
-from bnas.search.problem import Problem
+from bnas.search.problem import SearchProblem
 from bnas.space.genotype import Genotype
+from bnas.training.ranks import ALONE
 from pipeline.params import load
 from tests.benchmarks.evolved import SCORING, VARIATION, Digits, Evolved, evolved
 from tests.benchmarks.text import table
@@ -98,24 +99,27 @@ Memory = dict[tuple[Genotype, int], Answers]
 """(genotype, mini-batch) → answers."""
 
 
-class Known(Scorer):
+def known(batches: MiniBatches, memory: Memory, way: Way, schedule: Schedule | None = None) -> Scorer:
     """A scorer whose answers come from a memory that others share; it counts as if it had computed them."""
 
-    def __init__(self, batches: MiniBatches, memory: Memory, paths: Paths, score: str = "error") -> None:
-        super().__init__(paths.supernet, batches, workers=2, composite=score == "composite")
-        self.memory, self._paths = memory, paths
-
-    def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, Answers]]:
+    def answers(questions: Questions) -> Iterator[Answered]:
         """What the memory holds, after it was told what is new to it."""
         new = {
-            g: range(next(i for i in indices if (g, i) not in self.memory), indices.stop)
-            for g, indices in todo.items()
-            if any((g, i) not in self.memory for i in indices)
+            g: range(next(i for i in indices if (g, i) not in memory), indices.stop)
+            for g, indices in questions.items()
+            if any((g, i) not in memory for i in indices)
         }
-        for genotype, index, answers in super().answers(new):
-            self.memory[genotype, index] = answers
-        for genotype, indices in todo.items():
-            yield from ((genotype, index, self.memory[genotype, index]) for index in indices)
+        memory.update({(genotype, index): answers for genotype, index, answers in way.answers(new)})
+        for genotype, indices in questions.items():
+            yield from ((genotype, index, memory[genotype, index]) for index in indices)
+
+    images = len(batches.split)
+    return Scorer(
+        batches,
+        Way(answers),
+        estimator=ESTIMATORS[schedule.score if schedule else "error"](images, ALONE),
+        images_spent=schedule.references * images if schedule and schedule.first else 0,
+    )
 
 
 def separated_tau(scores: Sequence[float], full: Sequence[float], images: int) -> tuple[float, int]:
@@ -134,26 +138,31 @@ def separated_tau(scores: Sequence[float], full: Sequence[float], images: int) -
     return (agree / np.sqrt(pairs * (pairs - tied)) if pairs > tied else float("nan")), pairs
 
 
-def search_plan(schedule: Schedule, population: int, generations: int, scoring: Scoring) -> SearchPlan:
+def search_plan(schedule: Schedule, population: int, generations: int, seed: int = 0) -> SearchPlan:
     """NSGA-II by a schedule, with as many immigrants as there are members."""
-    last = schedule.last or scoring.batches
-    further = schedule.front, schedule.last_front, schedule.survivors
     return SearchPlan(
-        population, generations, "nsga2", population, VARIATION, scoring, last, *further, schedule.candidates
+        seed=seed,
+        population=population,
+        generations=generations,
+        selection="nsga2",
+        immigrants=population,
+        variation=VARIATION,
+        batches=schedule.first or ALL_BATCHES,
+        last_batches=schedule.last or ALL_BATCHES,
+        front_batches=schedule.front,
+        last_front_batches=schedule.last_front,
+        survivor_batches=schedule.survivors,
+        candidates=schedule.candidates,
     )
 
 
 def searched(
-    start: Evolved, schedule: Schedule, batches: MiniBatches, memory: Memory, paths: Paths, seed: int
+    start: Evolved, schedule: Schedule, batches: MiniBatches, memory: Memory, way: Way, seed: int
 ) -> tuple[dict[str, float], list[Genotype]]:
     """One search by a schedule, its front confirmed: what it spent and found, and the front."""
-    scorer = Known(batches, memory, paths, schedule.score)
+    scorer = known(batches, memory, way, schedule)
     everything, images, problem = len(batches), batches.images(len(batches)), start.problem
-    if schedule.first:
-        scorer.image_evaluations += schedule.references * images
-    scoring = replace(SCORING, batches=schedule.first or everything)
-    plan = search_plan(schedule, POPULATION, schedule.generations, scoring)
-    found = search(scorer, problem, plan, start.population, seed=seed, first_generation=1)
+    found = search(scorer, problem, search_plan(schedule, POPULATION, schedule.generations, seed), start.population)
     scheduled = [scorer.best_known(genotype) for genotype in found.population]
     searching = scorer.image_evaluations
     front = confirm_front(found.evaluated, problem.resources(found.evaluated), scorer, schedule.margin)
@@ -171,7 +180,7 @@ def searched(
     }, front
 
 
-def front_hypervolume(problem: Problem, front: Sequence[Genotype], scorer: Scorer) -> float:
+def front_hypervolume(problem: SearchProblem, front: Sequence[Genotype], scorer: Scorer) -> float:
     """Hypervolume of a front by its errors on the whole split, as a scorer cuts it."""
     everything, space = len(scorer.batches), problem.range(10)
     scorer.score(front, everything)
@@ -190,17 +199,20 @@ def curve() -> list[dict[str, Any]]:
 
 def rows(start: Evolved, digits: Digits, schedules: Sequence[Schedule], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """The rows of `curve` on a given supernet."""
-    paths, found = Paths(start.supernet), dict[Schedule, list[dict[str, float]]]()
-    yardstick = Known(MiniBatches(digits.unseen, 100, digits.normalise, 0), {}, paths)
+    found = dict[Schedule, list[dict[str, float]]]()
+    unseen, seen = (
+        MiniBatches(digits.unseen, 100, digits.normalise, 0),
+        ScoringData(digits.train, digits.validation, digits.normalise),
+    )
+    yardstick = known(unseen, {}, together(start.supernet, unseen, 2))
     for seed in seeds:
-        cuts: dict[tuple[int, int], tuple[MiniBatches, Memory]] = {}
+        cuts: dict[tuple[int, int], tuple[MiniBatches, Memory, Way]] = {}
         for schedule in schedules:
             if schedule[:2] not in cuts:
                 scoring = replace(SCORING, batch_size=schedule.size, references=schedule.references)
-                splits = digits.train, digits.validation
-                scorer = scoring.scorer(start.supernet, *splits, digits.normalise, seed, population=start.population)
-                cuts[schedule[:2]] = scorer.batches, {}
-            one, front = searched(start, schedule, *cuts[schedule[:2]], paths, seed)
+                cut = supernet_scorer(start.supernet, scoring, seen, seed, population=start.population).batches
+                cuts[schedule[:2]] = cut, {}, together(start.supernet, cut, 2)
+            one, front = searched(start, schedule, *cuts[schedule[:2]], seed)
             one["on unseen images"] = front_hypervolume(start.problem, front, yardstick)
             found.setdefault(schedule, []).append(one)
             print(f"seed {seed}, {schedule}: {one}", flush=True)

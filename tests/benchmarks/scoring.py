@@ -26,17 +26,17 @@ from bnas.nn.network import Supernet
 from bnas.nn.operations import BinaryBlock
 from bnas.packed.layout import Shape
 from bnas.packed.network import available_cores
-from bnas.scoring import fast_modules, shared_paths
-from bnas.scoring.scorer import Scorer
+from bnas.scoring import fast_modules, shared_paths, ways
+from bnas.scoring.answers import Answered, Questions, Way
+from bnas.scoring.scorer import ALL_BATCHES, Scorer
 from bnas.scoring.shared_paths import Paths, Plan
 from bnas.search import selection
 from bnas.search.contest import confirm_front
 from bnas.search.frozen_search import Searched, search
-from bnas.search.problem import Problem
-from bnas.search.scoring_plan import Scoring
+from bnas.search.problem import SearchProblem
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
-from tests.benchmarks.evolved import SCORING, Digits, converged, new_supernet, warmed
+from tests.benchmarks.evolved import Digits, converged, new_supernet, warmed
 from tests.benchmarks.measure import compared, spread
 from tests.benchmarks.plain import plain
 from tests.benchmarks.schedule import DEFAULT, search_plan
@@ -78,7 +78,7 @@ def rounds(
 
 def together(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype], count: int, workers: int) -> Scorer:
     """A fresh scorer that has scored everyone."""
-    scorer = Scorer(net, batches, workers=workers)
+    scorer = Scorer(batches, ways.together(net, batches, workers))
     scorer.score(genotypes, count)
     return scorer
 
@@ -86,8 +86,7 @@ def together(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype],
 @plain()
 def alone(net: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype], count: int, workers: int) -> Scorer:
     """The same by the path that calls the supernet itself, individuals side by side on a thread each."""
-    scorer = Scorer(net, batches, workers=workers)
-    scorer._paths = None
+    scorer = Scorer(batches, ways.one_by_one(lambda genotype: lambda x: net(x, genotype), batches, workers))
     scorer.score(genotypes, count)
     return scorer
 
@@ -357,56 +356,57 @@ def growth() -> list[dict[str, Any]]:
     return rows
 
 
-class Timed(Scorer):
-    """A scorer that knows how long it was at work, from each question to its last answer."""
+def timed(way: Way, seconds: list[float]) -> Way:
+    """The way, which notes how long it was at work, from each question to its last answer."""
 
-    seconds = 0.0
-
-    def answers(self, todo: Mapping[Genotype, range]) -> Iterator[tuple[Genotype, int, int]]:
-        """Those of a scorer."""
+    def answers(questions: Questions) -> Iterator[Answered]:
         start = time.perf_counter()
-        yield from super().answers(todo)
-        self.seconds += time.perf_counter() - start
+        yield from way.answers(questions)
+        seconds.append(time.perf_counter() - start)
+
+    return Way(answers)
 
 
 def sorting() -> dict[str, Any]:
     """Sorting alone, and what searches at population 128 do while nothing is scored."""
     torch.set_num_threads(1)
     objectives = np.random.default_rng(0).random((1000, 2))
-    full = replace(SCORING, mode="full", batch_size=100)
-    scheduled = replace(SCORING, batches=DEFAULT.first, batch_size=DEFAULT.size)
     return {
         "sorting 1,000 individuals ms": compared({"sort": lambda: selection.fronts(objectives)})["sort"]["median"],
         "searches": [
-            {"scores": "all images", **besides_scoring(full, 1)},
-            {"scores": "the default's schedule", **besides_scoring(scheduled, 2)},
+            {"scores": "all images", **besides_scoring(100, ALL_BATCHES, 1)},
+            {"scores": "the default's schedule", **besides_scoring(DEFAULT.size, DEFAULT.first, 2)},
         ],
     }
 
 
-def besides_scoring(scoring: Scoring, generations: int) -> dict[str, Any]:
+def besides_scoring(batch_size: int, count: int, generations: int) -> dict[str, Any]:
     """What two whole searches at population 128 do while nothing is scored, by the default's schedule or in full."""
     digits = Digits()
     net = new_supernet(digits.config(16, 3, 2), SPACE).eval()
     costs = CostTable(net.config, SPACE, digits.shape)
-    problem = Problem(SPACE, costs, costs.size, 1.25, "size_stratified")
+    problem = SearchProblem(SPACE, costs, costs.size, 1.25, "size_stratified")
 
-    def searched(scorer: Scorer, scoring: Scoring, generations: int) -> Searched:
-        plan = replace(search_plan(DEFAULT, 128, generations, scoring), immigrants=0)
-        done = search(scorer, problem, plan, converged(), seed=0, first_generation=1)
+    def searched(scorer: Scorer, count: int, generations: int) -> Searched:
+        schedule = DEFAULT._replace(first=count)
+        if count == ALL_BATCHES:
+            schedule = schedule._replace(last=0, front=0, survivors=0)
+        done = search(scorer, problem, replace(search_plan(schedule, 128, generations), immigrants=0), converged())
         confirm_front(done.evaluated, problem.resources(done.evaluated), scorer, DEFAULT.margin)
         return done
 
     gc.freeze()  # as every stage
     few = Digits(validation=2 * DEFAULT.size).batches(DEFAULT.size)
-    searched(Scorer(net, few, workers=available_cores()), replace(SCORING, batches=1), 1)  # warm
+    searched(Scorer(few, ways.together(net, few, available_cores())), 1, 1)  # warm
     whole, own = [], []
     for _ in range(2):
-        scorer = Timed(net, digits.batches(scoring.batch_size), workers=available_cores())
+        seconds: list[float] = []
+        batches = digits.batches(batch_size)
+        scorer = Scorer(batches, timed(ways.together(net, batches, available_cores()), seconds))
         start = time.perf_counter()
-        done = searched(scorer, scoring, generations)
+        done = searched(scorer, count, generations)
         whole.append(time.perf_counter() - start)
-        own.append(whole[-1] - scorer.seconds)
+        own.append(whole[-1] - sum(seconds))
     return {
         "generations": generations,
         "architectures": len(done.evaluated),

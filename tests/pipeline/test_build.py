@@ -1,4 +1,4 @@
-"""Mixed precision is refused where it cannot be had, before anything is trained."""
+"""From parameters to values of the library: mixed precision that cannot be had, and how individuals are scored."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.build import require_bfloat16
+from bnas.scoring.scorer import ALL_BATCHES
+from pipeline.build import frozen_scoring, require_bfloat16, scored_batches
+from pipeline.params import load
+from tests.imports import ROOT
 from tests.pipeline.conftest import Searched
 from tests.pipeline.forks import Forks
 
 
 def test_mixed_precision_needs_a_gpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    require_bfloat16(False, cpu, "stage1")
-    with pytest.raises(ValueError, match=r"^stage1\.mixed_precision: expected false where training runs on the CPU"):
-        require_bfloat16(True, cpu, "stage1")
+    require_bfloat16(False, cpu)
+    with pytest.raises(ValueError, match=r"^mixed_precision: expected false where training runs on the CPU"):
+        require_bfloat16(True, cpu)
     for able in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, able=able: able)
         if able:
-            require_bfloat16(True, gpu, "retrain")
+            require_bfloat16(True, gpu)
         else:
-            with pytest.raises(
-                ValueError, match=r"^retrain\.mixed_precision: expected false on a GPU without bfloat16"
-            ):
-                require_bfloat16(True, gpu, "retrain")
+            with pytest.raises(ValueError, match=r"^mixed_precision: expected false on a GPU without bfloat16"):
+                require_bfloat16(True, gpu)
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "retrain"])
@@ -37,3 +38,10 @@ def test_a_stage_refuses_it_in_one_line(searched: Searched, forks: Forks, tmp_pa
     assert done.code != 0
     (line,) = done.err.splitlines()
     assert f"{stage}.mixed_precision: expected false where training runs on the CPU" in line
+
+
+def test_mode_full_scores_on_all_mini_batches_and_needs_no_references() -> None:
+    section = load(ROOT / "params.yaml").search.evaluation.model_copy(update={"mode": "minibatch", "references": 3})
+    full = section.model_copy(update={"mode": "full"})
+    assert (scored_batches(section, 4), scored_batches(full, 4)) == (4, ALL_BATCHES)
+    assert (frozen_scoring(section, 1).references, frozen_scoring(full, 1).references) == (3, 0)

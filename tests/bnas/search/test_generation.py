@@ -500,7 +500,6 @@ def test_a_generation_is_parents_then_offspring_and_the_selected_of_both(rule, s
 
     generation = step(population, counted, selection=Selection(rule, 2, count), **setting())
     assert generation.genotypes[:size] == tuple(population)
-    assert generation.parents == size
     assert len(generation.genotypes) == size + count == len(set(generation.genotypes))
     assert seen == [generation.genotypes[:size], generation.genotypes[size:]]
     np.testing.assert_array_equal(generation.objectives, evaluate(generation.genotypes))
@@ -642,15 +641,14 @@ def test_a_step_refuses_empty_and_repeated_populations_and_no_count():
 def test_a_generation_that_contradicts_itself_is_refused():
     genotypes = tuple(sample_uniform(SPACE, random.Random(1), 3))
     good = evaluate(genotypes)
-    for objectives, parents, survivors, field in [
-        (good[:2], 2, (0,), "objectives"),
-        (good, 4, (0,), "parents"),
-        (good, 2, (0, 3), "survivors"),
-        (good, 2, (0, 0), "survivors"),
-        (good, 2, (-1,), "survivors"),
+    for objectives, survivors, field in [
+        (good[:2], (0,), "objectives"),
+        (good, (0, 3), "survivors"),
+        (good, (0, 0), "survivors"),
+        (good, (-1,), "survivors"),
     ]:
         with pytest.raises(ValueError, match=f"Generation.{field}: expected"):
-            Generation(genotypes, objectives, parents, survivors)
+            Generation(genotypes, objectives, survivors)
 
 
 def test_the_scores_of_a_generation_cannot_be_written_to():
