@@ -145,7 +145,7 @@ def _rank(name: str, run: Run, read: Callable[[], Params]) -> int:
                     produce(name, lambda stage: run(stage, ranks), read)
             else:
                 warnings.simplefilter("ignore")
-                run(Helper(name, read), ranks)
+                run(Helper(name, read(), unfinished(name)), ranks)
             leave(ranks)
     except Exception as error:
         if os.environ.get("BNAS_TRACEBACK"):
@@ -164,10 +164,6 @@ def _rank(name: str, run: Run, read: Callable[[], Params]) -> int:
 
 class Helper(Stage):
     """The stage on a rank that is not the main one: its progress and metrics go nowhere."""
-
-    def __init__(self, name: str, read: Callable[[], Params]) -> None:
-        stage = stages.new(name, read)
-        super().__init__(name, stage.params, stage.out)
 
     def progress(self, total: float, done: float = 0.0) -> Callable[[float, str], None]:
         """Returns a function that shows nothing."""

@@ -179,7 +179,7 @@ class SearchSection(Section):
     seed: Seed
     population: Population
     generations: Natural
-    selection: Literal["nsga2", "auxiliary", "alternate", "cars", "two_stage"]
+    selection: Literal[SelectionRule, "two_stage"]
     immigrants: Annotated[int, Field(ge=0, le=2**16)]
     candidates: Annotated[int, Field(ge=1, le=64)]
     variation: VariationSection

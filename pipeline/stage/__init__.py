@@ -138,14 +138,9 @@ def stage_lock(name: str) -> AbstractContextManager[None]:
     return lock(Path(".cache/locks") / f"{name}.lock", f"stage {name}")
 
 
-def new(name: str, read: Callable[[], Params] = parameters) -> Stage:
-    """A run of a stage that has not begun."""
-    return Stage(name, read(), unfinished(name))
-
-
 def produce(name: str, run: Callable[[Stage], None], read: Callable[[], Params] = parameters) -> None:
     """Run a stage whose lock is held, and put its outputs in their place."""
-    stage, folder, start = new(name, read), _folder(name), time.monotonic()
+    stage, folder, start = Stage(name, read(), unfinished(name)), _folder(name), time.monotonic()
     with stage.held:
         try:
             shutil.rmtree(stage.out, ignore_errors=True)
