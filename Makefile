@@ -16,7 +16,7 @@ install-dev: $(VENV)/.installed-dev ## the same, with what tests and checks need
 
 run: install ## run what is stale of the pipeline on params.yaml and print the table of networks
 	$(IN_VENV) dvc repro
-	@$(IN_VENV) python -m pipeline.table
+	@$(IN_VENV) bnas show
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.

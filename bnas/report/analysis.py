@@ -33,7 +33,7 @@ ROUNDING = 6
 
 
 @dataclass(frozen=True)
-class PackedFile:
+class ShippedFile:
     """A network's bit-packed file, its path from the project's folder, and how long it takes (None: not timed)."""
 
     path: str
@@ -62,7 +62,7 @@ class Retrained:
     stage_seconds: Mapping[str, float]
     network_seconds: Mapping[str, float]
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
-    packed: Mapping[str, PackedFile] = field(default_factory=dict)
+    packed: Mapping[str, ShippedFile] = field(default_factory=dict)
     linear: LinearBaseline | None = None
     resource: Resource = "size"
     latency_correlation: float | None = None

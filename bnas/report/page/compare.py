@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup
 
-from bnas.report.page import charts
+from bnas.report import charts
+from bnas.report.network_tables import markdown_table
 from bnas.report.page.build import environment
 from bnas.report.page.inline import inline_svg
-from bnas.report.tables import markdown_table
 
 ABSENT = "–"
 
