@@ -43,7 +43,8 @@ def run(stage: Stage) -> None:
     bins = stage.params.report.size_bins
     results = dataclasses.replace(read_run(), resource=stage.params.objectives.resource)
     write(stage, results, search_story(results, bins, identity(stage), parameters_text(stage)))
-    stage.metrics |= analysis.metrics(results, bins)
+    stage.metrics |= analysis.metrics(results)
+    write_json(TIMES / "total.json", {"seconds": round(sum(results.stage_seconds.values()), 1)})
 
 
 def parameters_text(stage: Stage) -> str:

@@ -22,8 +22,7 @@ def run(stage: Stage) -> None:
     handed = len(read_front(PROJECT / source).members)
     which, parameters = report.identity(stage), report.parameters_text(stage)
     report.write(stage, results, transfer_story(results, source, handed, bins, which, parameters), PROJECT)
-    metrics = analysis.retrained_metrics(results, bins)
-    stage.metrics |= {f"transfer_{name}": value for name, value in metrics.items()}
+    stage.metrics |= {f"transfer_{name}": value for name, value in analysis.metrics(results).items()}
 
 
 if __name__ == "__main__":

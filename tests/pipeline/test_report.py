@@ -149,12 +149,9 @@ def test_metrics_have_short_unique_names_and_are_flat(finished):
     assert set(stage.metrics) == {
         "hypervolume",
         "hypervolume_random",
-        "size_coverage",
-        "search_size_coverage",
-        "best_test_error",
+        "best_error",
         "smallest_kib",
-        "kendall_tau",
-        "parameter_free_share",
+        "tau",
     }
     assert all(isinstance(value, float) for value in stage.metrics.values())
 
