@@ -15,10 +15,11 @@ from bnas.data.image_array import ImageArray
 from bnas.records.networks import ROLES
 from bnas.report import charts
 from bnas.report.analysis import STAGE_NAMES, Retrained, Run, best_by_test
+from bnas.report.axes import ROLE_MARKERS
 from bnas.report.formats import kib, moment, percent
 from bnas.report.network_tables import Table
-from bnas.report.page.content import NetworkView, class_examples, network_view, picks
-from bnas.report.page.inline import CHART, STACK, inline_svg
+from bnas.report.page.inline_svg import CHART, STACK, inline_svg
+from bnas.report.page.network_views import NetworkView, class_examples, network_view, picks
 from bnas.report.sentences import optimistic_note
 from bnas.report.story import Block, Picture, Section, Story
 
@@ -38,6 +39,7 @@ def environment() -> Environment:
     folder = resources.files("bnas.report.page") / "templates"
     made.globals["css"] = Markup((folder / "page.css").read_text(encoding="utf-8"))  # noqa: S704  # a file of ours
     made.globals["javascript"] = Markup((folder / "page.js").read_text(encoding="utf-8"))  # noqa: S704
+    made.globals["role_markers"] = ROLE_MARKERS
     made.filters |= {"kib": kib, "percent": percent, "moment": moment, "marked": _marked}
     return made
 

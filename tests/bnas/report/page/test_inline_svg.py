@@ -8,7 +8,7 @@ import pytest
 from bnas.report import charts
 from bnas.report.axes import GREY, ROLE_COLOURS, STAGE_COLOURS
 from bnas.report.cell_drawing import STAIRCASE, cell_chart
-from bnas.report.page.inline import CELL, inline_svg
+from bnas.report.page.inline_svg import CELL, inline_svg
 from bnas.space.search_space import SearchSpace
 from tests import finished_run
 

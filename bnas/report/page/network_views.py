@@ -19,7 +19,7 @@ from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cell_words
 from bnas.report.charts import curve_chart
 from bnas.report.formats import duration, kib, moment, percent
 from bnas.report.network_tables import interval_text
-from bnas.report.page.inline import CELL, inline_svg
+from bnas.report.page.inline_svg import CELL, inline_svg
 from bnas.report.page.mistakes import Confusion, image_uri, worst_confusions
 from bnas.report.weight_bytes import Part
 from bnas.search import pareto
