@@ -5,7 +5,7 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run test test-runtime test-lower-bounds audit lint style bench chaos fuzz format lock clean
+.PHONY: help install install-dev run experiments test test-runtime test-lower-bounds audit lint style bench chaos fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,11 @@ install-dev: $(VENV)/.installed-dev ## the same, with what tests and checks need
 
 run: install ## run what is stale of the pipeline on params.yaml and print the table of networks
 	$(IN_VENV) dvc repro
-	@$(IN_VENV) python -m pipeline.table
+	@$(IN_VENV) bnas show
+
+# Columns with a slash are hashes of what stages read; the named metrics stand there even if they are equal.
+experiments: install ## compare experiments: changed parameters, hypervolumes, best error, smallest, tau, seconds in all
+	@$(IN_VENV) dvc exp show --no-pager --only-changed --drop '.*/|Created' --keep 'hypervolume|best|small|tau|seconds'
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.report.text import aligned, kib, percent
+from bnas.report.formats import aligned, kib, percent
 
 if TYPE_CHECKING:
     from bnas.packed import PackedNetwork
+    from bnas.records.networks import RetrainedNetwork
 
 EXPORT = Path("data/export")
 SUFFIX = ".bnn"
@@ -38,14 +39,23 @@ class Model:
     ms: float
 
     @property
+    def trained(self) -> RetrainedNetwork:
+        """What its header says of the network."""
+        return self.network.card.network
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file."""
+        return self.network.content.file_bytes
+
+    @property
     def row(self) -> dict[str, str]:
         """Its line in the list."""
-        found, content = self.network.card.network, self.network.content
         return {
-            "network": found.name,
-            "KiB": kib(content.file_bytes),
-            "test %": percent(found.test_error),
-            "MOPs": f"{found.ops / 1e6:.3f}",
+            "network": self.trained.name,
+            "KiB": kib(self.file_bytes),
+            "test %": percent(self.trained.test_error),
+            "MOPs": f"{self.trained.ops / 1e6:.3f}",
             "ms": f"{self.ms:.3f}",
             "file": str(self.path),
         }
@@ -59,12 +69,12 @@ def models(folder: Path) -> list[Model]:
     paths = sorted(folder.glob(f"*{SUFFIX}"))
     if not paths:
         raise UsageError(f"{folder}: expected packed networks (*{SUFFIX}), found none; `dvc repro` makes them")
-    found = []
+    timed_models = []
     for path in paths:
         network = load(path)
         image = pixels(network, 1)
-        found.append(Model(path, network, 1000 * timed(lambda: network(image), seconds=0.1).median))  # noqa: B023
-    return sorted(found, key=lambda model: model.network.content.file_bytes)
+        timed_models.append(Model(path, network, 1000 * timed(lambda: network(image), seconds=0.1).median))  # noqa: B023
+    return sorted(timed_models, key=lambda model: model.file_bytes)
 
 
 def pixels(network: PackedNetwork, count: int) -> NDArray[np.uint8]:
@@ -76,22 +86,22 @@ def pixels(network: PackedNetwork, count: int) -> NDArray[np.uint8]:
 
 def list_models(arguments: argparse.Namespace) -> int:
     """`bnas list`."""
-    found = models(arguments.folder)
+    all_models = models(arguments.folder)
     if arguments.json:
-        print(json.dumps([_plain(model) for model in found], indent=1))
+        print(json.dumps([_plain(model) for model in all_models], indent=1))
     else:
-        print("\n".join(aligned([model.row for model in found], left=("network", "file"))))
+        print("\n".join(aligned([model.row for model in all_models], left=("network", "file"))))
     return 0
 
 
 def _plain(model: Model) -> dict[str, object]:
-    network = model.network.card.network
+    network = model.trained
     return {
         "name": network.name,
         "role": network.role,
         "genotype": network.key,
         "file": str(model.path),
-        "file_bytes": model.network.content.file_bytes,
+        "file_bytes": model.file_bytes,
         "payload_bytes": model.network.content.payload_bytes,
         "test_error": network.test_error,
         "ops": network.ops,
@@ -106,29 +116,25 @@ def pick(arguments: argparse.Namespace) -> int:
         raise UsageError(f"expected at least one of {', '.join(bounds)}")
     if arguments.max_error is not None and not 0 <= arguments.max_error <= 1:
         raise UsageError(f"--max-error: expected a share from 0 to 1, found {arguments.max_error}")
-    found = models(arguments.folder)
+    all_models = models(arguments.folder)
     fitting = [
         model
-        for model in found
-        if (arguments.max_kib is None or model.network.content.file_bytes <= 1024 * arguments.max_kib)
-        and (arguments.max_error is None or model.network.card.network.test_error <= arguments.max_error)
+        for model in all_models
+        if (arguments.max_kib is None or model.file_bytes <= 1024 * arguments.max_kib)
+        and (arguments.max_error is None or model.trained.test_error <= arguments.max_error)
         and (arguments.max_ms is None or model.ms <= arguments.max_ms)
     ]
     if not fitting:
         wanted = " ".join(f"{name} {bound}" for name, bound in bounds.items() if bound is not None)
-        raise UsageError(f"none of {len(found)} networks meets {wanted}; `bnas list` shows them")
-
-    def by_error(model: Model) -> tuple[float, int]:
-        return model.network.card.network.test_error, model.network.content.file_bytes
-
+        raise UsageError(f"none of {len(all_models)} networks meets {wanted}; `bnas list` shows them")
     only_error = arguments.max_kib is None and arguments.max_ms is None
-    best = fitting[0] if only_error else min(fitting, key=by_error)
+    best = fitting[0] if only_error else min(fitting, key=lambda model: (model.trained.test_error, model.file_bytes))
     print("\n".join(aligned([best.row], left=("network", "file"))))
     if len(fitting) > 1 and not only_error:
         print(f"lowest test error of {len(fitting)} networks: optimistic, chosen by the test split")
     if arguments.output is not None:
         target = arguments.output / best.path.name if arguments.output.is_dir() else arguments.output
-        if target.resolve() in [model.path.resolve() for model in found]:
+        if target.resolve() in [model.path.resolve() for model in all_models]:
             raise UsageError(f"{target}: expected another place for the copy, found a network to pick from")
         shutil.copyfile(best.path, target)
         print(f"copied to {target}")
@@ -137,7 +143,7 @@ def pick(arguments: argparse.Namespace) -> int:
 
 def predict(arguments: argparse.Namespace) -> int:
     """`bnas predict`: class and probability of every image; 1 if an image could not be read."""
-    from bnas.data.picture import ImageError, read_image
+    from bnas.data.picture import ImageError, normalise, read_image
     from bnas.packed import load
 
     network = load(arguments.model)
@@ -157,7 +163,7 @@ def predict(arguments: argparse.Namespace) -> int:
                 failed += 1
                 print(f"bnas predict: {error}", file=sys.stderr)
         if images:
-            shares = network.probabilities(np.stack(images).transpose(0, 3, 1, 2))
+            shares = network.probabilities(normalise(np.stack(images), network.card.mean, network.card.std))
             rows += [_answer(path, share, network.classes) for path, share in zip(good, shares, strict=True)]
     if arguments.json:
         print(json.dumps(rows, indent=1))
@@ -224,18 +230,18 @@ def inspect(arguments: argparse.Namespace) -> int:
 
     network = load(arguments.model)
     card, content = network.card, network.content
-    found, image = card.network, card.image
+    trained, image = card.network, card.image
     facts = {
-        "name": f"{found.name} ({found.role})",
-        "genotype": found.key,
-        "trained on": f"{card.title}, {found.epochs} epochs",
+        "name": f"{trained.name} ({trained.role})",
+        "genotype": trained.key,
+        "trained on": f"{card.title}, {trained.epochs} epochs",
         "input": f"{image.height} x {image.width}, {image.channels} channels, mean {card.mean}, deviation {card.std}",
         "classes": ", ".join(card.classes),
         "network": f"{card.config.channels} channels, {card.config.cells} cells, stem stride {card.config.stem_stride}",
-        "test error": f"{percent(found.test_error)} % ({found.wrong} of {found.test_images} images)",
-        "parameters": f"{found.params:,}",
-        "OPs": f"{found.ops:,.0f}",
-        "size": f"{found.size_bytes:,.0f} bytes counted, {content.payload_bytes:,} stored",
+        "test error": f"{percent(trained.test_error)} % ({trained.wrong} of {trained.test_images} images)",
+        "parameters": f"{trained.params:,}",
+        "OPs": f"{trained.ops:,.0f}",
+        "size": f"{trained.size_bytes:,.0f} bytes counted, {content.payload_bytes:,} stored",
         "file": f"{content.file_bytes:,} bytes, {content.header_bytes:,} of them header; format {FORMAT} {VERSION}",
         "hash": content.hash,
     }
@@ -269,17 +275,14 @@ def export_onnx(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """`bnas show`: the table that a run ends with."""
+    """`bnas show`: the networks of a finished run."""
     from bnas.records.networks import read_network_times, read_networks
+    from bnas.report.network_tables import finished_networks
 
-    networks, times = (
-        arguments.run_folder / "data/retrain/networks.json",
-        arguments.run_folder / "reports/times/networks.json",
-    )
+    folder = arguments.run_folder
+    networks, times = folder / "data/retrain/networks.json", folder / "reports/times/networks.json"
     if not networks.exists():
         raise UsageError(f"no finished run found: {networks} does not exist; run `dvc repro` first")
-    from bnas.report.tables import finished_networks
-
     seconds = {row.network: row.seconds for row in read_network_times(times)} if times.exists() else {}
     print(finished_networks(read_networks(networks), seconds))
     return 0
@@ -289,9 +292,9 @@ def clean(arguments: argparse.Namespace) -> int:
     """`bnas clean`: list what interrupted and finished work keeps in the cache, or remove it."""
     from bnas.storage.cache import entries, remove
 
-    found = entries(arguments.cache)
-    chosen = [entry for entry in found if arguments.all or entry.kind != "finished network"]
-    rows = [{"kind": entry.kind, "KiB": kib(entry.size), "path": str(entry.path)} for entry in found]
+    cached = entries(arguments.cache)
+    chosen = [entry for entry in cached if arguments.all or entry.kind != "finished network"]
+    rows = [{"kind": entry.kind, "KiB": kib(entry.size), "path": str(entry.path)} for entry in cached]
     if not arguments.remove:
         print("\n".join(aligned(rows, left=("kind", "path"))) if rows else f"{arguments.cache}: empty")
         return 0
@@ -299,7 +302,7 @@ def clean(arguments: argparse.Namespace) -> int:
     for entry in kept:
         print(f"bnas clean: {entry.path}: kept, a running process is at work on it", file=sys.stderr)
     freed = sum(entry.size for entry in chosen if entry not in kept)
-    print(f"removed {len(chosen) - len(kept)} of {len(found)}, {kib(freed)} KiB")
+    print(f"removed {len(chosen) - len(kept)} of {len(cached)}, {kib(freed)} KiB")
     return 1 if kept else 0
 
 
@@ -359,7 +362,7 @@ def parser() -> argparse.ArgumentParser:
     model(made)
     made.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: MODEL with the suffix .onnx")
 
-    made = command("show", show, "the table of networks that the last run ended with", "bnas show")
+    made = command("show", show, "the networks of the last finished run", "bnas show")
     made.add_argument("--run", dest="run_folder", type=Path, default=Path(), help=argparse.SUPPRESS)
 
     made = command("clean", clean, "list or remove checkpoints and finished networks", "bnas clean --remove")

@@ -24,8 +24,7 @@ from pipeline.stage import REPORTS, atomic_write
 WORKSPACE = "workspace"
 OUTPUT = REPORTS / "compare.html"
 PARETO, PARAMS = REPORTS / "plots" / "pareto.json", Path("params.yaml")
-METRICS = tuple(REPORTS / "metrics" / f"{name}.json" for name in ("report", "search", "stage1", "stage2"))
-TIMES = tuple(REPORTS / "times" / f"{name}.json" for name in ("stage1", "stage2", "search", "retrain"))
+METRICS = (*(REPORTS / "metrics" / f"{name}.json" for name in ("report", "search")), REPORTS / "times" / "total.json")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,7 +64,7 @@ def read_run(name: str) -> ComparedRun:
         raise ValueError(f"{where}: expected rows of network, role, size_kib and test_error: {error}") from None
     except ParamsError as error:
         raise ValueError(f"{name}: {error}") from None
-    files = {path: read_file(commit, path) for path in (*METRICS, *TIMES)}
+    files = {path: read_file(commit, path) for path in METRICS}
     indicators: dict[str, float | None] = {}
     for path, text in files.items():
         indicators |= _numbers(f"{name}: {path}", text)

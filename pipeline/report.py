@@ -1,15 +1,16 @@
-"""Stage `report`: what the run came to, as Markdown with pictures, metrics and data for `dvc plots`."""
+"""Stage `report`: what the run came to, as Markdown with pictures, page, metrics and data for `dvc plots`."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from matplotlib.figure import Figure
 
 from bnas.data.file_images import FILES, open_index
 from bnas.data.image_array import ImageArray
@@ -18,33 +19,32 @@ from bnas.records.base import read_stage_times
 from bnas.records.dataset import DatasetDescription, read_dataset
 from bnas.records.export import read_exported, read_latencies
 from bnas.records.latencies import read_latency_correlation
-from bnas.records.networks import ROLES, read_linear, read_networks
+from bnas.records.networks import read_linear, read_network_times, read_networks
 from bnas.records.search import SpaceRange, read_front, read_generations, read_summary
 from bnas.records.training import read_epochs, read_predictions
-from bnas.report import analysis, cell_drawing, figures, search_text
+from bnas.report import analysis
+from bnas.report.charts import render
 from bnas.report.page.build import page_html
-from bnas.report.text import kib
+from bnas.report.story import STAGES, Story, search_story
 from bnas.report.weight_bytes import weight_parts
 from pipeline.params.sections import RuntimeSection
 from pipeline.stage import PREPARED, REPORTS, Stage, atomic_write, main, write_json
-from pipeline.table import NETWORKS, PAGE, TIMES, network_seconds, table
 
 SUPERNET_STAGES = ("stage1", "stage2")
-SEARCH, RETRAIN, EXPORT = Path("data/search"), NETWORKS.parent, Path("data/export")
+SEARCH, RETRAIN, EXPORT = Path("data/search"), Path("data/retrain"), Path("data/export")
 LINEAR = RETRAIN / "linear.json"
 TEST = PREPARED / "test"
-FIGURES = REPORTS / "figures"
+FIGURES, PAGE, TIMES = REPORTS / "figures", REPORTS / "index.html", REPORTS / "times"
 CORRELATION = REPORTS / "metrics" / "latency_table.json"
 
 
 def run(stage: Stage) -> None:
     """Read everything, draw everything, then write."""
-    section, parameters = stage.params.report, parameters_text(stage)
-    found = dataclasses.replace(read_run(), resource=stage.params.objectives.resource)
-    text = search_text.report_markdown(found, section.size_bins, section.figure_format, parameters)
-    page = page_html(found, images(stage.params.runtime, found.dataset), section.size_bins, parameters)
-    write(stage, found, pictures(found, section.size_bins), text, page)
-    stage.metrics |= analysis.metrics(found, section.size_bins)
+    bins = stage.params.report.size_bins
+    results = dataclasses.replace(read_run(), resource=stage.params.objectives.resource)
+    write(stage, results, search_story(results, bins, identity(stage), parameters_text(stage)))
+    stage.metrics |= analysis.metrics(results)
+    write_json(TIMES / "total.json", {"seconds": round(sum(results.stage_seconds.values()), 1)})
 
 
 def parameters_text(stage: Stage) -> str:
@@ -53,30 +53,37 @@ def parameters_text(stage: Stage) -> str:
     return yaml.safe_dump(used, sort_keys=False, default_flow_style=None, width=100)
 
 
-def write(
-    stage: Stage, found: analysis.Retrained, drawn: Mapping[str, Figure], text: str, page: str, project: Path = Path()
-) -> None:
-    """Draw, then write all files, and print the table of networks with paths as seen from `project`."""
+def identity(stage: Stage) -> str:
+    """Which run the report is of: its data set, its seeds, and a hash that only equal parameters share."""
+    sections = stage.params.as_dict()
+    seeds = ", ".join(f"{name} {values['seed']}" for name, values in sections.items() if "seed" in values)
+    digest = hashlib.sha256(parameters_text(stage).encode()).hexdigest()[:10]
+    return f"This run: data set `{stage.params.data.name}`, seeds {seeds}; parameters `{digest}`."
+
+
+def write(stage: Stage, results: analysis.Retrained, story: Story, project: Path = Path()) -> None:
+    """Draw, then write all files, and print where the page is as seen from `project`."""
     suffix = stage.params.report.figure_format
-    files = {name: figures.render(figure, suffix) for name, figure in drawn.items()}
+    files = {picture.name: render(picture.draw(), suffix) for picture in story.pictures}
+    page = page_html(results, story, images(stage.params.runtime, results.dataset))
     shutil.rmtree(FIGURES, ignore_errors=True)  # no picture of an earlier run may stay
     for name, content in files.items():
         atomic_write(FIGURES / f"{name}.{suffix}", content)
     for name, rows in (
-        ("pareto", analysis.pareto_rows(found)),
-        ("losses", analysis.loss_rows(found)),
-        ("confusion", analysis.confusion_rows(found)),
+        ("pareto", analysis.pareto_rows(results)),
+        ("losses", analysis.loss_rows(results)),
+        ("confusion", analysis.confusion_rows(results)),
     ):
         write_json(REPORTS / "plots" / f"{name}.json", rows)
-    atomic_write(REPORTS / "report.md", text)
+    atomic_write(REPORTS / "report.md", story.markdown(suffix))
     atomic_write(PAGE, page)
-    print(table(project))
+    print(f"Report: {Path(os.path.relpath(PAGE, project)).as_posix()}")
 
 
 def read_run() -> analysis.Run:
     """The files of the stages before."""
     front = read_front(SEARCH / "front.json")
-    retrained = read_retrained(front.space, search_text.STAGES)
+    retrained = read_retrained(front.space, STAGES)
     return analysis.Run(
         **{field.name: getattr(retrained, field.name) for field in dataclasses.fields(retrained)},
         training={name: read_epochs(Path("data") / name / "training.json") for name in SUPERNET_STAGES},
@@ -89,14 +96,15 @@ def read_run() -> analysis.Run:
 def read_retrained(space: SpaceRange, stages: Sequence[str]) -> analysis.Retrained:
     """The networks and all that is known of them.
 
-    Times of the stages are read if they are there, but are no dependency in dvc.yaml: a stage must not re-run because
-    another took longer.
+    Times are read if they are there, but are no dependency in dvc.yaml: a stage must not re-run because another took
+    longer.
     """
-    networks = read_networks(NETWORKS)
+    networks = read_networks(RETRAIN / "networks.json")
     seconds: dict[str, float] = {}
     for name in stages:
         if (TIMES / f"{name}.json").exists():
             seconds |= read_stage_times(TIMES / f"{name}.json")
+    training = TIMES / "networks.json"
     return analysis.Retrained(
         dataset=read_dataset(PREPARED / "dataset.json"),
         space=space,
@@ -104,20 +112,20 @@ def read_retrained(space: SpaceRange, stages: Sequence[str]) -> analysis.Retrain
         curves={n.name: read_epochs(RETRAIN / n.name / "curve.json") for n in networks},
         predictions={n.name: read_predictions(RETRAIN / n.name / "predictions.csv") for n in networks},
         stage_seconds={name.removesuffix("_seconds"): value for name, value in seconds.items()},
-        network_seconds=network_seconds(),
-        packed=packed_files(),
+        network_seconds={r.network: r.seconds for r in read_network_times(training)} if training.exists() else {},
+        packed=shipped_files(),
         latency_correlation=read_latency_correlation(CORRELATION) if CORRELATION.exists() else None,
         parts={path.parent.name: weight_parts(path) for path in sorted(RETRAIN.glob("*/weights.safetensors"))},
         linear=read_linear(LINEAR) if LINEAR.exists() else None,
     )
 
 
-def packed_files() -> dict[str, analysis.PackedFile]:
+def shipped_files() -> dict[str, analysis.ShippedFile]:
     """Network → its packed file, with how long it takes where that is recorded."""
     path = TIMES / "latency.json"
     latencies = {row.network: row for row in read_latencies(path)} if path.exists() else {}
     return {
-        file.network: analysis.PackedFile(str(EXPORT / f"{file.network}.bnn"), file, latencies.get(file.network))
+        file.network: analysis.ShippedFile(str(EXPORT / f"{file.network}.bnn"), file, latencies.get(file.network))
         for file in read_exported(EXPORT / "files.json")
     }
 
@@ -129,34 +137,6 @@ def images(runtime: RuntimeSection, dataset: DatasetDescription) -> ImageArray |
     if not (TEST / "images.npy").exists():
         return None
     return open_array(TEST / "images.npy")
-
-
-def pictures(found: analysis.Run, bins: int) -> dict[str, Figure]:
-    """File name without suffix → picture; the names are those that the text refers to."""
-    networks = found.of_role(*ROLES)
-    drawn = {
-        "front": figures.front_figure(found.front, networks, found.linear),
-        "population": figures.population_figure(found.generations, found.front),
-        "indicators": figures.indicators_figure(analysis.generation_indicators(found, bins)),
-        "operations": figures.operations_figure(found.generations),
-        "fidelity": figures.fidelity_figure(networks),
-        "supernet": figures.supernet_figure(found.training),
-        "retraining": figures.retraining_figure(networks, found.curves),
-    }
-    return drawn | latency_and_cells(found)
-
-
-def latency_and_cells(found: analysis.Retrained) -> dict[str, Figure]:
-    """Errors over times, if networks were timed, and a drawing of the cells of each front network."""
-    networks = found.of_role(*ROLES)
-    milliseconds = {name: 1000 * packed.latency.packed_1 for name, packed in found.packed.items() if packed.latency}
-    drawn = {"latency": figures.latency_figure(networks, milliseconds)} if milliseconds else {}
-    return drawn | {
-        search_text.cells_name(network): cell_drawing.cells_figure(
-            network.genotype, f"{network.name} ({network.key}), {kib(network.size_bytes)} KiB"
-        )
-        for network in found.of_role("front")
-    }
 
 
 if __name__ == "__main__":

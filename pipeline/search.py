@@ -59,11 +59,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     write_json(stage.out / "front.json", Front(space, front).to_dict())
     write_json(stage.out / "generations.json", Generations(tuple(records)).to_dict())
     write_json(stage.out / "summary.json", summary.to_dict())
-    stage.metrics |= {
-        "evaluations": summary.evaluations,
-        "front_size": len(front),
-        "schedule_tau": summary.schedule_tau,
-    }
+    stage.metrics["evaluations"] = summary.evaluations
 
 
 def confirm(

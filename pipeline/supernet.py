@@ -84,8 +84,6 @@ def run(
     write_genotypes(stage.out / "evaluated.json", sorted(result.evaluated, key=lambda g: g.key))
     write_json(stage.out / "generations.json", Generations(result.generations).to_dict())
     write_json(stage.out / "training.json", [record.to_dict() for record in result.curve])
-    if result.curve:
-        stage.metrics[f"{stage.name}_loss"] = round(result.curve[-1].loss, 4)
 
 
 def write_genotypes(path: Path, genotypes: Sequence[Genotype]) -> None:

@@ -118,6 +118,11 @@ def test_no_stage_depends_on_times() -> None:
     assert not [dep for dep in deps if dep.startswith("reports/")]
 
 
+def test_searches_are_compared_by_few_metrics_and_one_of_them_is_the_time() -> None:
+    metrics = [file for stage in STAGES.values() for entry in stage.get("metrics", []) for file in entry]
+    assert metrics == ["reports/metrics/search.json", "reports/metrics/report.json", "reports/times/total.json"]
+
+
 def test_no_stage_declares_runtime_parameters() -> None:
     assert not [name for name, stage in STAGES.items() if "runtime" in stage["params"]]
 

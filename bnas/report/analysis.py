@@ -33,7 +33,7 @@ ROUNDING = 6
 
 
 @dataclass(frozen=True)
-class PackedFile:
+class ShippedFile:
     """A network's bit-packed file, its path from the project's folder, and how long it takes (None: not timed)."""
 
     path: str
@@ -62,7 +62,7 @@ class Retrained:
     stage_seconds: Mapping[str, float]
     network_seconds: Mapping[str, float]
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
-    packed: Mapping[str, PackedFile] = field(default_factory=dict)
+    packed: Mapping[str, ShippedFile] = field(default_factory=dict)
     linear: LinearBaseline | None = None
     resource: Resource = "size"
     latency_correlation: float | None = None
@@ -298,33 +298,19 @@ def _mean(values: Sequence[float]) -> float:
 # Numbers for `dvc exp show` and `dvc plots`.
 
 
-def metrics(run: Run, bins: int) -> dict[str, float | None]:
-    """The run in short, under names that no other stage uses; None where a number does not exist."""
-    members = run.front.members
-    return retrained_metrics(run, bins) | _rounded(
-        {
-            "search_size_coverage": coverage([m.size_bytes for m in members], run.space, bins),
-            "kendall_tau": fidelity(run),
-            "parameter_free_share": _mean([m.genotype.parameter_free_share for m in members]),
-        }
-    )
+def metrics(run: Retrained) -> dict[str, float | None]:
+    """What searches are compared by, under names that no other stage uses; None where a number does not exist.
 
-
-def retrained_metrics(run: Retrained, bins: int) -> dict[str, float | None]:
-    """The networks in short; None where a number does not exist."""
+    `tau` (Kendall's, of errors in the supernet and test errors) is left out where there was no search.
+    """
     front, partners = run.of_role("front"), [partner for _, partner in run.pairs]
-    return _rounded(
-        {
-            "hypervolume": network_hypervolume(front, run.space),
-            "hypervolume_random": network_hypervolume(partners, run.space) if partners else math.nan,
-            "size_coverage": network_coverage(front, run.space, bins),
-            "best_test_error": min(network.test_error for network in front),
-            "smallest_kib": min(network.size_bytes for network in front) / 1024,
-        }
-    )
-
-
-def _rounded(values: Mapping[str, float]) -> dict[str, float | None]:
+    values = {
+        "hypervolume": network_hypervolume(front, run.space),
+        "hypervolume_random": network_hypervolume(partners, run.space) if partners else math.nan,
+        "best_error": min(network.test_error for network in front),
+        "smallest_kib": min(network.size_bytes for network in front) / 1024,
+        **({"tau": fidelity(run)} if isinstance(run, Run) else {}),
+    }
     return {name: None if math.isnan(value) else round(value, ROUNDING) for name, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""Parts of pictures: what is drawn on one set of axes, in the colours and the style that all pictures share."""
+"""The style that all charts share, and what several of them draw on their axes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import matplotlib.style
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from bnas.records.networks import LinearBaseline, Role
-from bnas.records.search import GenerationRecord
-from bnas.records.training import EpochRecord
-from bnas.report.analysis import STAGE_NAMES, GenerationIndicators, operation_shares
-from bnas.report.cell_drawing import operation_colour, operation_label
+from bnas.report.analysis import STAGE_NAMES
 from bnas.search import pareto
-from bnas.space.genotype import PARAMETER_FREE
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +34,7 @@ GREY = "#8C8C8C"
 
 STYLE = {
     "font.size": 10,
-    "axes.titlesize": 11,
+    "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -55,7 +50,7 @@ STYLE = {
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """A decorator: draw in the style of all pictures, whatever the user's settings."""
+    """A decorator: draw in the style of all charts, whatever the user's settings."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -87,65 +82,6 @@ def linear_line(axes: Axes, linear: LinearBaseline) -> None:
     )
 
 
-def indicator_lines(figure: Figure, axes: Axes, rows: Sequence[GenerationIndicators], name: str) -> None:
-    """`hypervolume` or `size_coverage` of each generation's front, as scored then and with the final supernet."""
-    x = range(1, len(rows) + 1)
-    then, now = ([getattr(row, field) for row in rows] for field in (name, f"rescored_{name}"))
-    axes.plot(x, then, "o--", color=GREY, markersize=3.5, label="front, as scored then")
-    axes.plot(x, now, "o-", color="#222222", markersize=3.5, label="front, final supernet")
-    if name == "size_coverage":
-        axes.plot(x, [r.population_coverage for r in rows], ":", color=ROLE_COLOURS["front"], label="whole population")
-        axes.set_ylim(0, 1.02)
-    stage_bands(figure, axes, [row.stage for row in rows])
-    axes.set_xlabel("generation")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def operation_bars(figure: Figure, axes: Axes, generations: Sequence[GenerationRecord]) -> None:
-    """Stacked shares of the operations in each generation, and a line over the parameter-free ones."""
-    shares = [operation_shares(record) for record in generations]
-    x, base = np.arange(1, len(shares) + 1), np.zeros(len(shares))
-    for op in operations_seen(generations):
-        values = np.array([100 * row.get(op, 0.0) for row in shares])
-        axes.bar(x, values, bottom=base, width=0.86, color=operation_colour(op), label=operation_label(op))
-        base = base + values
-    free = [100 * sum(share for op, share in row.items() if op in PARAMETER_FREE) for row in shares]
-    edges = np.append(x - 0.5, x[-1] + 0.5)
-    label = "parameter-free, together"
-    axes.step(edges, [*free, free[-1]], where="post", color="white", linewidth=3.4)
-    axes.step(edges, [*free, free[-1]], where="post", color="#111111", linewidth=1.6, label=label)
-    axes.set_ylim(0, 100)
-    axes.grid(visible=False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("generation")
-    axes.set_ylabel("share of all edges, %")
-    stage_bands(figure, axes, [record.stage for record in generations])
-
-
-def operations_seen(generations: Sequence[GenerationRecord]) -> list[str]:
-    """Operations that some member of a generation uses, the parameter-free ones first."""
-    names = {op for record in generations for op in operation_shares(record)}
-    return sorted(names, key=lambda op: (op not in PARAMETER_FREE, op))
-
-
-def supernet_line(
-    figure: Figure,
-    axes: Axes,
-    training: Mapping[str, Sequence[EpochRecord]],
-    value: Callable[[EpochRecord], float],
-) -> None:
-    """A value of every epoch of both supernet stages, one after the other."""
-    stages: list[str] = []
-    for stage, epochs in training.items():
-        x = range(len(stages) + 1, len(stages) + len(epochs) + 1)
-        axes.plot(x, [value(epoch) for epoch in epochs], "o-", color=STAGE_COLOURS[stage], markersize=3.5)
-        stages += [stage] * len(epochs)
-    axes.set_xlabel("epoch")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    stage_bands(figure, axes, stages)
-
-
 def size_axis(axes: Axes, *, sparse: bool = False) -> None:
     """Sizes in KiB on a log axis with round numbers; `sparse` for a small panel."""
     axes.set_xscale("log")
@@ -156,21 +92,25 @@ def size_axis(axes: Axes, *, sparse: bool = False) -> None:
     axes.set_xlabel("size, KiB")
 
 
+def error_axis(axes: Axes, errors: Iterable[float]) -> None:
+    """Errors in per cent on a log axis with round numbers; on a linear one if some error is 0."""
+    if not all(errors):
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
 def stage_bands(figure: Figure, axes: Axes, stages: Sequence[str]) -> None:
     """Name, above the axes, the stage that each of the positions 1, 2, … belongs to, and part the stages."""
     axes.set_xlim(0.3, max(len(stages), 1) + 0.7)
     for stage, first, last in runs(stages):
         colour = STAGE_COLOURS[stage]
         above = axes.get_xaxis_transform() + ScaledTranslation(0, 6 / 72, figure.dpi_scale_trans)
-        axes.plot(
-            (first - 0.42, last + 0.42),
-            (1, 1),
-            transform=above,
-            color=colour,
-            linewidth=4,
-            clip_on=False,
-            solid_capstyle="butt",
-        )
+        ends = (first - 0.42, last + 0.42)
+        axes.plot(ends, (1, 1), transform=above, color=colour, linewidth=4, clip_on=False, solid_capstyle="butt")
         axes.annotate(
             STAGE_NAMES[stage],
             ((first + last) / 2, 1),

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
+from bnas.report.axes import styled
 from bnas.space.genotype import CELL_INPUTS, PARAMETER_FREE, Genotype, Node
 
 _LABELS = {
@@ -121,6 +122,15 @@ class Layout:
 STAIRCASE, STACKED = Layout(1.46, 0.62), Layout(0.0, 0.74)
 
 
+@styled
+def cell_chart(nodes: Sequence[Node], title: str, layout: Layout) -> Figure:
+    """One cell."""
+    figure = Figure(figsize=layout.size(len(nodes)), facecolor="none")
+    draw_cell(figure.add_axes((0, 0, 1, 1)), nodes, title, layout)
+    return figure
+
+
+@styled
 def cells_figure(genotype: Genotype, title: str) -> Figure:
     """Both cells of a genotype side by side."""
     width, height = STAIRCASE.size(genotype.nodes)

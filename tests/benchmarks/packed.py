@@ -34,7 +34,7 @@ from bnas.packed.parameters import BlockParameters, Floats
 from bnas.packed.program import build
 from bnas.records.dataset import DatasetDescription
 from bnas.records.networks import RetrainedNetwork, read_networks
-from bnas.report.tables import markdown_table
+from bnas.report.network_tables import markdown_table
 from bnas.space.search_space import SearchSpace
 from pipeline.config import dataset, network_config, search_space
 from pipeline.export import RETRAIN, card, trained

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bnas.report.tables import markdown_table
+from bnas.report.network_tables import markdown_table
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

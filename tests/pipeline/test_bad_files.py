@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from bnas import cli
 from bnas.space.genotype import Gene, Genotype
-from pipeline import table
 from tests import finished_run
 from tests.imports import ROOT
 from tests.pipeline import spoil
@@ -387,16 +387,16 @@ def test_the_report_refuses_a_bad_file_in_one_line(case: Case, forks: Forks, tmp
     refused(case, tmp_path, forks)
 
 
-@pytest.mark.parametrize("case", as_json("table", NETWORKS), ids=str)
+@pytest.mark.parametrize("case", as_json("show", NETWORKS), ids=str)
 def test_the_table_refuses_a_bad_file_in_one_line(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished_run.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     case.spoil(tmp_path / case.file)
-    assert table.main() == 1
+    assert cli.main(["show"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("table: ")
+    assert line.startswith("bnas show: ")
     assert NETWORKS in line
 
 

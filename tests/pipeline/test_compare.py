@@ -22,7 +22,7 @@ def write_run(seed, best_error):
     params = (ROOT / "params.yaml").read_text().replace("  seed: 0\n  count: 6", f"  seed: {seed}\n  count: 6")
     point = {"network": "front-1", "role": "front", "size_kib": 6.5, "test_error": best_error}
     write_json(compare.PARETO, [point])
-    write_json(compare.METRICS[0], {"best_test_error": best_error, "kendall_tau": None})
+    write_json(compare.METRICS[0], {"best_error": best_error, "tau": None})
     compare.PARAMS.write_text(params)
 
 
@@ -48,9 +48,9 @@ def test_indicators_and_parameters_that_differ_stand_side_by_side(repository, ca
     out = capsys.readouterr().out
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
     rows = {name: values for name, *values in lines}
-    assert rows["best_test_error"] == ["0.04", "0.05"]
+    assert rows["best_error"] == ["0.04", "0.05"]
     assert rows["retrain.seed"] == ["0", "1"]
-    assert rows["kendall_tau"] == ["–", "–"]
+    assert rows["tau"] == ["–", "–"]
     assert not [name for name in rows if name.startswith("stage1")]
     page = (repository / "reports/compare.html").read_text()
     assert "retrain.seed" in page

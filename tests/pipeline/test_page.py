@@ -11,7 +11,7 @@ import pytest
 from bnas.report.analysis import Retrained
 from bnas.report.page.build import page_html
 from bnas.report.page.compare import ComparedRun, Point, compare_html
-from bnas.report.transfer_text import transferred as transferred_words
+from bnas.report.story import search_story, transfer_story
 from bnas.report.weight_bytes import Part
 from tests import finished_run
 from tests.browser import Watched, chromium
@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def file(run, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "index.html"
-    file.write_text(page_html(run, finished_run.images(0), 10, "data:\n  name: <i>made up</i>"))
+    file.write_text(page_html(run, search_story(run, 10, "", "data:\n  name: <i>made up</i>"), finished_run.images(0)))
     return file
 
 
@@ -45,8 +45,8 @@ def transferred(run, tmp_path_factory):
     fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(Retrained)}
     retrained = Retrained(**fields | {"networks": tuple(unscored)})
     file = tmp_path_factory.mktemp("page") / "index.html"
-    words = transferred_words(retrained, "pipeline/<b>front</b>.json", 23)
-    file.write_text(page_html(retrained, finished_run.images(0), 10, "transfer: {}", words))
+    story = transfer_story(retrained, "pipeline/<b>front</b>.json", 23, 10, "", "transfer: {}")
+    file.write_text(page_html(retrained, story, finished_run.images(0)))
     return file
 
 
@@ -105,7 +105,7 @@ def test_a_page_without_a_search_leaves_out_what_belongs_to_it(browser, transfer
         assert page.locator("#search, #population, a[href='#search']").count() == 0
         assert page.locator("nav a").evaluate_all("all => all.every((a) => document.querySelector(a.hash))")
         assert "<b>front</b>" in page.locator(".masthead").inner_text()
-        assert page.locator("#training .drawing").is_visible()
+        assert page.locator("#training .drawing").first.is_visible()
         point(page, "front-2").focus()
         assert shown(page) == "front-2"
 
@@ -238,11 +238,16 @@ def test_a_packed_file_brings_its_command_and_latency(browser, file):
 def test_files_stand_in_a_table_with_size_latency_and_speed_up_and_in_a_plot(browser, file, run):
     with opened(browser, file) as (page, _):
         rows = page.locator("#files tbody tr").all_inner_texts()
-        cells = {row.split()[0]: row.split("\t") for row in rows}
+        headings = page.locator("#files thead th").all_inner_texts()
+        cells = {row.split()[0]: dict(zip(headings, row.split("\t"), strict=True)) for row in rows}
         assert set(cells) == set(run.packed)
         packed = run.packed["front-1"]
-        assert cells["front-1"][1].strip() == f"{packed.file.file_bytes / 1024:.2f}"
-        assert [cell.strip() for cell in cells["front-1"][2:5]] == ["50 µs", "2.00 ms", "40 ×"]
+        assert cells["front-1"]["file, KiB"].strip() == f"{packed.file.file_bytes / 1024:.2f}"
+        assert [cells["front-1"][name].strip() for name in ("one image", "in PyTorch", "speed-up")] == [
+            "50 µs",
+            "2.00 ms",
+            "40 ×",
+        ]
         assert page.locator("#files figure svg.drawing").count() == 1
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from bnas import cli
 from bnas.records.networks import read_networks
-from bnas.report import search_text
+from bnas.report.analysis import best_by_test
+from bnas.report.network_tables import finished_networks, network_table
 from bnas.report.page.build import page_html
-from bnas.report.tables import best_by_test, finished_networks, network_table
-from pipeline import report, table
+from bnas.report.story import search_story
+from pipeline import report
 from pipeline.params import load
 from pipeline.stage import Stage
 from tests import finished_run
@@ -63,12 +65,13 @@ def test_a_search_for_the_least_time_says_so_and_how_far_its_table_is_to_be_trus
     Path("reports/metrics/latency_table.json").write_text(json.dumps({"latency_correlation": correlation}))
     run = dataclasses.replace(report.read_run(), resource="latency")
     Path("reports/metrics/latency_table.json").unlink()
-    text = search_text.report_markdown(run, 10, "svg", "")
+    story = search_story(run, 10, "", "")
+    text = story.markdown("svg")
     assert "the time of one image in the packed network" in text
     assert "second objective f2 (latency over" in text
     assert words in text
-    assert words in page_html(run, None, 10, "")
-    assert words not in search_text.report_markdown(report.read_run(), 10, "svg", "")
+    assert words in page_html(run, story, None)
+    assert words not in search_story(report.read_run(), 10, "", "").markdown("svg")
 
 
 def test_every_network_stands_in_the_table_with_its_wilson_interval(finished, text):
@@ -95,11 +98,11 @@ def test_every_picture_exists_and_has_words_for_those_who_cannot_see_it(finished
     assert all(len(words) > 20 and "\n" not in words for words, _ in pictures)
     named = {folder / "reports" / target for _, target in pictures}
     assert named == set((folder / "reports/figures").iterdir())
-    assert len(named) == 8 + 4
+    assert len(named) == 10 + 4
     assert all(path.read_bytes().startswith(b"<?xml") for path in named)
 
 
-def test_all_that_was_promised_is_in_the_report(text):
+def test_all_that_was_promised_is_in_the_report(finished, text):
     indicators = (
         "hypervolume",
         "size coverage",
@@ -109,11 +112,25 @@ def test_all_that_was_promised_is_in_the_report(text):
         "parameter-free",
         "f2",
     )
-    from_the_files = ("520 distinct architectures", "62 % saved", "not recorded", "1 min 35 s")
+    summary = json.loads((finished[0] / "data/search/summary.json").read_text())
+    saved = 100 * (1 - summary["image_evaluations"] / summary["image_evaluations_full"])
+    from_the_files = (
+        f"{summary['evaluations']} distinct architectures",
+        f"{saved:.0f} % saved",
+        "not recorded",
+        "1 min 35 s",
+    )
     parameters = ("hand_designed_channels:", "path_dropout:", "size_bins:")
     for promised in (*indicators, *from_the_files, *parameters):
         assert promised in text, promised
     assert "runtime:" not in text
+
+
+def test_the_report_says_which_run_it_is_of(finished, text):
+    page = (finished[0] / "reports/index.html").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("This run: ")]
+    assert "seeds data 0, stage1 0, stage2 0, search 0, retrain 0; parameters `" in line
+    assert line.split("`")[3] in page
 
 
 def test_the_linear_classifier_stands_beside_the_networks(finished, text):
@@ -124,7 +141,7 @@ def test_the_linear_classifier_stands_beside_the_networks(finished, text):
     assert said in (folder / "reports/index.html").read_text()
     assert "linear classifier" in (folder / "reports/figures/front.svg").read_text()
     run = dataclasses.replace(finished_run.read(folder), linear=None)
-    assert "linear" not in search_text.report_markdown(run, 10, "svg", "")
+    assert "linear" not in search_story(run, 10, "", "").markdown("svg")
 
 
 def test_metrics_have_short_unique_names_and_are_flat(finished):
@@ -132,12 +149,9 @@ def test_metrics_have_short_unique_names_and_are_flat(finished):
     assert set(stage.metrics) == {
         "hypervolume",
         "hypervolume_random",
-        "size_coverage",
-        "search_size_coverage",
-        "best_test_error",
+        "best_error",
         "smallest_kib",
-        "kendall_tau",
-        "parameter_free_share",
+        "tau",
     }
     assert all(isinstance(value, float) for value in stage.metrics.values())
 
@@ -172,17 +186,16 @@ def test_bad_results_leave_the_report_alone(tmp_path):
 
 def print_table(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    code = table.main()
+    code = cli.main(["show"])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
-def test_the_table_names_the_report_and_every_network_within_100_columns(finished, monkeypatch, capsys):
+def test_the_table_names_every_network_within_100_columns(finished, monkeypatch, capsys):
     folder, _ = finished
     code, out, err = print_table(folder, monkeypatch, capsys)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "Report: reports/index.html"
     assert max(map(len, lines)) <= 100
     for network in networks_of(folder):
         assert any(line.startswith(network.name) and network.key in line for line in lines)
@@ -195,20 +208,23 @@ def test_the_table_can_do_without_times(tmp_path, monkeypatch, capsys):
     code, out, _ = print_table(tmp_path, monkeypatch, capsys)
     assert code == 0
     assert all(line.endswith("  -") for line in out.splitlines() if line.startswith(("front-", "random-", "hand-")))
-    assert "not recorded" in network_table(networks_of(tmp_path), {})
+    assert "not recorded" in network_table(networks_of(tmp_path), {}).markdown()
 
 
 def test_without_a_finished_run_one_line_says_what_to_do(tmp_path, monkeypatch, capsys):
     code, out, err = print_table(tmp_path, monkeypatch, capsys)
-    assert (code, out) == (1, "")
-    assert err == ("table: no finished run found: data/retrain/networks.json does not exist; run `dvc repro` first\n")
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "bnas show: no finished run found: data/retrain/networks.json does not exist; run `dvc repro`"
+    )
+    assert err.count("\n") == 1
 
 
 def test_a_damaged_result_is_one_line_too(tmp_path, monkeypatch, capsys):
     finished_run.write(tmp_path)
     (tmp_path / "data/retrain/networks.json").write_text("{")
     code, _, err = print_table(tmp_path, monkeypatch, capsys)
-    assert code == 1
+    assert code == 2
     assert err.count("\n") == 1
     assert "data/retrain/networks.json" in err
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 from markupsafe import Markup
 
-from bnas.report.page import charts
+from bnas.report import charts
+from bnas.report.network_tables import Table
 from bnas.report.page.build import environment
-from bnas.report.page.inline import inline_svg
-from bnas.report.tables import markdown_table
+from bnas.report.page.inline_svg import inline_svg
 
 ABSENT = "–"
 
@@ -51,43 +50,39 @@ class ComparedRun:
         return tuple(sorted((p for p in self.points if p.role == "front"), key=lambda point: point.size_kib))
 
 
-Row = tuple[str, tuple[str, ...]]
-"""A name, and a text for each run."""
-
-
-def indicator_rows(runs: Sequence[ComparedRun]) -> list[Row]:
-    """Every indicator that some run has, in the order in which they turn up."""
-    return list(_rows([run.indicators for run in runs], _number))
-
-
-def parameter_rows(runs: Sequence[ComparedRun]) -> list[Row]:
-    """The parameters that are not the same in all runs."""
-    return [row for row in _rows([run.parameters for run in runs], str) if len(set(row[1])) > 1]
-
-
-def _rows(columns: Sequence[Mapping[str, object]], write: Callable[[object], str]) -> Iterator[Row]:
-    for name in dict.fromkeys(name for column in columns for name in column):
-        yield name, tuple(ABSENT if name not in column else write(column[name]) for column in columns)
+def _table(
+    heading: str, columns: Sequence[Mapping[str, object]], write: Callable[[object], str], runs: Sequence[ComparedRun]
+) -> Table:
+    # A heading with a space, which no revision's name has.
+    return Table(
+        [
+            {heading: name}
+            | {run.name: write(c[name]) if name in c else ABSENT for run, c in zip(runs, columns, strict=True)}
+            for name in dict.fromkeys(name for column in columns for name in column)
+        ],
+        (heading,),
+    )
 
 
 def _number(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, int | float) else ABSENT
 
 
+def _tables(runs: Sequence[ComparedRun]) -> dict[str, Table]:
+    """Every indicator that some run has, and the parameters that are not the same in all runs; by title."""
+    parameters = _table("parameter key", [run.parameters for run in runs], str, runs)
+    different = [row for row in parameters.rows if len({row[run.name] for run in runs}) > 1]
+    return {
+        "Indicators": _table("indicator name", [run.indicators for run in runs], _number, runs),
+        "Parameters that differ": Table(different, parameters.left),
+    }
+
+
 def compare_text(runs: Sequence[ComparedRun]) -> str:
     """Both tables in Markdown, for the terminal."""
     return "\n\n".join(
-        f"{title}\n\n{_table(name, rows, runs)}" if rows else f"{title}: none"
-        for title, name, rows in (
-            ("Indicators", "indicator", indicator_rows(runs)),
-            ("Parameters that differ", "parameter", parameter_rows(runs)),
-        )
+        f"{title}\n\n{table.markdown()}" if table.rows else f"{title}: none" for title, table in _tables(runs).items()
     )
-
-
-def _table(name: str, rows: Sequence[Row], runs: Sequence[ComparedRun]) -> str:
-    frame = pd.DataFrame([(row, *values) for row, values in rows], columns=[name, *(run.name for run in runs)])
-    return markdown_table(frame, left=(name,))
 
 
 def compare_html(runs: Sequence[ComparedRun]) -> str:
@@ -99,8 +94,7 @@ def compare_html(runs: Sequence[ComparedRun]) -> str:
             runs=runs,
             charts={"wide": _chart(runs, "wide"), "narrow": _chart(runs, "narrow")},
             markers=charts.RUN_MARKERS,
-            indicators=indicator_rows(runs),
-            parameters=parameter_rows(runs),
+            tables=_tables(runs),
         )
     )
 

@@ -6,7 +6,7 @@ import torch
 
 from bnas.data.split import Split
 from bnas.records.networks import LinearBaseline, read_linear
-from bnas.report.tables import linear_note
+from bnas.report.sentences import linear_note
 from bnas.training.family import Family, FamilyData, Recipe
 from bnas.training.linear_baseline import train_linear
 from bnas.training.loop import TrainingError

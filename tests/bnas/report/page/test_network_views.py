@@ -9,8 +9,8 @@ from PIL import Image
 
 from bnas.records.training import Predictions
 from bnas.report.analysis import confusion_matrix, confusion_rows, loss_rows
-from bnas.report.page.content import knee, picks, round_limit
 from bnas.report.page.mistakes import image_uri, worst_confusions
+from bnas.report.page.network_views import knee, picks, round_limit
 from tests import finished_run
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from bnas.report.analysis import GenerationIndicators, Interval, PairedTest
-from bnas.report.search_text import course_sentences, pair_sentence, verdict
+from bnas.report.sentences import course_sentences, pair_sentence, verdict
 
 
 def row(stage, generation, then, now, population=0.5):

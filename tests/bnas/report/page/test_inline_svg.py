@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bnas.report import charts
 from bnas.report.axes import GREY, ROLE_COLOURS, STAGE_COLOURS
-from bnas.report.cell_drawing import STAIRCASE
-from bnas.report.page import charts
-from bnas.report.page.inline import CELL, inline_svg
+from bnas.report.cell_drawing import STAIRCASE, cell_chart
+from bnas.report.page.inline_svg import CELL, inline_svg
 from bnas.space.search_space import SearchSpace
 from tests import finished_run
 
@@ -20,7 +20,7 @@ def networks():
 
 def front(networks, prefix="a"):
     points = {n.name: (n.role, f"{n.name} & <co>") for n in networks}
-    return str(inline_svg(charts.front_chart(networks, charts.WIDE), prefix, 'a "chart"', points=points))
+    return str(inline_svg(charts.front_chart(networks), prefix, 'a "chart"', points=points))
 
 
 def test_one_drawing_is_one_text(networks):
@@ -43,7 +43,7 @@ def test_identifiers_of_two_drawings_differ_and_every_reference_is_met(networks)
 
 
 def test_the_page_decides_every_colour_of_a_chart(networks):
-    figure = charts.front_chart(networks, charts.NARROW)
+    figure = charts.front_chart(networks, size=charts.NARROW)
     assert not re.findall(r"#[0-9a-f]{6}", str(inline_svg(figure, "a", "chart")))
 
 
@@ -55,7 +55,7 @@ def test_colours_of_series_have_names_of_their_own():
 def test_letters_on_operations_keep_their_colour_in_every_theme():
     genotype = SearchSpace(ops=("skip_connect", "bin_conv_3x3"), nodes=2).sample(random.Random(1))
     drawing = ElementTree.fromstring(
-        str(inline_svg(charts.cell_chart(genotype.normal, "normal", STAIRCASE), "c", "cell", CELL))
+        str(inline_svg(cell_chart(genotype.normal, "normal", STAIRCASE), "c", "cell", CELL))
     )
     colours = {text.text: text.get("style") or "" for text in drawing.iter("text")}
     assert "fill:#ffffff" in colours["conv 3×3"]
@@ -66,7 +66,7 @@ def test_letters_on_operations_keep_their_colour_in_every_theme():
 def test_a_frame_places_its_members_where_the_axes_have_them(tmp_path):
     finished_run.write(tmp_path)
     run = finished_run.read(tmp_path)
-    figure, frames = charts.population_chart(run)
+    figure, frames = charts.population_frames(run.generations, run.front)
     assert [frame.generation for frame in frames] == [record.generation for record in run.generations]
     axes, height = figure.axes[0], 72 * charts.NARROW[1]
     for frame, record in zip(frames, run.generations, strict=True):
@@ -80,6 +80,6 @@ def test_of_very_many_generations_the_slider_keeps_first_and_last(tmp_path):
     finished_run.write(tmp_path)
     run = finished_run.read(tmp_path)
     many = tuple(dataclasses.replace(run.generations[0], generation=i) for i in range(500))
-    _, frames = charts.population_chart(dataclasses.replace(run, generations=many))
+    _, frames = charts.population_frames(many, run.front)
     assert len(frames) == charts.MOST_FRAMES
     assert (frames[0].generation, frames[-1].generation) == (0, 499)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+NOT_RECORDED = "not recorded"
+
 
 def percent(share: float) -> str:
     """A share in [0, 1] in per cent: `0.0213` → `2.13`."""
@@ -13,6 +15,23 @@ def percent(share: float) -> str:
 def kib(size_bytes: float) -> str:
     """A size in KiB (1024 bytes): `12595` → `12.30`."""
     return f"{size_bytes / 1024:.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`95.2` → `1 min 35 s`; None → `not recorded`."""
+    if seconds is None:
+        return NOT_RECORDED
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def moment(seconds: float) -> str:
+    """A short time: `0.000049` → `49 µs`, `0.0013` → `1.30 ms`."""
+    return f"{1e6 * seconds:.0f} µs" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
 
 
 def aligned(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list[str]:

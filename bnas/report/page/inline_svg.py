@@ -17,12 +17,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from bnas.report.axes import GREY, ROLE_COLOURS, STAGE_COLOURS, STYLE
+from bnas.report.charts import POINT
 
 _SVG = {**STYLE, "svg.fonttype": "none", "savefig.facecolor": "none"}
 _DROPPED = ("metadata", "style")
 _KEPT_OF_FONT = ("font-size", "font-weight", "text-anchor")
-POINT = "point-"
-"""Start of the gid of an artist that becomes a link to the section of the network it stands for."""
 _HIT_RADIUS = 9
 """Of the invisible disc around a point, in units of the drawing: a finger is no needle."""
 
@@ -76,6 +75,8 @@ def inline_svg(
     do not see it. An artist with gid `point-<name>` becomes a link to `#<name>`; `points` maps its name to
     its class and its label.
     """
+    for axes in figure.axes:
+        axes.set_facecolor("none")
     content = io.BytesIO()
     with matplotlib.style.context(["default", _SVG]):
         figure.savefig(content, format="svg", dpi=72, metadata={"Date": None, "Creator": None})

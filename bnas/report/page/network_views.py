@@ -13,14 +13,14 @@ from markupsafe import Markup
 from bnas.data.image_array import ImageArray
 from bnas.records.networks import RetrainedNetwork
 from bnas.records.training import Predictions
-from bnas.report.analysis import PackedFile, Retrained, best_by_test, confusion_matrix
+from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusion_matrix
 from bnas.report.axes import ROLE_COLOURS, ROLE_NAMES
-from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_words
-from bnas.report.page.charts import cell_chart, curve_chart
-from bnas.report.page.inline import CELL, inline_svg
+from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cell_words
+from bnas.report.charts import curve_chart
+from bnas.report.formats import duration, kib, moment, percent
+from bnas.report.network_tables import interval_text
+from bnas.report.page.inline_svg import CELL, inline_svg
 from bnas.report.page.mistakes import Confusion, image_uri, worst_confusions
-from bnas.report.tables import moment, test_interval
-from bnas.report.text import kib, percent
 from bnas.report.weight_bytes import Part
 from bnas.search import pareto
 
@@ -125,8 +125,8 @@ class NetworkView:
     matrix: tuple[MatrixRow, ...]
     mistakes: tuple[Mistake, ...]
     parts: tuple[Part, ...]
-    packed: PackedFile | None
-    seconds: float | None
+    packed: ShippedFile | None
+    training_time: str
 
     @property
     def summary(self) -> str:
@@ -151,14 +151,14 @@ def network_view(run: Retrained, network: RetrainedNetwork, images: ImageArray |
         mistakes=tuple(_mistakes(answers, run.dataset.classes, images)),
         parts=run.parts.get(network.name, ()),
         packed=packed,
-        seconds=run.network_seconds.get(network.name),
+        training_time=duration(run.network_seconds.get(network.name)),
     )
 
 
-def _facts(network: RetrainedNetwork, packed: PackedFile | None) -> Iterator[tuple[str, str]]:
+def _facts(network: RetrainedNetwork, packed: ShippedFile | None) -> Iterator[tuple[str, str]]:
     yield "size", f"{kib(network.size_bytes)} KiB"
     yield "test error", f"{percent(network.test_error)} %"
-    yield "95 % interval", f"{test_interval(network)} %"
+    yield "95 % interval", f"{interval_text(network)} %"
     yield "operations", f"{network.ops / 1e6:.3f} M"
     yield "parameters", f"{network.params:,}"
     if packed is not None:

@@ -10,11 +10,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.transforms import Bbox
 
 from bnas.records.networks import ROLES
-from bnas.report import figures
+from bnas.report import charts
 from bnas.report.analysis import STAGE_NAMES, generation_indicators
 from bnas.report.axes import ROLE_COLOURS, ROLE_MARKERS, ROLE_NAMES
-from bnas.report.cell_drawing import STACKED, STAIRCASE, cells_figure, operation_colour, operation_label
-from bnas.report.page.charts import cell_chart
+from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cells_figure, operation_colour, operation_label
 from bnas.space.genotype import OPERATIONS, PARAMETER_FREE
 from bnas.space.search_space import SearchSpace
 from tests import finished_run
@@ -153,28 +152,35 @@ def generations():
     return finished_run.generations(random.Random(2))
 
 
-def test_the_front_picture_is_in_per_cent_over_kib(found, networks):
-    left, right = figures.front_figure(found, networks).axes
-    drawn = np.concatenate([line.get_xydata() for line in left.lines if line.get_linestyle() == "None"])
-    expected = [(m.size_bytes / 1024, 100 * m.error) for m in found.members]
-    assert np.allclose(sorted(drawn.tolist()), sorted(expected))
-    drawn = np.concatenate([container.lines[0].get_xydata() for container in right.containers])
-    expected = [(n.size_bytes / 1024, 100 * n.test_error) for n in networks]
-    assert np.allclose(sorted(drawn.tolist()), sorted(expected))
-    assert left.get_xscale() == right.get_xscale() == "log"
+def dots(axes):
+    return [line for line in axes.lines if line.get_linestyle() == "None"]
 
 
-def test_roles_keep_their_colour_and_marker_and_differ_in_both(found, networks):
+def test_errors_are_in_per_cent_over_kib(found, networks):
+    retrained = {network.key for network in networks}
+    for figure, expected in (
+        (charts.handed_over_chart(found, retrained), [(m.size_bytes / 1024, 100 * m.error) for m in found.members]),
+        (charts.front_chart(networks), [(n.size_bytes / 1024, 100 * n.test_error) for n in networks]),
+    ):
+        (axes,) = figure.axes
+        drawn = np.concatenate([line.get_xydata() for line in dots(axes)])
+        assert np.allclose(sorted(drawn.tolist()), sorted(expected))
+        assert axes.get_xscale() == "log"
+
+
+def test_roles_keep_their_colour_and_marker_and_differ_in_both(networks):
     assert len(set(ROLE_COLOURS.values())) == len(set(ROLE_MARKERS.values())) == len(ROLES)
-    for figure, axes in ((figures.front_figure(found, networks), 1), (figures.fidelity_figure(networks), 0)):
-        for container in figure.axes[axes].containers:
-            (role,) = [role for role, name in ROLE_NAMES.items() if name == container.get_label()]
-            assert container.lines[0].get_color() == ROLE_COLOURS[role]
-            assert container.lines[0].get_marker() == ROLE_MARKERS[role]
+    roles = {charts.POINT + network.name: network.role for network in networks}
+    for figure in (charts.front_chart(networks), charts.fidelity_chart(networks)):
+        for dot in dots(figure.axes[0]):
+            role = roles[dot.get_gid()]
+            assert dot.get_color() == ROLE_COLOURS[role]
+            assert dot.get_marker() == ROLE_MARKERS[role]
+        assert {text.get_text() for text in figure.legends[0].get_texts()} <= set(ROLE_NAMES.values())
 
 
 def test_every_generation_has_a_panel_and_every_stage_its_own_rows(generations, found):
-    figure = figures.population_figure(generations, found)
+    figure = charts.population_chart(generations, found)
     panels = [axes for axes in figure.axes if axes.axison]
     assert len(panels) == len(generations)
     rows = {}
@@ -186,7 +192,7 @@ def test_every_generation_has_a_panel_and_every_stage_its_own_rows(generations, 
 def test_of_many_generations_a_selection_with_every_stage_s_last_is_shown(generations, found):
     many = [dataclasses.replace(r, generation=i, members=r.members[:4]) for i, r in enumerate(generations * 9, 1)]
     many.sort(key=lambda record: ("stage1", "stage2", "search").index(record.stage))
-    panels = [axes for axes in figures.population_figure(many, found).axes if axes.axison]
+    panels = [axes for axes in charts.population_chart(many, found).axes if axes.axison]
     assert len(panels) <= 32
     titles = [axes.get_title(loc="left") for axes in panels]
     last = {record.stage: record.generation for record in many}
@@ -194,7 +200,7 @@ def test_of_many_generations_a_selection_with_every_stage_s_last_is_shown(genera
 
 
 def test_shares_of_operations_add_up_to_all_edges(generations):
-    (axes,) = figures.operations_figure(generations).axes
+    (axes,) = charts.operations_chart(generations).axes
     tops = np.sum([[bar.get_height() for bar in container] for container in axes.containers], axis=0)
     assert tops == pytest.approx(np.full(len(generations), 100.0))
 
@@ -202,17 +208,17 @@ def test_shares_of_operations_add_up_to_all_edges(generations):
 def test_runs_without_supernet_stages_or_scores_can_be_drawn(generations, networks):
     only_search = [record for record in generations if record.stage == "search"][:1]
     unscored = [dataclasses.replace(network, supernet_error=None) for network in networks]
-    figures.render(figures.operations_figure(only_search), "svg")
-    figures.render(figures.fidelity_figure(unscored), "svg")
-    figures.render(figures.supernet_figure({"stage1": (), "stage2": ()}), "svg")
+    charts.render(charts.operations_chart(only_search), "svg")
+    charts.render(charts.fidelity_chart(unscored), "svg")
+    charts.render(charts.supernet_chart({"stage1": (), "stage2": ()}), "svg")
 
 
 @pytest.mark.parametrize("file_format", ["svg", "png"])
 def test_a_picture_is_the_same_bytes_whatever_the_user_s_settings(file_format, networks):
-    expected = figures.render(figures.fidelity_figure(networks), file_format)
+    expected = charts.render(charts.fidelity_chart(networks), file_format)
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "svg.hashsalt": "other"}):
         before = dict(matplotlib.rcParams)
-        assert figures.render(figures.fidelity_figure(networks), file_format) == expected
+        assert charts.render(charts.fidelity_chart(networks), file_format) == expected
         assert dict(matplotlib.rcParams) == before
     assert b"<dc:date>" not in expected
 
@@ -221,7 +227,7 @@ def test_indicators_show_what_the_records_say(generations, found, tmp_path):
     finished_run.write(tmp_path)
     run = finished_run.read(tmp_path)
     rows = generation_indicators(run, 10)
-    left, right = figures.indicators_figure(rows).axes
+    left, right = (charts.indicator_chart(rows, name).axes[0] for name in ("hypervolume", "size_coverage"))
     lines = {line.get_label(): line.get_ydata() for line in left.lines}
     assert list(lines["front, as scored then"]) == [row.hypervolume for row in rows]
     assert list(lines["front, final supernet"]) == [row.rescored_hypervolume for row in rows]

@@ -1,0 +1,216 @@
+"""Sentences of the report, each computed from a run's numbers; strong words and code are marked as in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from bnas.records.networks import LinearBaseline, RetrainedNetwork
+from bnas.report.analysis import (
+    STAGE_NAMES,
+    GenerationIndicators,
+    Interval,
+    PairedTest,
+    Retrained,
+    Run,
+    fidelity,
+    pair_agreement,
+)
+from bnas.report.formats import kib, percent
+from bnas.search.pareto import wilson_interval
+
+_SIGNIFICANT = 0.05
+_RESOURCES = {
+    "size": "the size of the finished network,",
+    "ops": "the operations of the finished network; sizes go",
+    "latency": "the time of one image in the packed network; sizes go",
+}
+
+
+def _image_shape(run: Retrained) -> str:
+    image = run.dataset.image
+    return f"{image.height}×{image.width}×{image.channels}"
+
+
+def searched(run: Run) -> str:
+    """What was searched, on which images, by which method."""
+    data, genotype, counts, space = run.dataset, run.front.members[0].genotype, run.dataset.counts, run.space
+    return (
+        f"Searched: architectures of space `{genotype.space}` with {genotype.nodes} nodes a cell, for "
+        f"{len(data.classes)} classes of {_image_shape(run)} images ({data.title}: {counts.train} to train on, "
+        f"{counts.validation} to score architectures, {counts.test} to test the finished networks once). Two "
+        f"objectives: error, and {_RESOURCES[run.resource]} from "
+        f"{kib(space.smallest_bytes)} to {kib(space.largest_bytes)} KiB (1 KiB = 1024 bytes) in this space. "
+        "Method: two-stage multi-objective search for binary networks (Tan et al. 2026)."
+    )
+
+
+def transferred(run: Retrained, source: str, handed: int) -> str:
+    """What was transferred, and to which images; `source` names the file of the front, which has `handed` members."""
+    data, first = run.dataset, run.of_role("front")[0]
+    return (
+        f"Transferred: {len(run.of_role('front'))} of the {handed} architectures of `{source}`, the front of a search "
+        f"on other images, as networks of {first.cells} cells and {first.channels} channels. Their weights were "
+        f"trained from scratch on {data.title}: {len(data.classes)} classes of {_image_shape(run)} images, "
+        f"{data.counts.train + data.counts.validation} to train on, {data.counts.test} to test each finished network "
+        f"once. Sizes in the space of the search are from {kib(run.space.smallest_bytes)} to "
+        f"{kib(run.space.largest_bytes)} KiB (1 KiB = 1024 bytes) at this depth and width. Files named here lie in "
+        "`transfer/`. No supernet was trained on these images: there are no supernet errors, so no Kendall τ of them "
+        "and the test errors, and no generations to show. What was searched, and how, is in the report of the search."
+    )
+
+
+def tested(network: RetrainedNetwork) -> str:
+    """A network with its size and its test error."""
+    low, high = wilson_interval(network.wrong, network.test_images)
+    return (
+        f"{network.name}, {kib(network.size_bytes)} KiB, {percent(network.test_error)} % test error "
+        f"(95 % interval {percent(low)}–{percent(high)} %)"
+    )
+
+
+def optimistic_note(networks: Sequence[RetrainedNetwork]) -> str:
+    """What must stand beside a network that was picked by its test error."""
+    count = sum(network.role == "front" for network in networks)
+    if count == 1:
+        return "the only network of the front, so not chosen by the test split"
+    return f"lowest test error of {count} networks: optimistic, chosen by the test split"
+
+
+def linear_note(linear: LinearBaseline, networks: Sequence[RetrainedNetwork]) -> str:
+    """The error of a linear classifier on the same images, and how many networks are clearly better.
+
+    Clearly: the whole 95 % interval of the network's test error lies below that of the linear classifier's.
+    """
+    low, high = wilson_interval(linear.wrong, linear.test_images)
+    better = sum(wilson_interval(n.wrong, n.test_images)[1] < low for n in networks)
+    count = f"All {len(networks)}" if better == len(networks) else f"{better} of {len(networks)}"
+    return (
+        f"A linear classifier on the pixels, trained on the same images under the same recipe: "
+        f"{percent(linear.test_error)} % test error (95 % interval {percent(low)}–{percent(high)} %). "
+        f"{count} networks lie below it with their whole intervals."
+    )
+
+
+def verdict(difference: Interval | None, images: int) -> str:
+    """In plain words: is the front better than random networks, and can this test split tell?"""
+    if difference is None:
+        return "No size-matched random networks were trained: nothing to compare the front with."
+    gap = difference.observed
+    side = "equal to" if not gap else f"{abs(gap):.4f} {'above' if gap > 0 else '**below**'}"
+    limits = f"95 % bootstrap interval of the difference {difference.low:+.4f} to {difference.high:+.4f}"
+    seen = f"The retrained front's hypervolume is {side} that of the size-matched random networks ({limits}): "
+    if not difference.excludes_zero:
+        return f"{seen}within what {images} test images can tell, so no difference is proven."
+    winner = "beats the random networks" if difference.low > 0 else "is beaten by the random networks"
+    return f"{seen}outside the test split's uncertainty, the front {winner}."
+
+
+def pair_sentence(tests: Sequence[PairedTest]) -> str:
+    """How many pairs went which way, and how many of them the test images tell apart."""
+    better = sum(test.difference < 0 for test in tests)
+    worse = sum(test.difference > 0 for test in tests)
+    apart = sum(test.p_value < _SIGNIFICANT for test in tests)
+    return (
+        f"Of {len(tests)} pairs the front network is better in {better}, worse in {worse}, equal in "
+        f"{len(tests) - better - worse}; {apart} differ at p < {_SIGNIFICANT} (not corrected for "
+        f"{len(tests)} comparisons)."
+    )
+
+
+def other_sentences(run: Retrained) -> list[str]:
+    """Whether networks of the front dominate those designed by hand and published; empty without such."""
+    front = run.of_role("front")
+    others: dict[str, list[str]] = {"hand": [], "published": []}
+    for network in run.of_role("hand", "published"):
+        better = [n for n in front if n.size_bytes <= network.size_bytes and n.test_error <= network.test_error]
+        better = [n for n in better if (n.size_bytes, n.test_error) != (network.size_bytes, network.test_error)]
+        names = ", ".join(n.name for n in better) or "no network of the front"
+        size, error = kib(network.size_bytes), percent(network.test_error)
+        others[network.role].append(f"{network.name} ({size} KiB, {error} %): dominated by {names}.")
+    titles = {"hand": "Designed by hand", "published": "Published elsewhere, trained here"}
+    return [f"{titles[role]}: {' '.join(sentences)}" for role, sentences in others.items() if sentences]
+
+
+def course_sentences(rows: Sequence[GenerationIndicators]) -> list[str]:
+    """What hypervolume and size coverage did over the generations, in words."""
+    first, last = rows[0], rows[-1]
+    sentences = [
+        f"As scored then, the front's hypervolume went from {first.hypervolume:.3f} to "
+        f"{last.hypervolume:.3f}: better architectures and better-trained shared weights together."
+    ]
+    values = [row.rescored_hypervolume for row in rows]
+    if not any(map(math.isnan, values)):
+        ends = [row for row, following in pairwise(rows) if row.stage != following.stage]
+        way = "".join(f", {row.rescored_hypervolume:.3f} at the end of {STAGE_NAMES[row.stage]}" for row in ends)
+        rises = sum(after > before for before, after in pairwise(values))
+        best = rows[values.index(max(values))]
+        change = "higher" if values[-1] > values[0] else "lower" if values[-1] < values[0] else "no different"
+        sentences.append(
+            "Scored again with the final supernet, which leaves the architectures only, it was "
+            f"{values[0]:.3f} in generation {first.generation}{way}, {values[-1]:.3f} in the last, "
+            f"generation {last.generation}: {change} in the end than at the start. It rose in {rises} of "
+            f"{len(rows) - 1} steps; its maximum {max(values):.3f} was in generation {best.generation}."
+        )
+    narrowest = min(rows, key=lambda row: row.population_coverage)
+    sentences.append(
+        f"Size coverage of the whole population went from {first.population_coverage:.2f} to "
+        f"{last.population_coverage:.2f}, lowest {narrowest.population_coverage:.2f} in generation "
+        f"{narrowest.generation} ({STAGE_NAMES[narrowest.stage]}); of its front, as scored then, from "
+        f"{first.size_coverage:.2f} to {last.size_coverage:.2f}."
+    )
+    return sentences
+
+
+def parameter_free_sentence(run: Run, rows: Sequence[GenerationIndicators]) -> str:
+    """How many operations without weights there were in the population and are in the front."""
+    highest = max(rows, key=lambda row: row.parameter_free_share)
+    members = run.front.members
+    share = sum(member.genotype.parameter_free_share for member in members) / len(members)
+    return (
+        "Share of parameter-free operations (skip, pooling), which fill the cells of a search caught in the "
+        f"small-model trap (Tan et al. 2026): {100 * rows[0].parameter_free_share:.0f} % of the population "
+        f"in generation {rows[0].generation}, {100 * rows[-1].parameter_free_share:.0f} % in the last, at "
+        f"most {100 * highest.parameter_free_share:.0f} % in generation {highest.generation}; "
+        f"{100 * share:.0f} % of the front handed over."
+    )
+
+
+def fidelity_sentence(run: Run) -> str:
+    """How far errors in the supernet forecast the order of test errors."""
+    tau, (agreed, decided) = fidelity(run), pair_agreement(run)
+    value = "is undefined here" if math.isnan(tau) else f"is **{tau:.3f}**"
+    return (
+        "Kendall τ-b between validation error in the supernet and test error after retraining, over front "
+        f"and random networks, {value} (1: same order, 0: none). Sizes differ between these networks, and "
+        "where error falls with size in both scorings that alone raises τ: within the pairs of equal size, "
+        f"the supernet named the better network in {agreed} of {decided}."
+    )
+
+
+def schedule_sentence(run: Run) -> str:
+    """What growing mini-batches saved, and how far their scores are to be trusted."""
+    summary = run.summary
+    spent, full = summary.image_evaluations, summary.image_evaluations_full
+    saved = f"{100 * (1 - spent / full):.0f} % saved" if spent < full else "nothing saved"
+    agreement = (
+        "could not be compared (τ-b is undefined)"
+        if summary.schedule_tau is None
+        else f"agreed with scores on the whole split by a Kendall τ-b of {summary.schedule_tau:.3f}"
+    )
+    return (
+        f"Growing mini-batches in the frozen search: {spent:,} images scored, where the whole validation "
+        f"split for every architecture would have been {full:,} ({saved}). The scores {agreement}."
+    )
+
+
+def latency_check(run: Run) -> list[str]:
+    """One sentence on the table that latencies were added up from, where the search minimised them."""
+    if run.latency_correlation is None:
+        return []
+    return [
+        f"Latencies were added up from a table of operations; sums correlate with measured whole networks by "
+        f"{run.latency_correlation:.3f}"
+        + ("." if run.latency_correlation >= 0.9 else ": **less than the 0.9 expected; measure the table again**.")
+    ]

@@ -1,0 +1,408 @@
+"""What is told of a run: sections of sentences, tables and charts. The page and the Markdown report both show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from bnas.records.networks import ROLES
+from bnas.report import charts
+from bnas.report.analysis import (
+    RESAMPLES,
+    STAGE_NAMES,
+    Interval,
+    Retrained,
+    Run,
+    best_by_test,
+    coverage,
+    generation_indicators,
+    hypervolume_difference,
+    network_coverage,
+    network_hypervolume,
+    paired_test,
+)
+from bnas.report.cell_drawing import cell_words, cells_figure
+from bnas.report.formats import duration, kib, percent
+from bnas.report.network_tables import OPTIMISTIC_MARK, Table, network_table, packed_table
+from bnas.report.sentences import (
+    course_sentences,
+    fidelity_sentence,
+    latency_check,
+    linear_note,
+    optimistic_note,
+    other_sentences,
+    pair_sentence,
+    parameter_free_sentence,
+    schedule_sentence,
+    searched,
+    tested,
+    transferred,
+    verdict,
+)
+
+STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "export")
+TRANSFER_STAGES = ("prepare", "retrain", "export")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart: file name without suffix, title, words for those who cannot see it, what has to be known to read it."""
+
+    name: str
+    title: str
+    words: str
+    draw: Callable[[], Figure]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of sentences."""
+
+    sentences: tuple[str, ...]
+
+
+Block = str | Items | Table | Picture
+"""A paragraph, list, table or chart."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it; `name` is its anchor in the page."""
+
+    name: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A whole report. `parameters` are YAML."""
+
+    title: str
+    introduction: tuple[str, ...]
+    sections: tuple[Section, ...]
+    parameters: str
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All charts, in order."""
+        return tuple(block for section in self.sections for block in section.blocks if isinstance(block, Picture))
+
+    def markdown(self, suffix: str) -> str:
+        """The report in Markdown, with charts from `figures/<name>.<suffix>` beside it."""
+
+        def text(block: Block) -> str:
+            match block:
+                case Picture():
+                    note = f"\n\n*{block.title}. {block.note}*" if block.note else ""
+                    return f"![{block.words}](figures/{block.name}.{suffix}){note}"
+                case Table():
+                    return block.markdown()
+                case Items():
+                    return "\n".join(f"- {sentence}" for sentence in block.sentences)
+            return block
+
+        lines = [f"# {self.title}", *self.introduction]
+        for section in self.sections:
+            lines += [f"## {section.title}", *map(text, section.blocks)]
+        return "\n\n".join([*lines, "## Parameters", f"```yaml\n{self.parameters}\n```"]) + "\n"
+
+
+def search_story(run: Run, bins: int, identity: str, parameters: str) -> Story:
+    """The report of a search. `bins` are those of size coverage, `identity` says which run it is."""
+    difference = hypervolume_difference(run)
+    sections = (
+        Section("short", "In short", (_search_summary(run, difference),)),
+        _networks(run),
+        _files(run),
+        _random(run, bins, difference),
+        _cells(run),
+        _search(run, bins),
+        Section("fidelity", "Does the supernet rank architectures rightly?", (fidelity_sentence(run), _fidelity(run))),
+        Section("training", "Training", (_supernet(run), _retraining(run))),
+        Section("time", "What it cost", (schedule_sentence(run), *_times(run, STAGES))),
+        Section("notes", "To be kept in mind", (_search_notes(run, bins),)),
+    )
+    title = f"A family of binary networks for {run.dataset.title}"
+    return Story(title, (searched(run), identity), sections, parameters.strip())
+
+
+def transfer_story(run: Retrained, source: str, handed: int, bins: int, identity: str, parameters: str) -> Story:
+    """The report of a transfer: networks of a front that was searched on other images, trained on these.
+
+    `source` names the file of the front, which has `handed` members; the rest is as in `search_story`.
+    """
+    difference = hypervolume_difference(run)
+    sections = (
+        Section("short", "In short", (_transfer_summary(run, difference),)),
+        _networks(run),
+        _files(run),
+        _random(run, bins, difference),
+        _cells(run),
+        Section("training", "Training", (_retraining(run),)),
+        Section("time", "What it cost", _times(run, TRANSFER_STAGES)),
+        Section("notes", "To be kept in mind", (_TRANSFER_NOTES,)),
+    )
+    title = f"A family of binary networks transferred to {run.dataset.title}"
+    return Story(title, (transferred(run, source, handed), identity), sections, parameters.strip())
+
+
+def _search_summary(run: Run, difference: Interval | None) -> Items:
+    front = run.of_role("front")
+    smallest, largest = front[0], front[-1]
+    sentences = [
+        f"Networks retrained from the front: {len(front)}, from {kib(smallest.size_bytes)} to "
+        f"{kib(largest.size_bytes)} KiB (a factor of {largest.size_bytes / smallest.size_bytes:.1f}), all "
+        f"from one search over {run.summary.evaluations:,} distinct architectures.",
+        *_best_and_smallest(run),
+    ]
+    scored = [(n.supernet_error, n.size_bytes, n.name, n) for n in front if n.supernet_error is not None]
+    if scored:
+        pick = min(scored)[-1]
+        sentences.append(
+            f"{tested(pick)}: the lowest validation error in the supernet, so picked without the test split."
+        )
+    return Items((*sentences, verdict(difference, run.dataset.counts.test)))
+
+
+def _transfer_summary(run: Retrained, difference: Interval | None) -> Items:
+    front = run.of_role("front")
+    sizes = f"from {kib(front[0].size_bytes)} to {kib(front[-1].size_bytes)} KiB"
+    said = verdict(difference, run.dataset.counts.test)
+    return Items((f"Networks transferred: {len(front)}, {sizes}.", *_best_and_smallest(run), said))
+
+
+def _best_and_smallest(run: Retrained) -> list[str]:
+    best, smallest = best_by_test(run.networks), run.of_role("front")[0]
+    assert best is not None  # `Retrained` refuses to be without a front network
+    return [f"{tested(best)}: **{optimistic_note(run.networks)}**.", f"{tested(smallest)}: the smallest."]
+
+
+def _networks(run: Retrained) -> Section:
+    supernet = (
+        " The supernet's error is measured on validation images with shared weights and ranks architectures; it does "
+        "not forecast the test error."
+        if any(network.supernet_error is not None for network in run.networks)
+        else ""
+    )
+    return Section(
+        "networks",
+        "Finished networks",
+        (
+            network_table(run.networks, run.network_seconds),
+            f"{OPTIMISTIC_MARK} {optimistic_note(run.networks)}. OPs = FLOPs + BOPs/64, in millions of "
+            f"multiply-accumulates; intervals are Wilson's, for {run.dataset.counts.test} test images; random "
+            "networks were matched in size to the front network of the same number; all networks had the same "
+            f"recipe and {run.networks[0].epochs} epochs.{supernet}",
+            *([linear_note(run.linear, run.networks)] if run.linear else []),
+            *other_sentences(run),
+            Picture(
+                "front",
+                "Test error over size",
+                "Test error over size of the retrained front, of random networks of the same sizes and of others, "
+                "with 95 % intervals.",
+                lambda: charts.front_chart(run.of_role(*ROLES), run.linear),
+                "Both axes are logarithmic; lines join the best of each size, bars are 95 % intervals.",
+            ),
+        ),
+    )
+
+
+def _files(run: Retrained) -> Section:
+    title = "Files to ship"
+    if not run.packed:
+        return Section("files", title, ("No packed files were found.",))
+    deviating = sum(shipped.file.deviating for shipped in run.packed.values())
+    text = (
+        "Every network as a packed file (`data/export/<name>.bnn`): one bit for each binary weight. Bytes counted by "
+        "formula, stored, and of the header that describes the network. Packed logits are PyTorch's within rounding "
+        f"on all test images but {deviating} (of {run.dataset.counts.test * len(run.packed):,} over all networks), "
+        "where a value before a sign lies within rounding of its threshold. Times are of the packed runtime and of "
+        "PyTorch eager on the machine of the run, all cores: another machine has others."
+    )
+    seconds = {name: shipped.latency.packed_1 for name, shipped in run.packed.items() if shipped.latency}
+    picture = Picture(
+        "latency",
+        "Test error over time",
+        "Test error over the time of one image in the packed runtime, by role.",
+        lambda: charts.latency_chart(run.of_role(*ROLES), seconds),
+    )
+    return Section("files", title, (text, packed_table(run), *([picture] if seconds else [])))
+
+
+def _random(run: Retrained, bins: int, difference: Interval | None) -> Section:
+    title, said = "Against random networks of the same size", verdict(difference, run.dataset.counts.test)
+    if difference is None:
+        return Section("random", title, (said,))
+    space = run.space
+    sides = [
+        {
+            "": name,
+            "networks": str(len(side)),
+            "hypervolume": f"{network_hypervolume(side, space):.4f}",
+            f"size coverage ({bins} bins)": f"{network_coverage(side, space, bins):.2f}",
+            "mean test error, %": percent(sum(n.test_error for n in side) / len(side)),
+        }
+        for name, side in zip(("front", "random"), zip(*run.pairs, strict=True), strict=True)
+    ]
+    tests = [paired_test(run, first.name, second.name) for first, second in run.pairs]
+    pairs = [
+        {
+            "front": test.first,
+            "random": test.second,
+            "difference of test errors, points": f"{100 * test.difference:+.2f}",
+            "only front wrong": str(test.only_first_wrong),
+            "only random wrong": str(test.only_second_wrong),
+            "McNemar, exact p": "< 0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}",
+        }
+        for test in tests
+    ]
+    return Section(
+        "random",
+        title,
+        (
+            Table(sides, ("",)),
+            "Equal counts on both sides. Hypervolume: error divided by that of guessing "
+            f"({100 * space.chance_error:.0f} %), log size between the smallest and the largest network of the "
+            "space, reference point (1, 1); larger is better. Size coverage: share of equal log-size bins that "
+            "hold a non-dominated network. Hand-designed and published networks are points in the picture only: fewer, "
+            "of other widths.",
+            f"{said} Test images were resampled {RESAMPLES} times, the same for all networks (median "
+            f"difference {difference.median:+.4f}). The interval holds the chance of these test images only, "
+            "not that of training or searching once more.",
+            Table(pairs, ("front", "random"), ("only front wrong", "only random wrong")),
+            pair_sentence(tests),
+        ),
+    )
+
+
+def _cells(run: Retrained) -> Section:
+    text = (
+        "Left the outputs of the two cells before; a node (circle) adds two operations; right the output, all "
+        "nodes concatenated. Operations without weights are pale. The reduction cell halves the image."
+    )
+    pictures = []
+    for network in run.of_role("front"):
+        heading = f"{network.name} ({network.key}), {kib(network.size_bytes)} KiB"
+        words = f"Cells of {network.name}. {cell_words(network.genotype)}"
+        draw = lambda genotype=network.genotype, heading=heading: cells_figure(genotype, heading)  # noqa: E731
+        pictures.append(Picture(f"cells-{network.name}", heading, words, draw))
+    return Section("cells", "The cells", (text, *pictures))
+
+
+def _search(run: Run, bins: int) -> Section:
+    rows = generation_indicators(run, bins)
+    retrained = {network.key for network in run.of_role("front")}
+    return Section(
+        "search",
+        "The course of the search",
+        (
+            *course_sentences(rows),
+            *latency_check(run),
+            parameter_free_sentence(run, rows),
+            Picture(
+                "population",
+                "The population through the generations",
+                "Error over size of the population, as scored then and again with the final supernet; each stage in "
+                "its own colour.",
+                lambda: charts.population_chart(run.generations, run.front),
+                "Hollow: as scored then. Filled: with the final supernet. Grey: the front handed over.",
+            ),
+            Picture(
+                "handed-over",
+                "The front in the supernet",
+                "Validation error over size of the search's front, with the members that were retrained filled.",
+                lambda: charts.handed_over_chart(run.front, retrained),
+            ),
+            Picture(
+                "hypervolume",
+                "Hypervolume of the front",
+                "Hypervolume of each generation's front, as scored then and with the final supernet.",
+                lambda: charts.indicator_chart(rows, "hypervolume"),
+                "Error divided by that of guessing, log size over the range of the space; larger is better.",
+            ),
+            Picture(
+                "coverage",
+                "Size coverage",
+                "Size coverage of each generation's front and population.",
+                lambda: charts.indicator_chart(rows, "size_coverage"),
+                "Share of equal log-size bins that hold a member.",
+            ),
+            Picture(
+                "operations",
+                "Operations in the population",
+                "Stacked bars: share of each operation in the population of each generation.",
+                lambda: charts.operations_chart(run.generations),
+                "Black line: all operations without weights together; they are the pale ones.",
+            ),
+        ),
+    )
+
+
+def _fidelity(run: Run) -> Picture:
+    return Picture(
+        "fidelity",
+        "Test error over error in the supernet",
+        "Test error after retraining over validation error in the supernet, by network.",
+        lambda: charts.fidelity_chart(run.of_role(*ROLES)),
+    )
+
+
+def _supernet(run: Run) -> Picture:
+    return Picture(
+        "supernet",
+        "Training of the supernet",
+        "Training loss and error of the supernet over the epochs of stage 1 and stage 2.",
+        lambda: charts.supernet_chart(run.training),
+        "Mean over the paths trained in each epoch.",
+    )
+
+
+def _retraining(run: Retrained) -> Picture:
+    return Picture(
+        "retraining",
+        "Training of the finished networks",
+        "Training loss and error of every retrained network over the epochs.",
+        lambda: charts.retraining_chart(run.of_role(*ROLES), run.curves),
+        "From scratch, on augmented images.",
+    )
+
+
+def _times(run: Retrained, stages: Sequence[str]) -> tuple[Block, ...]:
+    rows = [
+        {"stage": STAGE_NAMES.get(stage, stage), "time": duration(run.stage_seconds.get(stage))} for stage in stages
+    ]
+    return (
+        Table(rows, ("stage",)),
+        "The time of a stage is that of its last run; what was taken from a cache took none.",
+    )
+
+
+def _search_notes(run: Run, bins: int) -> Items:
+    summary, handed_over = run.summary, coverage([m.size_bytes for m in run.front.members], run.space, bins)
+    return Items(
+        (
+            "One search, one split, one seed of each: another seed gives other networks, by an amount this "
+            "report does not show.",
+            "The supernet errors of the front are the lowest of many, so they are optimistic; test errors are "
+            "not selected on, except where marked.",
+            f"Realised range of the second objective f2 ({run.resource} over its fixed bound): {summary.f2_low:.3f} to "
+            f"{summary.f2_high:.3f}.",
+            f"The search handed over {len(run.front.members)} networks, in {bins * handed_over:.0f} of {bins} "
+            f"equal parts of the space's log-size range; {len(run.of_role('front'))} of them were retrained.",
+        )
+    )
+
+
+_TRANSFER_NOTES = Items(
+    (
+        "Architectures were chosen by a search on other images, by size and by their errors there; nothing on these "
+        "images chose them.",
+        "One training of each network, one split: another seed gives other errors, by an amount this report does "
+        "not show.",
+        "Test errors are not selected on, except where marked.",
+    )
+)
