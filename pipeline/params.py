@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bnas.space.genotype import OPERATIONS, PLAIN_CONVOLUTION
 from bnas.space.network_config import STEM_STRIDES
+from bnas.space.operations import OPERATIONS, PLAIN_CONVOLUTION
 from bnas.space.published import PUBLISHED
 from bnas.space.search_space import SearchSpace
 from pipeline.yaml12 import Loc, ParamsError, found_text, key_path, params_error, read_yaml

@@ -20,7 +20,7 @@ from bnas.records.training import EpochRecord
 from bnas.report.analysis import STAGE_NAMES, GenerationIndicators, operation_shares
 from bnas.report.cell_drawing import operation_colour, operation_label
 from bnas.search import pareto
-from bnas.space.genotype import PARAMETER_FREE
+from bnas.space.operations import PARAMETER_FREE
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,44 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+from bnas.space.operations import OPERATIONS, PARAMETER_FREE
+
 CELL_INPUTS = 2
 """States a cell starts from: the outputs of the two previous cells."""
-
-OPERATIONS: Mapping[str, tuple[str, ...]] = {
-    # Exactly the seven operations of EBNAS.
-    "bnas": (
-        "skip_connect",
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "bin_conv_3x3",
-        "bin_conv_5x5",
-        "bin_dil_conv_3x3",
-        "bin_dil_conv_5x5",
-    ),
-    # The eight of DARTS, every convolution binary; `none` gives zeros.
-    "darts": (
-        "none",
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "skip_connect",
-        "sep_conv_3x3",
-        "sep_conv_5x5",
-        "dil_conv_3x3",
-        "dil_conv_5x5",
-    ),
-}
-"""Name of a space → the operations it may use."""
-
-PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
-"""Operations without a weight: what the small-model trap fills cells with."""
-
-PLAIN_CONVOLUTION = {"bnas": "bin_conv_3x3", "darts": "sep_conv_3x3"}
-"""Name of a space → the operation of its hand-designed cell."""
 
 
 class Gene(NamedTuple):

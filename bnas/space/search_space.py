@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from bnas.space.genotype import CELL_INPUTS, OPERATIONS, PARAMETER_FREE, Gene, Genotype, Node, valid_genotype
+from bnas.space.genotype import CELL_INPUTS, Gene, Genotype, Node, valid_genotype
+from bnas.space.operations import OPERATIONS, PARAMETER_FREE
 
 _Kinds = tuple[tuple[tuple[Node, ...], tuple[Node, ...]], tuple[tuple[Node, ...], tuple[Node, ...]]]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from bnas.space.genotype import OPERATIONS
+from bnas.space.operations import OPERATIONS
 from pipeline import params as main
 from pipeline.params import Data, FinalNetwork, Params, Problem, Report, Retrain, Runtime, Section
 

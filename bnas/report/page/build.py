@@ -31,7 +31,7 @@ from bnas.report.search_text import STAGES, course_sentences, latency_check, pai
 from bnas.report.tables import duration, linear_note, moment, optimistic_note, test_interval
 from bnas.report.text import kib, percent
 from bnas.report.transfer_text import STAGES as TRANSFER_STAGES
-from bnas.space.genotype import PARAMETER_FREE
+from bnas.space.operations import PARAMETER_FREE
 
 
 def environment() -> Environment:
