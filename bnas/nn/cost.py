@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,20 +53,10 @@ class Cost:
         return self.flops + self.bops / 64
 
     def __add__(self, other: Cost) -> Cost:
-        return self.plus(other, 1)
+        return Cost(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def __sub__(self, other: Cost) -> Cost:
-        return self.plus(other, -1)
-
-    def plus(self, other: Cost, factor: int) -> Cost:
-        """`self + factor · other`, field by field."""
-        return Cost(
-            self.binary_params + factor * other.binary_params,
-            self.float_params + factor * other.float_params,
-            self.size_bytes + factor * other.size_bytes,
-            self.flops + factor * other.flops,
-            self.bops + factor * other.bops,
-        )
+        return Cost(*map(operator.sub, vars(self).values(), vars(other).values()))
 
 
 LARGE = 2**24
@@ -90,14 +82,14 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     if len(shape) != 4 or shape[0] != 1:
         raise ValueError(f"cost: expected an input shape [C, H, W], found {list(input_shape)}")
     clone = copy.deepcopy(module).to(_device(shape)).eval()
-    binary = floats = flops = bops = 0
-    macs: list[tuple[bool, int]] = []
+    binary = floats = 0
+    macs = Counter[bool]()  # of binary and of other layers
 
     def record(layer: nn.Module, args: Any, output: Tensor) -> None:
         weight = layer.weight
         assert isinstance(weight, Tensor)
         positions = output.numel() // weight.shape[0]
-        macs.append((isinstance(layer, BinaryConv2d), weight.numel() * positions))
+        macs[isinstance(layer, BinaryConv2d)] += weight.numel() * positions
 
     for name, layer in clone.named_modules():
         if isinstance(layer, BinaryConv2d):
@@ -113,12 +105,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
             layer.register_forward_hook(record)
     with torch.no_grad():
         clone(torch.zeros(shape, device=_device(shape)))
-    for is_binary, count in macs:
-        if is_binary:
-            bops += count
-        else:
-            flops += count
-    return Cost(binary, floats, binary / 8 + 4 * floats, flops, bops)
+    return Cost(binary, floats, binary / 8 + 4 * floats, flops=macs[False], bops=macs[True])
 
 
 class CostTable:
@@ -129,7 +116,7 @@ class CostTable:
     """
 
     def __init__(self, config: NetworkConfig, space: SearchSpace, input_shape: tuple[int, int, int]) -> None:
-        self.config, self.space = config, space
+        self.space = space
         probe = everywhere(space.ops[0], space)
         self._cells: list[tuple[bool, dict[tuple[int, str], Cost]]] = []
         self._fixed = cost(Network(config, probe), input_shape)

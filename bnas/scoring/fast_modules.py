@@ -28,10 +28,10 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 SLACK = POSITIONS
-"""Floats before a map and behind its end, which vectors may reach."""
+"""Floats before a map and behind its end, which vectors may read and write."""
 
 MOST_PRODUCTS = 16_000
-"""In a sum of products; twice that still fits into 16 bits."""
+"""Most products in a sum; twice as many still fit into 16 bits."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Workbench:
         return Map(shape, images, free.pop() if free else np.zeros(SLACK + size, np.float32)[SLACK:])
 
     def give_back(self, done: Map) -> None:
-        """Let others have the map's buffer."""
+        """Frees the buffer of a map that is read no more."""
         self._free.setdefault(len(done.values), []).append(done.values)
 
     def room(self, room: Room, images: int) -> tuple[NDArray[np.generic], ...]:

@@ -36,6 +36,10 @@ MEMORY = 256 * 2**20
 """Bytes that the maps of a plan may take at once; longer lists of genotypes are cut until they do, or hold one."""
 
 
+Makes = Literal["stem", "module", "sum", "concat"]
+"""What computes a value that others read."""
+
+
 class PathStep(NamedTuple):
     """How one value is computed: by the stem, by the module `name` of the supernet, or from other values.
 
@@ -43,7 +47,7 @@ class PathStep(NamedTuple):
     the values `done`. The step `head` makes the logits of all its `genotypes`, and no value that others read.
     """
 
-    what: Literal["stem", "module", "sum", "concat", "head"]
+    what: Makes | Literal["head"]
     name: str
     sources: tuple[int, ...]
     made: int
@@ -54,7 +58,7 @@ class PathStep(NamedTuple):
 
 @dataclass(frozen=True)
 class PathPlan:
-    """Steps in the order they are taken. `peak` floats an image are the most that maps take at once."""
+    """Steps in the order they are taken. `peak` is the most floats for an image that maps take at once."""
 
     genotypes: tuple[Genotype, ...]
     steps: tuple[PathStep, ...]
@@ -72,14 +76,7 @@ class _Planner:
         self.heads: dict[tuple[int, ...], list[int]] = {}
         self.genotype = 0
 
-    def value(
-        self,
-        key: tuple[object, ...],
-        shape: Shape,
-        what: Literal["stem", "module", "sum", "concat"],
-        name: str,
-        *of: int,
-    ) -> int:
+    def value(self, key: tuple[object, ...], shape: Shape, what: Makes, name: str, *of: int) -> int:
         """The number of a value, for which a step is added if it is new."""
         if key not in self.numbers:
             number = self.numbers[key] = len(self.shapes)
@@ -123,6 +120,7 @@ class _Planner:
         return self.value((does, edge.stride, state), made, "module", name, state)
 
     def finished(self, genotypes: Sequence[Genotype]) -> PathPlan:
+        """The plan of all steps; after each of them the values that no later step reads are done."""
         last: dict[int, int] = {}
         for position, step in enumerate(self.steps):
             last.update(dict.fromkeys((*step.sources, *([step.made] if step.made >= 0 else ())), position))
@@ -152,7 +150,10 @@ class Paths:
         self._benches: SimpleQueue[Workbench] = SimpleQueue()
 
     def plans(self, genotypes: Sequence[Genotype], x: Tensor, parts: int = 1) -> list[PathPlan]:
-        """At least so many plans (if there are as many genotypes), all genotypes in them, for mini-batches like x."""
+        """Plans that together hold all genotypes, for mini-batches like x `[N, C, H, W]`.
+
+        There are at least `parts` of them if there are as many genotypes, and more if memory demands it.
+        """
         ordered = sorted(genotypes, key=lambda genotype: (genotype.normal, genotype.reduction))
         config = self.supernet.config
         stem = Shape(*x.shape[1:]).halved(config.channels, config.stem_stride)
@@ -299,7 +300,7 @@ def _units(
 
 
 class EvaluationError(ValueError):
-    """A genotype that cannot be scored; the message starts with its key."""
+    """A genotype cannot be scored; the message starts with its key."""
 
     def __init__(self, genotype: Genotype, error: Exception) -> None:
         super().__init__(f"genotype {genotype.key}: scoring failed: {type(error).__name__}: {error}")

@@ -170,12 +170,12 @@ POOL_PER_SAMPLE, FEW_SAMPLES, POOL_PER_FURTHER = 12, 64, 4
 
 def distinct(draw: Callable[[], Genotype], count: int, attempts_each: int = 50) -> list[Genotype]:
     """Up to `count` different genotypes out of at most `attempts_each · count` draws, in order of drawing."""
-    found: dict[Genotype, None] = {}
+    genotypes: dict[Genotype, None] = {}
     for _ in range(attempts_each * count):
-        if len(found) == count:
+        if len(genotypes) == count:
             break
-        found.setdefault(draw())
-    return list(found)
+        genotypes.setdefault(draw())
+    return list(genotypes)
 
 
 def sample_uniform(space: SearchSpace, rng: random.Random, count: int) -> list[Genotype]:

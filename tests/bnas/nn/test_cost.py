@@ -91,7 +91,6 @@ def test_costs_add_up_field_by_field():
     a, b = Cost(1, 2, 3.5, 4, 5), Cost(10, 20, 30.0, 40, 50)
     assert a + b == Cost(11, 22, 33.5, 44, 55)
     assert b - a == Cost(9, 18, 26.5, 36, 45)
-    assert a.plus(b, 3) == a + b + b + b
 
 
 def test_a_layer_used_twice_weighs_once_and_computes_twice():
