@@ -45,7 +45,7 @@ class WithAuxiliary(nn.Module):
         super().__init__()
         self.network, config = network, network.config
         self.after = config.reductions[1]
-        self.head = AuxiliaryHead(4 * config.channels * network.genotype.nodes, config.classes)
+        self.head = AuxiliaryHead(network.topology.cells[self.after].out_channels, config.classes)
 
     def forward(self, x: Tensor, dropout: PathDropout | None = None) -> tuple[Tensor, Tensor]:
         """Images `[N, C, H, W]` → the network's logits and the head's, `[N, classes]` each."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.nn.binarize import SIGNS, BinaryConv2d
-from bnas.nn.network import Network, NetworkConfig, edge_name
-from bnas.nn.operations import OPERATIONS, FoldedNorm
-from bnas.space.edge_sums import EdgeTable, used
-from bnas.space.genotype import Gene, Genotype
+from bnas.nn.network import Network, NetworkConfig
+from bnas.nn.operations import FoldedNorm, operation
+from bnas.space.edge_sums import EdgeTable, everywhere, used
+from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
+from bnas.space.topology import topology
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,10 @@ class Cost:
         return self.flops + self.bops / 64
 
     def __add__(self, other: Cost) -> Cost:
-        return self.plus(other, 1)
+        return Cost(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def __sub__(self, other: Cost) -> Cost:
-        return self.plus(other, -1)
-
-    def plus(self, other: Cost, factor: int) -> Cost:
-        """`self + factor · other`, field by field."""
-        return Cost(
-            self.binary_params + factor * other.binary_params,
-            self.float_params + factor * other.float_params,
-            self.size_bytes + factor * other.size_bytes,
-            self.flops + factor * other.flops,
-            self.bops + factor * other.bops,
-        )
+        return Cost(*map(operator.sub, vars(self).values(), vars(other).values()))
 
 
 LARGE = 2**24
@@ -89,14 +82,14 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     if len(shape) != 4 or shape[0] != 1:
         raise ValueError(f"cost: expected an input shape [C, H, W], found {list(input_shape)}")
     clone = copy.deepcopy(module).to(_device(shape)).eval()
-    binary = floats = flops = bops = 0
-    macs: list[tuple[bool, int]] = []
+    binary = floats = 0
+    macs = Counter[bool]()  # of binary and of other layers
 
     def record(layer: nn.Module, args: Any, output: Tensor) -> None:
         weight = layer.weight
         assert isinstance(weight, Tensor)
         positions = output.numel() // weight.shape[0]
-        macs.append((isinstance(layer, BinaryConv2d), weight.numel() * positions))
+        macs[isinstance(layer, BinaryConv2d)] += weight.numel() * positions
 
     for name, layer in clone.named_modules():
         if isinstance(layer, BinaryConv2d):
@@ -112,12 +105,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
             layer.register_forward_hook(record)
     with torch.no_grad():
         clone(torch.zeros(shape, device=_device(shape)))
-    for is_binary, count in macs:
-        if is_binary:
-            bops += count
-        else:
-            flops += count
-    return Cost(binary, floats, binary / 8 + 4 * floats, flops, bops)
+    return Cost(binary, floats, binary / 8 + 4 * floats, flops=macs[False], bops=macs[True])
 
 
 class CostTable:
@@ -128,24 +116,18 @@ class CostTable:
     """
 
     def __init__(self, config: NetworkConfig, space: SearchSpace, input_shape: tuple[int, int, int]) -> None:
-        self.config, self.space = config, space
-        first = space.ops[0]
-        any_node = [(Gene(0, first), Gene(1, first))] * space.nodes
-        probe = Genotype(tuple(any_node), tuple(any_node), space.name)
-        network = Network(config, probe)
-        shapes = _cell_shapes(network, input_shape, edge_name(0, 0, first))
+        self.space = space
+        probe = everywhere(space.ops[0], space)
         self._cells: list[tuple[bool, dict[tuple[int, str], Cost]]] = []
-        self._fixed = cost(network, input_shape)
-        for reduction, shape, reduced in shapes:
-            edges: dict[tuple[int, str], Cost] = {}
+        self._fixed = cost(Network(config, probe), input_shape)
+        for cell in topology(config, space).cells:
+            edges = {}
             for op in space.ops:
-                for stride, edge_shape in ((1, reduced if reduction else shape), (2, shape)):
-                    if stride == 2 and not reduction:
-                        continue
-                    module = OPERATIONS[op](shape[0], stride, SIGNS[config.sign], True)
-                    edges[stride, op] = cost(module, edge_shape)
-            self._cells.append((reduction, edges))
-            for at in used(probe, reduction):
+                for stride in cell.strides:
+                    module = operation(op, cell.channels, stride, SIGNS[config.sign], running_stats=True)
+                    edges[stride, op] = cost(module, cell.source_shape(stride, *input_shape[1:]))
+            self._cells.append((cell.reduction, edges))
+            for at in used(probe, cell.reduction):
                 self._fixed = self._fixed - edges[at]
         self.size = self.table(lambda part: part.size_bytes)
         self.ops = self.table(lambda part: part.ops)
@@ -167,25 +149,3 @@ class CostTable:
     def size_range(self) -> tuple[float, float]:
         """Bytes of the smallest and of the largest network of the space."""
         return self.size.range()
-
-
-def _cell_shapes(
-    network: Network, input_shape: tuple[int, int, int], edge: str
-) -> list[tuple[bool, tuple[int, int, int], tuple[int, int, int]]]:
-    """Per cell: whether it reduces, and the shape `[C, H, W]` of its preprocessed inputs and of its nodes."""
-    found: list[tuple[bool, tuple[int, int, int], tuple[int, int, int]]] = []
-    clone = copy.deepcopy(network).to(_device(input_shape)).eval()
-
-    def record(cell: Any) -> Any:
-        def hook(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            _, c, h, w = args[0].shape
-            found.append((cell.reduction, (c, h, w), (c, output.shape[2], output.shape[3])))
-
-        return hook
-
-    for cell in clone.cells:
-        cell.edges[edge].register_forward_hook(record(cell))  # type: ignore[union-attr, index]
-    with torch.no_grad():
-        clone(torch.zeros((1, *input_shape), device=_device(input_shape)))
-    assert all(math.prod(shape) > 0 for _, shape, _ in found)
-    return found

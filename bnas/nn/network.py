@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bnas.nn.binarize import SIGNS
-from bnas.nn.operations import OPERATIONS, BinaryBlock, FoldedNorm, Sign
+from bnas.nn.operations import BinaryBlock, FoldedNorm, Sign, operation
 from bnas.space.genotype import CELL_INPUTS, Gene, Genotype, Node
 from bnas.space.network_config import NetworkConfig as NetworkConfig  # part of this room's interface
+from bnas.space.operations import SKIPS
 from bnas.space.search_space import SearchSpace
-
-Edge = tuple[int, int, str]
-"""(node, source, operation): what one module of a cell computes."""
+from bnas.space.topology import CellTopology, edge_name, topology
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,12 @@ class PathDropout:
         if self.mode == "sample":
             return list(node)
         draws = torch.rand(len(node) + 1, generator=self.generator).tolist()
-        live = [
-            gene
-            for gene, draw in zip(node, draws, strict=False)
-            if gene.op == "skip_connect" or draw >= self.probability
-        ]
+        live = [gene for gene, draw in zip(node, draws, strict=False) if gene.op in SKIPS or draw >= self.probability]
         return live or [node[int(draws[-1] * len(node))]]
 
     def scale(self, gene: Gene, y: Tensor) -> Tensor:
         """y `[N, C, H, W]` with some samples zeroed and the others scaled, in mode `sample`; else y itself."""
-        if self.mode == "batch" or gene.op == "skip_connect" or self.probability == 0:
+        if self.mode == "batch" or gene.op in SKIPS or self.probability == 0:
             return y
         keep = 1 - self.probability
         rows = self.rows or Rows(0, y.shape[0], y.shape[0])
@@ -81,29 +76,18 @@ class Cell(nn.Module):
     A stand-alone network's cell holds just the edges of its genotype, a supernet's cell all of them.
     """
 
-    def __init__(
-        self,
-        in_channels: tuple[int, int],
-        channels: int,
-        strides: tuple[int, int],
-        *,
-        reduction: bool,
-        edges: Iterable[Edge],
-        sign: Sign,
-        running_stats: bool,
-    ) -> None:
+    def __init__(self, cell: CellTopology, sign: Sign, *, running_stats: bool) -> None:
         super().__init__()
-        self.channels, self.reduction = channels, reduction
+        self.channels, self.reduction = cell.channels, cell.reduction
         self.preprocess = nn.ModuleList(
-            BinaryBlock(have, channels, 1, stride, sign=sign, running_stats=running_stats)
-            for have, stride in zip(in_channels, strides, strict=True)
+            BinaryBlock(channels, cell.channels, 1, stride, sign=sign, running_stats=running_stats)
+            for channels, stride in cell.inputs
         )
         self.edges = nn.ModuleDict(
             {
-                edge_name(node, source, op): OPERATIONS[op](
-                    channels, 2 if reduction and source < CELL_INPUTS else 1, sign, running_stats
-                )
-                for node, source, op in edges
+                edge.name: operation(edge.op, cell.channels, edge.stride, sign, running_stats)
+                for node in cell.nodes
+                for edge in node
             }
         )
 
@@ -122,44 +106,19 @@ class Cell(nn.Module):
         return torch.cat(states[CELL_INPUTS:], dim=1)
 
 
-def edge_name(node: int, source: int, op: str) -> str:
-    """The name of an edge's module inside its cell."""
-    return f"{node}_{source}_{op}"
-
-
 class _Backbone(nn.Module):
     """Stem, cells and classifier: full precision at both ends, binary between."""
 
-    def __init__(
-        self,
-        config: NetworkConfig,
-        nodes: int,
-        normal: Sequence[Edge],
-        reduction: Sequence[Edge],
-        running_stats: bool,
-    ) -> None:
+    def __init__(self, config: NetworkConfig, architecture: Genotype | SearchSpace, *, running_stats: bool) -> None:
         super().__init__()
         self.config = config
-        width = config.channels
+        self.topology = topology(config, architecture)
         self.stem = nn.Sequential(*_stem(config, running_stats))
-        self.cells = nn.ModuleList()
-        before, last, halved = width, width, False
-        for index in range(config.cells):
-            reduces = index in config.reductions
-            width *= 2 if reduces else 1
-            cell = Cell(
-                (before, last),
-                width,
-                (2 if halved else 1, 1),
-                reduction=reduces,
-                edges=reduction if reduces else normal,
-                sign=SIGNS[config.sign],
-                running_stats=running_stats,
-            )
-            self.cells.append(cell)
-            before, last, halved = last, nodes * width, reduces
-        self.norm = FoldedNorm(last, running_stats=running_stats)
-        self.classifier = nn.Linear(last, config.classes)
+        self.cells = nn.ModuleList(
+            Cell(cell, SIGNS[config.sign], running_stats=running_stats) for cell in self.topology.cells
+        )
+        self.norm = FoldedNorm(self.topology.features, running_stats=running_stats)
+        self.classifier = nn.Linear(self.topology.features, config.classes)
 
     def states(self, x: Tensor, genotype: Genotype, dropout: PathDropout | None) -> Iterator[Tensor]:
         """The output `[N, ·, H, W]` of every cell, in order.
@@ -212,7 +171,7 @@ class Network(_Backbone):
     """
 
     def __init__(self, config: NetworkConfig, genotype: Genotype) -> None:
-        super().__init__(config, genotype.nodes, list(_path(genotype.normal)), list(_path(genotype.reduction)), True)
+        super().__init__(config, genotype, running_stats=True)
         self.genotype = genotype
 
     def forward(self, x: Tensor, dropout: PathDropout | None = None) -> Tensor:
@@ -228,13 +187,7 @@ class Supernet(_Backbone):
     """
 
     def __init__(self, config: NetworkConfig, space: SearchSpace) -> None:
-        edges = [
-            (node, source, op)
-            for node in range(space.nodes)
-            for source in range(CELL_INPUTS + node)
-            for op in space.ops
-        ]
-        super().__init__(config, space.nodes, edges, edges, False)
+        super().__init__(config, space, running_stats=False)
         self.space = space
 
     def forward(self, x: Tensor, genotype: Genotype, dropout: PathDropout | None = None) -> Tensor:
@@ -254,9 +207,3 @@ class Supernet(_Backbone):
         path = {name: own[name].clone() for name in network.state_dict() if name in own}
         network.load_state_dict(path, strict=False, assign=True)
         return network
-
-
-def _path(nodes: Sequence[Node]) -> Iterator[Edge]:
-    for i, node in enumerate(nodes):
-        for gene in node:
-            yield i, gene.source, gene.op

@@ -1,4 +1,4 @@
-"""The table of operations, and the blocks that networks are made of.
+"""The modules that networks are made of, and the module of an operation.
 
 Shapes: `[N, C, H, W]` → `[N, C', ⌈H/stride⌉, ⌈W/stride⌉]` for every block here.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bnas.nn import fused_block
 from bnas.nn.binarize import BinaryConv2d
 from bnas.nn.pooling import AvgPool, MaxPool, halved, narrowed
-from bnas.space.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, parts
+from bnas.space.operations import OPERATION, ChannelShuffle, Convolution, Part, Pooling, PoolKind
 
 Sign = Callable[[Tensor], Tensor]
 
@@ -118,8 +118,8 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride], requires_grad=False)
 
 
-class Shuffle(nn.Module):
-    """Deals the channels of every group out in turn, as `bnas.space.convolutions.ChannelShuffle` says; same shape."""
+class ShuffleChannels(nn.Module):
+    """Deals the channels of every group out in turn, as `bnas.space.operations.ChannelShuffle` says; same shape."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -134,32 +134,29 @@ class Shuffle(nn.Module):
         return x.view(n, self.groups, -1, height, width).transpose(1, 2).reshape(x.shape)
 
 
-def _convolutions(op: str) -> Callable[[int, int, Sign, bool], nn.Module]:
-    def build(channels: int, stride: int, sign: Sign, running_stats: bool) -> nn.Module:
-        layers: list[nn.Module] = []
-        for part in parts(op, channels, stride):
-            match part:
-                case ChannelShuffle(groups):
-                    layers.append(Shuffle(groups))
-                case Convolution(kernel, step, dilation, groups):
-                    layers.append(
-                        BinaryBlock(
-                            *(channels, channels, kernel, step, dilation),
-                            sign=sign,
-                            running_stats=running_stats,
-                            groups=groups,
-                        )
-                    )
-        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
-
-    return build
-
-
-OPERATIONS: Mapping[str, Callable[[int, int, Sign, bool], nn.Module]] = {
-    "none": lambda channels, stride, sign, running_stats: Zero(stride),
-    "skip_connect": lambda channels, stride, sign, running_stats: SkipConnect(stride),
-    "max_pool_3x3": lambda channels, stride, sign, running_stats: MaxPool(stride),
-    "avg_pool_3x3": lambda channels, stride, sign, running_stats: AvgPool(stride),
-    **{op: _convolutions(op) for op in CONVOLUTIONS},
+POOLS: Mapping[PoolKind, type[Zero | SkipConnect | MaxPool | AvgPool]] = {
+    "none": Zero,
+    "skip": SkipConnect,
+    "max": MaxPool,
+    "avg": AvgPool,
 }
-"""Operation name → constructor from (channels, stride, sign function, whether BN keeps running statistics)."""
+
+
+def operation(op: str, channels: int, stride: int, sign: Sign, running_stats: bool) -> nn.Module:
+    """The module of an operation of this name: [N, channels, H, W] → [N, channels, ⌈H/stride⌉, ⌈W/stride⌉].
+
+    `running_stats` says whether BatchNorms keep running statistics.
+    """
+
+    def layer(part: Part) -> nn.Module:
+        match part:
+            case ChannelShuffle(groups):
+                return ShuffleChannels(groups)
+            case Pooling(kind, step):
+                return POOLS[kind](step)
+            case Convolution(kernel, step, dilation, groups):
+                sizes = (channels, channels, kernel, step, dilation)
+                return BinaryBlock(*sizes, sign=sign, running_stats=running_stats, groups=groups)
+
+    layers = [layer(part) for part in OPERATION[op].parts(channels, stride)]
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)

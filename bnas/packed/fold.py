@@ -32,8 +32,7 @@ def fold(network: Network, steps: Sequence[Step]) -> list[Parameters]:
 def _of_step(network: Network, step: Step) -> Parameters:
     match step:
         case Stem():
-            first = int(step.name.removeprefix("stem."))
-            conv, norm = network.stem[first : first + 2]
+            conv, norm = network.get_submodule(step.name), network.get_submodule(step.norm)
             assert isinstance(conv, nn.Conv2d)
             assert isinstance(norm, _BatchNorm)
             scale, shift = affine(norm)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from bnas.packed.layout import Block, Pool, Shuffle, Step, layout, payload
+from bnas.packed.layout import EdgeStep, Pool, Step, layout, part_step, payload
 from bnas.packed.network import Machine
 from bnas.packed.parameters import split
 from bnas.packed.timing import timed
@@ -16,10 +15,9 @@ from bnas.records.latencies import CellLatencies, EdgeLatency, LatencyTable, lat
 from bnas.space.edge_sums import everywhere
 from bnas.space.genotype import Genotype
 from bnas.space.network_config import NetworkConfig
+from bnas.space.operations import OPERATION
 from bnas.space.search_space import SearchSpace, distinct
-
-EdgeStep = Block | Pool | Shuffle
-"""What an edge consists of."""
+from bnas.space.topology import CellTopology, Shape, topology
 
 REPEATS = 16
 """Equal steps in one program, so that a step's time stands out from the call's."""
@@ -40,28 +38,28 @@ def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, 
     A step is timed `REPEATS` times in a row within one call, each place and operation for `seconds` in each of
     `PASSES`. What is left of a whole network when its edges are taken away is `fixed_seconds`.
     """
-    by_op = {op: _edges(config, everywhere(op, space), height, width) for op in space.ops}
-    steps = [step for edges in by_op.values() for edge in edges.values() for step in edge]
-    plain = dict.fromkeys(map(_plain, filter(_takes_time, steps)))
-    known = _least({step: [step] * REPEATS for step in plain}, seconds)
+    cells = topology(config, space).cells
+    edges = {
+        (cell.index, stride, op): _edge_steps(op, stride, cell.source_shape(stride, height, width))
+        for op in space.ops
+        for cell in cells
+        for stride in cell.strides
+    }
+    distinct_steps = dict.fromkeys(step for steps in edges.values() for step in steps if _takes_time(step))
+    known = _least({step: [step] * REPEATS for step in distinct_steps}, seconds)
 
-    def step_seconds(step: EdgeStep) -> float:
-        return known[_plain(step)] / REPEATS if _takes_time(step) else 0.0
+    def edge(cell: CellTopology, stride: int, op: str) -> EdgeLatency:
+        steps = edges[cell.index, stride, op]
+        return EdgeLatency(stride, op, sum(known[step] / REPEATS if _takes_time(step) else 0.0 for step in steps))
 
-    cells = []
-    for index in range(config.cells):
-        reduction = index in config.reductions
-        strides = (1, 2) if reduction and space.nodes > 1 else (2,) if reduction else (1,)
-        edges = [
-            EdgeLatency(stride, op, sum(step_seconds(step) for step in by_op[op][index, stride]))
-            for op in space.ops
-            for stride in strides
-        ]
-        cells.append(CellLatencies(reduction, tuple(edges)))
+    measured = tuple(
+        CellLatencies(cell.reduction, tuple(edge(cell, stride, op) for op in space.ops for stride in cell.strides))
+        for cell in cells
+    )
     probe = everywhere(space.ops[-1], space)
     whole = min(network_seconds(config, probe, height, width, 4 * seconds) for _ in range(PASSES))
-    table = latency_table(LatencyTable(0.0, tuple(cells)), space)
-    return LatencyTable(max(whole - table(probe), 0.0), tuple(cells))
+    table = latency_table(LatencyTable(0.0, measured), space)
+    return LatencyTable(max(whole - table(probe), 0.0), measured)
 
 
 def check(
@@ -91,8 +89,12 @@ def _takes_time(step: EdgeStep) -> bool:
     return not (isinstance(step, Pool) and step.kind == "skip" and step.stride == 1)
 
 
-def _plain(step: EdgeStep) -> EdgeStep:
-    return replace(step, name="", source=0)
+def _edge_steps(op: str, stride: int, shape: Shape) -> list[EdgeStep]:
+    """The steps of an edge that reads a map of this shape."""
+    steps: list[EdgeStep] = []
+    for part in OPERATION[op].parts(shape.channels, stride):
+        steps.append(part_step(part, "", 0, steps[-1].out if steps else shape))
+    return steps
 
 
 def _least(programs: Mapping[EdgeStep, Sequence[Step]], seconds: float) -> dict[EdgeStep, float]:
@@ -110,14 +112,3 @@ def timed_steps(steps: Sequence[Step], seconds: float) -> float:
     assert not hasattr(first, "sources")
     image = rng.normal(size=(1, *first.shape)).astype(np.float32)
     return timed(lambda: machine(image), seconds=seconds).median
-
-
-def _edges(config: NetworkConfig, genotype: Genotype, height: int, width: int) -> dict[tuple[int, int], list[EdgeStep]]:
-    """(cell, stride) → the steps of an edge there."""
-    by_edge: dict[tuple[int, str], list[EdgeStep]] = {}
-    for step in layout(config, genotype, height, width):
-        if isinstance(step, EdgeStep) and ".edges." in step.name:
-            _, cell, _, edge, *_ = step.name.split(".")
-            by_edge.setdefault((int(cell), edge), []).append(step)
-    # The stride is the first step's; a shuffle never comes first.
-    return {(cell, steps[0].stride): steps for (cell, _), steps in by_edge.items()}  # type: ignore[union-attr]

@@ -10,40 +10,48 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from bnas.space.convolutions import CONVOLUTIONS, ChannelShuffle, Convolution, Part, parts
-from bnas.space.genotype import CELL_INPUTS, Gene, Genotype
+from bnas.space.genotype import CELL_INPUTS, Genotype
 from bnas.space.network_config import NetworkConfig
+from bnas.space.operations import OPERATION, ChannelShuffle, Convolution, Part, Pooling, PoolKind
+from bnas.space.topology import Shape as Shape  # part of this module's interface
+from bnas.space.topology import topology
 
 MOST_PRODUCTS = 2**16 - 1
 """Products in one sum of a binary convolution: what the kernels count to."""
 
 
-class Shape(NamedTuple):
-    """Channels, height and width of a map of one image."""
-
-    channels: int
-    height: int
-    width: int
-
-    def halved(self, channels: int, stride: int) -> Shape:
-        """The shape after a step of that stride and with so many channels."""
-        return Shape(channels, -(-self.height // stride), -(-self.width // stride))
-
-
 @dataclass(frozen=True)
-class Stem:
-    """A full-precision 3×3 convolution, BatchNorm folded into weights and bias; with `relu`, negative results are 0."""
+class _Layer:
+    """A step that reads map `source` of shape `shape`; without parameters, unless it says otherwise."""
 
     name: str
     source: int
     shape: Shape
     out: Shape
+
+    @property
+    def bits(self) -> int:
+        """Binary weights."""
+        return 0
+
+    @property
+    def floats(self) -> int:
+        """Other parameters."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Stem(_Layer):
+    """A full-precision 3×3 convolution, BatchNorm folded into weights and bias; with `relu`, negative results are 0.
+
+    `norm` is the name of the BatchNorm's module.
+    """
+
     stride: int
     relu: bool = False
+    norm: str = ""
     kernel: int = 3
-    bits: int = 0
 
     @property
     def floats(self) -> int:
@@ -52,13 +60,12 @@ class Stem:
 
 
 @dataclass(frozen=True)
-class Block:
-    """`sign(scale·x + shift)`, binary convolution, `· scale + shift`, `+` shortcut, PReLU: a `BinaryBlock`."""
+class Block(_Layer):
+    """`sign(scale·x + shift)`, binary convolution, `· scale + shift`, `+` shortcut, PReLU: a `BinaryBlock`.
 
-    name: str
-    source: int
-    shape: Shape
-    out: Shape
+    Raises ValueError for sums of more than `MOST_PRODUCTS` products.
+    """
+
     kernel: int
     stride: int
     dilation: int
@@ -86,35 +93,23 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """`skip` (the identity, or at stride 2 the 2×2 average), `max`, `avg` (3×3, the border not counted), `none` (0)."""
+class Pool(_Layer):
+    """A `Pooling`: `skip` (the identity, or at stride 2 the 2×2 average), 3×3 `max` or `avg`, `none` (zeros)."""
 
-    name: str
-    source: int
-    shape: Shape
-    out: Shape
-    kind: str
+    kind: PoolKind
     stride: int
-    bits: int = 0
-    floats: int = 0
 
 
 @dataclass(frozen=True)
-class Shuffle:
+class Shuffle(_Layer):
     """Channel `a · groups + b` is channel `b · (channels / groups) + a` of the source."""
 
-    name: str
-    source: int
-    shape: Shape
-    out: Shape
     groups: int
-    bits: int = 0
-    floats: int = 0
 
 
 @dataclass(frozen=True)
 class Sum:
-    """Two maps added."""
+    """The maps `source` and `other` added."""
 
     name: str
     source: int
@@ -127,7 +122,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Concat:
-    """Maps one after another along the channels."""
+    """The maps `sources` one after another along the channels."""
 
     name: str
     sources: tuple[int, ...]
@@ -137,14 +132,8 @@ class Concat:
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(_Layer):
     """Mean over each channel, then a linear layer with the normalisation before it folded in; the last step."""
-
-    name: str
-    source: int
-    shape: Shape
-    out: Shape
-    bits: int = 0
 
     @property
     def floats(self) -> int:
@@ -152,16 +141,27 @@ class Classifier:
         return self.out.channels * (self.shape.channels + 1)
 
 
-Step = Stem | Block | Pool | Shuffle | Sum | Concat | Classifier
+EdgeStep = Block | Pool | Shuffle
+"""What an edge consists of."""
 
-POOLS = {"none": "none", "skip_connect": "skip", "max_pool_3x3": "max", "avg_pool_3x3": "avg"}
-"""Operation without weights → kind of `Pool`."""
+Step = Stem | EdgeStep | Sum | Concat | Classifier
+
+
+def part_step(part: Part, name: str, source: int, shape: Shape, channels: int | None = None) -> EdgeStep:
+    """The step of a part of an operation that reads map `source`; `channels` is its width, by default the map's."""
+    match part:
+        case ChannelShuffle(groups):
+            return Shuffle(name, source, shape, shape, groups)
+        case Pooling(kind, stride):
+            return Pool(name, source, shape, shape.halved(shape.channels, stride), kind, stride)
+        case Convolution():
+            return Block(name, source, shape, shape.halved(channels or shape.channels, part.stride), *part)
 
 
 def layout(config: NetworkConfig, genotype: Genotype, height: int, width: int) -> tuple[Step, ...]:
     """The steps of a network on images of that size, named after the modules of `bnas.nn.network.Network`.
 
-    Raises ValueError for an operation that cannot be packed.
+    Raises ValueError for a block that the kernels cannot compute.
     """
     steps: list[Step] = []
     shapes = [Shape(config.in_channels, height, width)]
@@ -171,59 +171,29 @@ def layout(config: NetworkConfig, genotype: Genotype, height: int, width: int) -
         shapes.append(step.out)
         return len(shapes) - 1
 
-    def block(name: str, source: int, channels: int, conv: Convolution) -> int:
-        shape = shapes[source]
-        return add(Block(name, source, shape, shape.halved(channels, conv.stride), *conv))
+    def edge(name: str, source: int, op: str, stride: int) -> int:
+        several = OPERATION[op].parts(shapes[source].channels, stride)
+        for i, part in enumerate(several):
+            source = add(part_step(part, name if len(several) == 1 else f"{name}.{i}", source, shapes[source]))
+        return source
 
-    def part(name: str, source: int, part: Part) -> int:
-        shape = shapes[source]
-        if isinstance(part, ChannelShuffle):
-            return add(Shuffle(name, source, shape, shape, part.groups))
-        return block(name, source, shape.channels, part)
-
-    def edge(name: str, source: int, gene: Gene, stride: int) -> int:
-        shape = shapes[source]
-        if gene.op in CONVOLUTIONS:
-            several = parts(gene.op, shape.channels, stride)
-            for i, each in enumerate(several):
-                source = part(name if len(several) == 1 else f"{name}.{i}", source, each)
-            return source
-        if gene.op not in POOLS:
-            raise ValueError(f"genotype {genotype.key}: expected an operation that can be packed, found {gene.op!r}")
-        return add(Pool(name, source, shape, shape.halved(shape.channels, stride), POOLS[gene.op], stride))
-
-    width_now, halved = config.channels, False
     for i, (channels, stride) in enumerate(config.stem):
         shape, relu = shapes[-1], i + 1 < len(config.stem)
-        stem = add(Stem(f"stem.{3 * i}", i, shape, shape.halved(channels, stride), stride, relu))
+        out = shape.halved(channels, stride)
+        stem = add(Stem(f"stem.{3 * i}", i, shape, out, stride, relu, norm=f"stem.{3 * i + 1}"))
     inputs = (stem, stem)
-    for index in range(config.cells):
-        reduces = index in config.reductions
-        width_now *= 2 if reduces else 1
-        cell = f"cells.{index}"
+    for cell in topology(config, genotype).cells:
         states = [
-            block(f"{cell}.preprocess.{i}", source, width_now, Convolution(1, stride))
-            for i, (source, stride) in enumerate(zip(inputs, (2 if halved else 1, 1), strict=True))
+            add(part_step(Convolution(1, read.stride), cell.input_name(i), source, shapes[source], cell.channels))
+            for i, (source, read) in enumerate(zip(inputs, cell.inputs, strict=True))
         ]
-        nodes = genotype.reduction if reduces else genotype.normal
-        for i, node in enumerate(nodes):
-            ends = [
-                edge(
-                    f"{cell}.edges.{i}_{gene.source}_{gene.op}",
-                    states[gene.source],
-                    gene,
-                    2 if reduces and gene.source < CELL_INPUTS else 1,
-                )
-                for gene in node
-            ]
-            shape = shapes[ends[0]]
-            states.append(add(Sum(f"{cell}.nodes.{i}", ends[0], ends[1], shape, shape)))
+        for i, node in enumerate(cell.nodes):
+            first, second = (edge(cell.module_name(e), states[e.source], e.op, e.stride) for e in node)
+            states.append(add(Sum(f"{cell.name}.nodes.{i}", first, second, shapes[first], shapes[first])))
         made = tuple(states[CELL_INPUTS:])
-        shape = shapes[made[0]]
-        joined = add(Concat(cell, made, shape._replace(channels=shape.channels * len(made))))
-        inputs, halved = (inputs[1], joined), reduces
-    shape = shapes[inputs[1]]
-    add(Classifier("classifier", inputs[1], shape, Shape(config.classes, 1, 1)))
+        out = shapes[made[0]]._replace(channels=cell.out_channels)
+        inputs = (inputs[1], add(Concat(cell.name, made, out)))
+    add(Classifier("classifier", inputs[1], shapes[inputs[1]], Shape(config.classes, 1, 1)))
     return tuple(steps)
 
 

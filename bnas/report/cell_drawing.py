@@ -8,7 +8,6 @@ each other: then a node's value returns to its line through the gap between two 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,29 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
 from bnas.report.axes import styled
-from bnas.space.genotype import CELL_INPUTS, PARAMETER_FREE, Genotype, Node
+from bnas.space.genotype import CELL_INPUTS, Genotype, Node
+from bnas.space.operations import OPERATION, PARAMETER_FREE
 
-_LABELS = {
-    "skip_connect": "skip",
-    "max_pool_3x3": "max pool",
-    "avg_pool_3x3": "avg pool",
-}
-_COLOURS = {
-    # Weighted operations: strong and dark enough for white text, apart for colour-blind readers (Okabe, Ito).
-    "conv_3x3": "#0072B2",
-    "conv_5x5": "#003F66",
-    "sep_conv_3x3": "#0072B2",
-    "sep_conv_5x5": "#003F66",
-    "dil_conv_3x3": "#C75300",
-    "dil_conv_5x5": "#7A3300",
-    # Parameter-free ones: pale.
-    "none": "#F9DDE3",
-    "skip_connect": "#EAEAEA",
-    "max_pool_3x3": "#F7E7B4",
-    "avg_pool_3x3": "#CBE6F5",
-}
 _INPUTS = ("cell k−2", "cell k−1")
-_OTHER_FREE, _OTHER_WEIGHTED = "#DDDDDD", "#4D4D4D"
 _LINE, _OUTPUT_LINE = "#555555", "#B5B5B5"
 _DARK_INK = "#202020"  # on pale boxes, whatever the colour of other letters
 
@@ -57,17 +37,12 @@ _TEXT = 9.0
 
 def operation_label(op: str) -> str:
     """A short name: `bin_dil_conv_3x3` → `dil 3×3`."""
-    label = _LABELS.get(op) or _bare(op).replace("_conv", "").replace("_", " ")
-    return re.sub(r"(\d)x(\d)", r"\1×\2", label)
+    return OPERATION[op].label
 
 
 def operation_colour(op: str) -> str:
     """The colour that stands for an operation in every figure: pale if it has no weights."""
-    return _COLOURS.get(_bare(op), _OTHER_FREE if op in PARAMETER_FREE else _OTHER_WEIGHTED)
-
-
-def _bare(op: str) -> str:
-    return op.removeprefix("bin_")
+    return OPERATION[op].colour
 
 
 def cell_words(genotype: Genotype) -> str:

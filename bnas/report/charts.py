@@ -41,7 +41,7 @@ from bnas.report.axes import (
 )
 from bnas.report.cell_drawing import operation_colour, operation_label
 from bnas.search import pareto
-from bnas.space.genotype import PARAMETER_FREE
+from bnas.space.operations import PARAMETER_FREE
 
 FigureFormat = Literal["svg", "png"]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Folded into scale and shift, or into the classifier, when the network is shipped: no bytes of their own."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +29,23 @@ def weight_parts(path: Path) -> tuple[Part, ...]:
 
     Raises ValueError for a file that is no safetensors file.
     """
-    binary: dict[str, float] = {}
-    other: dict[str, float] = {}
+    binary, other = Counter[str](), Counter[str]()
     try:
         with safe_open(path, framework="numpy") as weights:
-            for name in sorted(weights.keys()):
-                first, *rest = name.split(".")
-                if first == "norm" or rest[-1] in _STATISTICS:
-                    continue
-                part = f"cell {int(rest[0]) + 1}" if first == "cells" else first
+            for name in weights.keys():  # noqa: SIM118  # the file is no dictionary
                 count = math.prod(weights.get_slice(name).get_shape())
-                is_binary = first == "cells" and rest[-2:] == ["conv", "weight"]
-                binary[part] = binary.get(part, 0.0) + (count / 8 if is_binary else 0)
-                other[part] = other.get(part, 0.0) + (0 if is_binary else 4 * count)
-    except (SafetensorError, OSError, ValueError, IndexError) as error:
+                match name.split("."):
+                    case ["norm", *_] | [*_, "running_mean" | "running_var" | "num_batches_tracked"]:
+                        pass  # folded into scale and shift, or into the classifier: no bytes of their own
+                    case ["cells", index, *_, "conv", "weight"]:
+                        binary[f"cell {int(index) + 1}"] += count
+                    case ["cells", index, *_]:
+                        other[f"cell {int(index) + 1}"] += count
+                    case ["stem" | "classifier" as part, *_]:
+                        other[part] += count
+                    case _:
+                        raise ValueError(f"the weight {name}")
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: expected the weights of a network, found {error}") from None
-    cells = sorted((name for name in binary if name.startswith("cell ")), key=lambda name: int(name.split()[1]))
-    return tuple(Part(name, binary[name], other[name]) for name in ("stem", *cells, "classifier") if name in binary)
+    cells = sorted(other.keys() - {"stem", "classifier"}, key=lambda name: int(name.split()[1]))
+    return tuple(Part(name, binary[name] / 8, 4 * other[name]) for name in ("stem", *cells, "classifier"))

@@ -15,21 +15,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnas.nn.operations import BinaryBlock, Shuffle, SkipConnect, Zero
+from bnas.nn.operations import BinaryBlock, ShuffleChannels, SkipConnect, Zero
+from bnas.nn.pooling import AvgPool, MaxPool
 from bnas.packed.lanes import POSITIONS
-from bnas.packed.layout import Block, Pool, Shape
+from bnas.packed.layout import Block, Pool
 from bnas.packed.parameters import BlockParameters
 from bnas.packed.program import Room, build, interleaved
 from bnas.scoring import kernels
+from bnas.space.topology import Shape
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 SLACK = POSITIONS
-"""Floats before a map and behind its end, which vectors may reach."""
+"""Floats before a map and behind its end, which vectors may read and write."""
 
 MOST_PRODUCTS = 16_000
-"""In a sum of products; twice that still fits into 16 bits."""
+"""Most products in a sum; twice as many still fit into 16 bits."""
 
 
 @dataclass
@@ -50,8 +52,8 @@ class Map:
     def array(self) -> Floats:
         """The map as `[C, N, H, W]`, without a copy."""
         channels, height, width = self.shape
-        found: Floats = self.values[: channels * self.pixels].reshape(channels, self.images, height, width)
-        return found
+        values: Floats = self.values[: channels * self.pixels].reshape(channels, self.images, height, width)
+        return values
 
     def with_moments(self) -> tuple[Doubles, Doubles]:
         """Mean and biased variance of every channel."""
@@ -76,15 +78,14 @@ class Workbench:
         return Map(shape, images, free.pop() if free else np.zeros(SLACK + size, np.float32)[SLACK:])
 
     def give_back(self, done: Map) -> None:
-        """Let others have the map's buffer."""
+        """Frees the buffer of a map that is read no more."""
         self._free.setdefault(len(done.values), []).append(done.values)
 
     def room(self, room: Room, images: int) -> tuple[NDArray[np.generic], ...]:
         """See `bnas.packed.program.Room.arrays`."""
-        found = self._rooms.get((room, images))
-        if found is None:
-            found = self._rooms[room, images] = room.arrays(images)
-        return found
+        if (room, images) not in self._rooms:
+            self._rooms[room, images] = room.arrays(images)
+        return self._rooms[room, images]
 
     def row(self, width: int) -> Floats:
         """Room for a row of a map."""
@@ -104,19 +105,12 @@ def frozen(module: nn.Module, shape: Shape) -> Frozen:
     if isinstance(module, nn.Sequential):
         return _chain(module, shape) or _Called(module)
     if isinstance(module, Zero):
-        return _zeros(_halved(shape, module.stride))
+        return _zeros(shape.halved(shape.channels, module.stride))
     if isinstance(module, SkipConnect) and module.stride == 2:
         return _halve(shape)
-    if isinstance(module, nn.MaxPool2d) and _is_three_by_three(module) and not module.return_indices:
-        return _pool(True, shape, 1 if module.stride == 1 else 2)
-    if isinstance(module, nn.AvgPool2d) and _is_three_by_three(module) and not module.count_include_pad:
-        return _pool(False, shape, 1 if module.stride == 1 else 2)
+    if isinstance(module, MaxPool | AvgPool):
+        return _pool(isinstance(module, MaxPool), shape, 1 if module.stride == 1 else 2)
     return _Called(module)
-
-
-def is_parameter_free(module: nn.Module) -> bool:
-    """Whether the module computes the same as any other of its description."""
-    return next(module.parameters(), None) is None and next(module.buffers(), None) is None
 
 
 def from_tensor(x: Tensor, bench: Workbench) -> Map:
@@ -125,16 +119,6 @@ def from_tensor(x: Tensor, bench: Workbench) -> Map:
     made = bench.map(Shape(*shape), images)
     made.array[...] = x.detach().permute(1, 0, 2, 3).numpy()
     return made
-
-
-def _is_three_by_three(module: nn.MaxPool2d | nn.AvgPool2d) -> bool:
-    """And of padding 1, stride 1 or 2."""
-    plain = module.kernel_size == 3 and module.padding == 1 and module.stride in (1, 2) and not module.ceil_mode
-    return plain and getattr(module, "dilation", 1) == 1 and getattr(module, "divisor_override", None) is None
-
-
-def _halved(shape: Shape, stride: int, channels: int | None = None) -> Shape:
-    return Shape(channels or shape.channels, -(-shape.height // stride), -(-shape.width // stride))
 
 
 class _Called:
@@ -173,13 +157,13 @@ def _chain(layers: nn.Sequential, shape: Shape) -> Frozen | None:
     forms: list[Frozen] = []
     for layer in layers:
         form = _frozen_block(layer, shape) if isinstance(layer, BinaryBlock) else None
-        if isinstance(layer, Shuffle):
+        if isinstance(layer, ShuffleChannels):
             form = _shuffle(layer.groups)
         if form is None:
             return None
         forms.append(form)
         if isinstance(layer, BinaryBlock):
-            shape = _halved(shape, layer.stride, layer.out_channels)
+            shape = shape.halved(layer.out_channels, layer.stride)
 
     def run(x: Map, bench: Workbench) -> Map:
         for i, form in enumerate(forms):
@@ -192,7 +176,7 @@ def _chain(layers: nn.Sequential, shape: Shape) -> Frozen | None:
 
 
 def _halve(shape: Shape) -> Frozen:
-    out = _halved(shape, 2)
+    out = shape.halved(shape.channels, 2)
     row = build([Pool("skip", 0, shape, out, "skip", 2)], [None]).steps[0]
 
     def run(x: Map, bench: Workbench) -> Map:
@@ -205,7 +189,7 @@ def _halve(shape: Shape) -> Frozen:
 
 def _pool(largest: bool, shape: Shape, stride: int) -> Frozen:
     channels, height, width = shape
-    out = _halved(shape, stride)
+    out = shape.halved(shape.channels, stride)
 
     def run(x: Map, bench: Workbench) -> Map:
         made = bench.map(out, x.images)
@@ -249,18 +233,13 @@ def _geometry(step: Block) -> _Geometry:
 
 
 def _frozen_block(block: BinaryBlock, shape: Shape) -> Frozen | None:
-    """The fast form of a block, if it is one that the kernels know."""
-    conv, norms = block.conv, (block.norm_in, block.norm_out)
-    kernel, stride, dilation, padding = conv.kernel_size[0], conv.stride[0], conv.dilation[0], conv.padding[0]
-    square = all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.dilation, conv.padding))
-    if not square or conv.bias is not None or stride not in (1, 2) or padding != dilation * (kernel - 1) // 2:
+    """The fast form of a block on the mini-batch's own statistics, if the kernels can count its sums."""
+    conv, norms, made = block.conv, (block.norm_in, block.norm_out), block.out_channels
+    kernel, dilation = conv.kernel_size[0], conv.dilation[0]
+    if norms[0].track_running_stats or conv.in_channels // conv.groups * kernel**2 > MOST_PRODUCTS:
         return None
-    if kernel % 2 == 0 or conv.in_channels // conv.groups * kernel**2 > MOST_PRODUCTS:
-        return None
-    if any(not norm.affine or norm.track_running_stats for norm in norms):
-        return None
-    made = conv.out_channels
-    step = Block("block", 0, shape, _halved(shape, stride, made), kernel, stride, dilation, conv.groups)
+    out = shape.halved(made, block.stride)
+    step = Block("block", 0, shape, out, kernel, block.stride, dilation, conv.groups)
     geometry = _geometry(step)
     latent = conv.weight.detach().numpy()
     bits = latent >= 0

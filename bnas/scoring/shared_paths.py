@@ -2,7 +2,7 @@
 
 On one mini-batch with weights that stand still, the value of an edge is determined by its cell, node, source and
 operation and by the value it reads; that of a node by its two edges; that of a cell's input by the cell before. A
-`Plan` numbers the distinct values of a list of genotypes (hash consing), in the order in which genotypes sorted by
+`PathPlan` numbers the distinct values of a list of genotypes (hash consing), in the order in which genotypes sorted by
 their genes first need them, so that those with a common beginning follow one another, and says after each step which
 values nobody reads any more. What is computed does not depend on who else is in the list.
 """
@@ -19,29 +19,35 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bnas.data.batches import MiniBatches
-from bnas.nn.network import Cell, Supernet, edge_name
-from bnas.nn.operations import SkipConnect
-from bnas.packed.layout import Shape, elements
+from bnas.nn.network import Supernet
+from bnas.packed.layout import elements
 from bnas.scoring import kernels
 from bnas.scoring.answers import Answers, answers_from
-from bnas.scoring.fast_modules import Frozen, Map, Workbench, from_tensor, frozen, is_parameter_free
-from bnas.space.genotype import CELL_INPUTS, Genotype, Node
+from bnas.scoring.fast_modules import Frozen, Map, Workbench, from_tensor, frozen
+from bnas.space.genotype import CELL_INPUTS, Genotype
+from bnas.space.network_config import NetworkConfig
+from bnas.space.operations import PARAMETER_FREE, SKIPS
+from bnas.space.topology import CellTopology, Edge, Shape, topology
 
 MEMORY = 256 * 2**20
 """Bytes that the maps of a plan may take at once; longer lists of genotypes are cut until they do, or hold one."""
 
 
-class Step(NamedTuple):
+Makes = Literal["stem", "module", "sum", "concat"]
+"""What computes a value that others read."""
+
+
+class PathStep(NamedTuple):
     """How one value is computed: by the stem, by the module `name` of the supernet, or from other values.
 
     `sources` and `made` number values; `genotype` is the first of the list that needs it. After the step nobody reads
     the values `done`. The step `head` makes the logits of all its `genotypes`, and no value that others read.
     """
 
-    what: Literal["stem", "module", "sum", "concat", "head"]
+    what: Makes | Literal["head"]
     name: str
     sources: tuple[int, ...]
     made: int
@@ -51,92 +57,70 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Steps in the order they are taken. `peak` floats an image are the most that maps take at once."""
+class PathPlan:
+    """Steps in the order they are taken. `peak` is the most floats for an image that maps take at once."""
 
     genotypes: tuple[Genotype, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[PathStep, ...]
     peak: int
 
 
 class _Planner:
     """Numbers values by what determines them."""
 
-    def __init__(self, supernet: Supernet, stem: Shape) -> None:
-        self.supernet, self.stem = supernet, stem
+    def __init__(self, config: NetworkConfig, stem: Shape) -> None:
+        self.config, self.stem = config, stem
         self.numbers: dict[tuple[object, ...], int] = {}
         self.shapes: list[Shape] = []
-        self.steps: list[Step] = []
+        self.steps: list[PathStep] = []
         self.heads: dict[tuple[int, ...], list[int]] = {}
         self.genotype = 0
-        self.free: dict[nn.Module, bool] = {}
 
-    def value(
-        self,
-        key: tuple[object, ...],
-        shape: Shape,
-        what: Literal["stem", "module", "sum", "concat"],
-        name: str,
-        *of: int,
-    ) -> int:
+    def value(self, key: tuple[object, ...], shape: Shape, what: Makes, name: str, *of: int) -> int:
         """The number of a value, for which a step is added if it is new."""
-        found = self.numbers.get(key)
-        if found is None:
-            found = self.numbers[key] = len(self.shapes)
+        if key not in self.numbers:
+            number = self.numbers[key] = len(self.shapes)
             self.shapes.append(shape)
-            self.steps.append(Step(what, name, of, found, self.genotype))
-        return found
+            self.steps.append(PathStep(what, name, of, number, self.genotype))
+        return self.numbers[key]
 
     def add(self, index: int, genotype: Genotype) -> None:
         """The path of a genotype, the `index`-th of the list."""
         self.genotype = index
         before: tuple[int, ...] = (self.value(("stem",), self.stem, "stem", "stem"),)
         last = before
-        for number, cell in enumerate(self.supernet.cells):
-            assert isinstance(cell, Cell)
-            nodes = genotype.reduction if cell.reduction else genotype.normal
-            before, last = last, self.cell(number, cell, before, last, nodes)
+        for cell in topology(self.config, genotype).cells:
+            before, last = last, self.cell(cell, before, last)
         self.heads.setdefault(last, []).append(index)
         if len(self.heads[last]) == 1:
-            self.steps.append(Step("head", "", last, -1, index))
+            self.steps.append(PathStep("head", "", last, -1, index))
 
-    def cell(
-        self, number: int, cell: Cell, s0: tuple[int, ...], s1: tuple[int, ...], nodes: Sequence[Node]
-    ) -> tuple[int, ...]:
+    def cell(self, cell: CellTopology, s0: tuple[int, ...], s1: tuple[int, ...]) -> tuple[int, ...]:
         """The values of a cell's nodes, from the nodes (or the stem) that its two inputs are joined from."""
-        states = [self.preprocessed(number, cell, i, source) for i, source in enumerate((s0, s1))]
-        for i, node in enumerate(nodes):
-            first, second = (self.edge(number, cell, i, gene.source, gene.op, states) for gene in node)
-            pair = (min(first, second), max(first, second))
-            states.append(self.value(("sum", *pair), self.shapes[first], "sum", "", *pair))
+        states = [self.preprocessed(cell, which, parts) for which, parts in enumerate((s0, s1))]
+        for node in cell.nodes:
+            pair = tuple(sorted(self.edge(cell, edge, states[edge.source]) for edge in node))
+            states.append(self.value(("sum", *pair), self.shapes[pair[0]], "sum", "", *pair))
         return tuple(states[CELL_INPUTS:])
 
-    def preprocessed(self, number: int, cell: Cell, which: int, parts: tuple[int, ...]) -> int:
-        shape = self.shapes[parts[0]]
-        joined = parts[0]
-        if len(parts) > 1:
-            shape = shape._replace(channels=sum(self.shapes[part].channels for part in parts))
-            joined = self.value(("concat", *parts), shape, "concat", "", *parts)
-        stride = getattr(cell.preprocess[which], "stride", 1)
-        made = Shape(cell.channels, -(-shape.height // stride), -(-shape.width // stride))
-        name = f"cells.{number}.preprocess.{which}"
+    def preprocessed(self, cell: CellTopology, which: int, parts: tuple[int, ...]) -> int:
+        """The value of a cell's state 0 or 1, from the values that the map which it reads is joined from."""
+        shape = self.shapes[parts[0]]._replace(channels=cell.inputs[which].channels)
+        joined = self.value(("concat", *parts), shape, "concat", "", *parts) if len(parts) > 1 else parts[0]
+        name, made = cell.input_name(which), shape.halved(cell.channels, cell.inputs[which].stride)
         return self.value((name, joined), made, "module", name, joined)
 
-    def edge(self, number: int, cell: Cell, node: int, source: int, op: str, states: Sequence[int]) -> int:
-        name, state = edge_name(node, source, op), states[source]
-        stride = 2 if cell.reduction and source < CELL_INPUTS else 1
-        module = cell.edges[name]
-        if isinstance(module, SkipConnect) and module.stride == 1:
+    def edge(self, cell: CellTopology, edge: Edge, state: int) -> int:
+        """The value of an edge that reads the value `state`."""
+        if edge.op in SKIPS and edge.stride == 1:
             return state
-        _, height, width = self.shapes[state]
-        made = Shape(cell.channels, -(-height // stride), -(-width // stride))
-        full = f"cells.{number}.edges.{name}"
-        # Operations without parameters do the same wherever they stand.
-        if module not in self.free:
-            self.free[module] = is_parameter_free(module)
-        return self.value((op if self.free[module] else full, stride, state), made, "module", full, state)
+        name, made = cell.module_name(edge), self.shapes[state].halved(cell.channels, edge.stride)
+        # Operations without weights do the same wherever they stand.
+        does = edge.op if edge.op in PARAMETER_FREE else name
+        return self.value((does, edge.stride, state), made, "module", name, state)
 
-    def finished(self, genotypes: Sequence[Genotype]) -> Plan:
+    def finished(self, genotypes: Sequence[Genotype]) -> PathPlan:
+        """The plan of all steps; after each of them the values that no later step reads are done."""
         last: dict[int, int] = {}
         for position, step in enumerate(self.steps):
             last.update(dict.fromkeys((*step.sources, *([step.made] if step.made >= 0 else ())), position))
@@ -151,7 +135,7 @@ class _Planner:
             now -= sum(elements(self.shapes[value]) for value in over)
             everyone = tuple(self.heads[step.sources]) if step.what == "head" else ()
             steps.append(step._replace(done=over, genotypes=everyone))
-        return Plan(tuple(genotypes), tuple(steps), peak)
+        return PathPlan(tuple(genotypes), tuple(steps), peak)
 
 
 class Paths:
@@ -165,17 +149,20 @@ class Paths:
         self._forms: dict[tuple[str, Shape], Frozen] = {}
         self._benches: SimpleQueue[Workbench] = SimpleQueue()
 
-    def plans(self, genotypes: Sequence[Genotype], x: Tensor, parts: int = 1) -> list[Plan]:
-        """At least so many plans (if there are as many genotypes), all genotypes in them, for mini-batches like x."""
+    def plans(self, genotypes: Sequence[Genotype], x: Tensor, parts: int = 1) -> list[PathPlan]:
+        """Plans that together hold all genotypes, for mini-batches like x `[N, C, H, W]`.
+
+        There are at least `parts` of them if there are as many genotypes, and more if memory demands it.
+        """
         ordered = sorted(genotypes, key=lambda genotype: (genotype.normal, genotype.reduction))
-        with torch.no_grad():
-            stem = Shape(*self.supernet.stem(x[:2]).shape[1:])
+        config = self.supernet.config
+        stem = Shape(*x.shape[1:]).halved(config.channels, config.stem_stride)
         cuts = [len(ordered) * part // parts for part in range(parts + 1)]
         pieces = [ordered[start:end] for start, end in itertools.pairwise(cuts) if end > start]
         return [plan for piece in pieces for plan in self._cut(piece, stem, 4 * len(x))]
 
-    def _cut(self, genotypes: Sequence[Genotype], stem: Shape, bytes_: int) -> list[Plan]:
-        planner = _Planner(self.supernet, stem)
+    def _cut(self, genotypes: Sequence[Genotype], stem: Shape, bytes_: int) -> list[PathPlan]:
+        planner = _Planner(self.supernet.config, stem)
         for index, genotype in enumerate(genotypes):
             planner.add(index, genotype)
         plan = planner.finished(genotypes)
@@ -184,7 +171,7 @@ class Paths:
         half = len(genotypes) // 2
         return [*self._cut(genotypes[:half], stem, bytes_), *self._cut(genotypes[half:], stem, bytes_)]
 
-    def logits(self, plan: Plan, x: Tensor) -> Iterator[tuple[Genotype, Tensor]]:
+    def logits(self, plan: PathPlan, x: Tensor) -> Iterator[tuple[Genotype, Tensor]]:
         """Every genotype's logits `[N, classes]` for images x `[N, C, H, W]`, as soon as there are some.
 
         An error in a step is raised with the genotype that needed it first, as EvaluationError.
@@ -209,7 +196,7 @@ class Paths:
                     bench.give_back(values.pop(value))
         self._benches.put(bench)
 
-    def _take(self, step: Step, values: dict[int, Map], x: Tensor, bench: Workbench) -> Map | Tensor:
+    def _take(self, step: PathStep, values: dict[int, Map], x: Tensor, bench: Workbench) -> Map | Tensor:
         sources = [values[source] for source in step.sources]
         match step.what:
             case "module":
@@ -224,10 +211,10 @@ class Paths:
                 return from_tensor(self.supernet.stem(x), bench)
 
     def _form(self, name: str, shape: Shape) -> Frozen:
-        found = self._forms.get((name, shape))
-        if found is None:
-            found = self._forms[name, shape] = frozen(self.supernet.get_submodule(name), shape)
-        return found
+        form = self._forms.get((name, shape))
+        if form is None:
+            form = self._forms[name, shape] = frozen(self.supernet.get_submodule(name), shape)
+        return form
 
     def _head(self, nodes: Sequence[Map]) -> Tensor:
         channels, images = sum(node.shape.channels for node in nodes), nodes[0].images
@@ -248,9 +235,9 @@ def answers(
     A unit of work is a plan on a mini-batch. Whole mini-batches go to the threads as long as each gets as many; the
     genotypes of the rest are shared out. Raises EvaluationError, after which nothing more comes.
     """
-    found: SimpleQueue[tuple[Genotype, int, Answers] | Exception | None] = SimpleQueue()
+    done: SimpleQueue[tuple[Genotype, int, Answers] | Exception | None] = SimpleQueue()
     stop = Event()
-    units = SimpleQueue[tuple[int, Plan]]()
+    units = SimpleQueue[tuple[int, PathPlan]]()
     total = 0
     for index, plan in _units(paths, batches, todo, workers):
         units.put((index, plan))
@@ -264,7 +251,7 @@ def answers(
                 x, y = batches[index]
                 for genotype, logits in paths.logits(plan, x):
                     try:
-                        found.put((genotype, index, answers_from(logits, y, index)))
+                        done.put((genotype, index, answers_from(logits, y, index)))
                     except ValueError as error:
                         raise EvaluationError(genotype, error) from error
                     if stop.is_set():
@@ -272,9 +259,9 @@ def answers(
         except Empty:
             pass
         except Exception as error:
-            found.put(error)
+            done.put(error)
         finally:
-            found.put(None)
+            done.put(None)
 
     with ThreadPoolExecutor(workers) as pool:
         running = min(workers, total)
@@ -282,7 +269,7 @@ def answers(
             pool.submit(work)
         try:
             while running:
-                item = found.get()
+                item = done.get()
                 if isinstance(item, Exception):
                     raise item
                 if item is None:
@@ -295,14 +282,14 @@ def answers(
 
 def _units(
     paths: Paths, batches: MiniBatches, todo: Mapping[Genotype, range], workers: int
-) -> Iterator[tuple[int, Plan]]:
+) -> Iterator[tuple[int, PathPlan]]:
     """Mini-batches with the genotypes that have to be computed on them, cut as `answers` says."""
     wanted: dict[int, list[Genotype]] = {}
     for genotype, indices in todo.items():
         for index in indices:
             wanted.setdefault(index, []).append(genotype)
     whole = len(wanted) // workers * workers
-    plans: dict[tuple[object, ...], list[Plan]] = {}
+    plans: dict[tuple[object, ...], list[PathPlan]] = {}
     for position, (index, genotypes) in enumerate(sorted(wanted.items())):
         parts = 1 if position < whole else workers
         size = batches.images(index + 1) - batches.images(index)
@@ -313,7 +300,7 @@ def _units(
 
 
 class EvaluationError(ValueError):
-    """A genotype that cannot be scored; the message starts with its key."""
+    """A genotype cannot be scored; the message starts with its key."""
 
     def __init__(self, genotype: Genotype, error: Exception) -> None:
         super().__init__(f"genotype {genotype.key}: scoring failed: {type(error).__name__}: {error}")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bnas.space.genotype import CELL_INPUTS, PLAIN_CONVOLUTION, Gene, Genotype, Node
+from bnas.space.genotype import CELL_INPUTS, Gene, Genotype, Node
+from bnas.space.operations import PLAIN_CONVOLUTION
 from bnas.space.search_space import SearchSpace, distinct
 
 POOL_PER_MATCH = 200

@@ -8,21 +8,17 @@ from functools import cached_property
 
 from bnas.space.genotype import CELL_INPUTS, Gene, Genotype, Node
 from bnas.space.search_space import SearchSpace
+from bnas.space.topology import edge_stride
 
 Edges = Mapping[tuple[int, str], float]
 """(stride, operation) → the quantity of one such edge of a cell."""
-
-
-def stride(gene: Gene, reduction: bool) -> int:
-    """2 for an edge of a reduction cell that reads one of the cell's inputs, else 1."""
-    return 2 if reduction and gene.source < CELL_INPUTS else 1
 
 
 def used(genotype: Genotype, reduction: bool) -> Iterator[tuple[int, str]]:
     """(stride, operation) of every edge of one of the genotype's cells."""
     for node in genotype.reduction if reduction else genotype.normal:
         for gene in node:
-            yield stride(gene, reduction), gene.op
+            yield edge_stride(gene.source, reduction), gene.op
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class EdgeTable:
         def sums(kind: bool) -> dict[Gene, float]:
             cells = [edges for reduction, edges in self.cells if reduction == kind]
             genes = [Gene(source, op) for source in sources for op in ops]
-            return {gene: sum(edges[stride(gene, kind), gene.op] for edges in cells) for gene in genes}
+            return {gene: sum(edges[edge_stride(gene.source, kind), gene.op] for edges in cells) for gene in genes}
 
         return sums(False), sums(True)
 

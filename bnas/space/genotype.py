@@ -9,44 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
+
+from bnas.space.operations import OPERATIONS, PARAMETER_FREE
 
 CELL_INPUTS = 2
 """States a cell starts from: the outputs of the two previous cells."""
-
-OPERATIONS: Mapping[str, tuple[str, ...]] = {
-    # Exactly the seven operations of EBNAS.
-    "bnas": (
-        "skip_connect",
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "bin_conv_3x3",
-        "bin_conv_5x5",
-        "bin_dil_conv_3x3",
-        "bin_dil_conv_5x5",
-    ),
-    # The eight of DARTS, every convolution binary; `none` gives zeros.
-    "darts": (
-        "none",
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "skip_connect",
-        "sep_conv_3x3",
-        "sep_conv_5x5",
-        "dil_conv_3x3",
-        "dil_conv_5x5",
-    ),
-}
-"""Name of a space → the operations it may use."""
-
-PARAMETER_FREE = frozenset({"none", "skip_connect", "max_pool_3x3", "avg_pool_3x3"})
-"""Operations without a weight: what the small-model trap fills cells with."""
-
-PLAIN_CONVOLUTION = {"bnas": "bin_conv_3x3", "darts": "sep_conv_3x3"}
-"""Name of a space → the operation of its hand-designed cell."""
 
 
 class Gene(NamedTuple):
@@ -108,16 +79,14 @@ class Genotype:
 
     def to_json(self) -> str:
         """One line of JSON: the space's name and, per cell and node, `[operation, source]` pairs."""
-        normal, reduction = (",".join(map(_node_json, cell)) for cell in (self.normal, self.reduction))
-        return f'{{"space":{json.dumps(self.space)},"normal":[{normal}],"reduction":[{reduction}]}}'
+        return json.dumps(self.to_dict(), separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
         """The plain value behind `to_json`, for files that hold several genotypes."""
-        cells = {
-            name: [[[gene.op, gene.source] for gene in node] for node in nodes]
-            for name, nodes in (("normal", self.normal), ("reduction", self.reduction))
-        }
-        return {"space": self.space, **cells}
+        normal, reduction = (
+            [[[gene.op, gene.source] for gene in node] for node in cell] for cell in (self.normal, self.reduction)
+        )
+        return {"space": self.space, "normal": normal, "reduction": reduction}
 
     @classmethod
     def from_json(cls, text: str) -> Genotype:
@@ -148,25 +117,7 @@ class Genotype:
 
 
 def _node(genes: Sequence[Gene], cell: str, index: int, space: str) -> Node:
-    # Searches build thousands of genotypes of a few hundred nodes. Equal values of other types go the slow way.
-    if type(genes) is tuple and all(
-        type(gene) is Gene and type(gene.source) is int and type(gene.op) is str for gene in genes
-    ):
-        return _remembered_node(genes, cell, index, space)
-    return _checked_node(genes, cell, index, space)
-
-
-@lru_cache(maxsize=10_000)
-def _node_json(node: Node) -> str:
-    return json.dumps([[gene.op, gene.source] for gene in node], separators=(",", ":"))
-
-
-@lru_cache(maxsize=10_000)
-def _remembered_node(genes: Node, cell: str, index: int, space: str) -> Node:
-    return _checked_node(genes, cell, index, space)
-
-
-def _checked_node(genes: Sequence[Gene], cell: str, index: int, space: str) -> Node:
+    """The genes of a node in order; raises ValueError as `Genotype` says."""
     where, known = f"{cell} node {index}", OPERATIONS.get(space)
     if len(genes) != 2:
         raise ValueError(f"Genotype: expected two genes in {where}, found {len(genes)}")

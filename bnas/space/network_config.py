@@ -48,7 +48,7 @@ class NetworkConfig:
         """Channels and stride of the stem's 3×3 convolutions, each with a BatchNorm, ReLU between them.
 
         One for strides 1 and 2. Two and three convolutions of stride 2 make strides 4 and 8, the first with half the
-        channels: the stem of DARTS for ImageNet, but that [ours] both first cells read its end.
+        channels, as in the stem of DARTS for ImageNet, except that [ours] both first cells read its end.
         """
         if self.stem_stride <= 2:
             return ((self.channels, self.stem_stride),)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from bnas.space.genotype import CELL_INPUTS, OPERATIONS, PARAMETER_FREE, Gene, Genotype, Node, valid_genotype
+from bnas.space.genotype import CELL_INPUTS, Gene, Genotype, Node, valid_genotype
+from bnas.space.operations import OPERATIONS, PARAMETER_FREE
 
 _Kinds = tuple[tuple[tuple[Node, ...], tuple[Node, ...]], tuple[tuple[Node, ...], tuple[Node, ...]]]
 
@@ -169,12 +170,12 @@ POOL_PER_SAMPLE, FEW_SAMPLES, POOL_PER_FURTHER = 12, 64, 4
 
 def distinct(draw: Callable[[], Genotype], count: int, attempts_each: int = 50) -> list[Genotype]:
     """Up to `count` different genotypes out of at most `attempts_each · count` draws, in order of drawing."""
-    found: dict[Genotype, None] = {}
+    genotypes: dict[Genotype, None] = {}
     for _ in range(attempts_each * count):
-        if len(found) == count:
+        if len(genotypes) == count:
             break
-        found.setdefault(draw())
-    return list(found)
+        genotypes.setdefault(draw())
+    return list(genotypes)
 
 
 def sample_uniform(space: SearchSpace, rng: random.Random, count: int) -> list[Genotype]:

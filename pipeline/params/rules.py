@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from bnas.space.genotype import OPERATIONS, PLAIN_CONVOLUTION
 from bnas.space.network_config import STEM_STRIDES
+from bnas.space.operations import OPERATIONS, PLAIN_CONVOLUTION
 from bnas.space.published import PUBLISHED
 from bnas.space.search_space import SearchSpace
 from bnas.storage.complaints import Complaint, Loc, mismatch, one_of

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from bnas.space.genotype import OPERATIONS
+from bnas.space.operations import OPERATIONS
 from bnas.storage.complaints import Complaint
 from pipeline.params import Params, readable, rules, validated
 from pipeline.params.sections import (

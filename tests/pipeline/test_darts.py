@@ -10,7 +10,8 @@ import yaml
 
 from bnas import packed
 from bnas.records.networks import read_networks
-from bnas.space.genotype import OPERATIONS, Genotype
+from bnas.space.genotype import Genotype
+from bnas.space.operations import OPERATIONS
 from tests.pipeline.conftest import project
 from tests.pipeline.forks import Forks
 from tests.pipeline.workspace import compile_kernels

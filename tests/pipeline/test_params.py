@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from bnas.space.genotype import OPERATIONS
+from bnas.space.operations import OPERATIONS
 from pipeline.params import Params, ParamsError, ParamsWarning, UndeclaredSectionError, load
 
 ROOT = Path(__file__).parents[2]

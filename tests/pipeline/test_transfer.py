@@ -19,7 +19,7 @@ from bnas import cli
 from bnas.records.dataset import read_dataset
 from bnas.records.networks import read_networks
 from bnas.records.search import read_front, read_space
-from bnas.space.genotype import OPERATIONS
+from bnas.space.operations import OPERATIONS
 from pipeline.params import ParamsError, UndeclaredSectionError
 from pipeline.transfer import params, retrain
 from tests.imports import ROOT

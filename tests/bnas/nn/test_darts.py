@@ -12,15 +12,14 @@ from torch.nn import functional as F
 from bnas.nn.binarize import BinaryConv2d, approx_sign
 from bnas.nn.cost import Cost, CostTable, cost
 from bnas.nn.network import Network, NetworkConfig, Supernet
-from bnas.nn.operations import OPERATIONS, BinaryBlock, Shuffle
+from bnas.nn.operations import BinaryBlock, ShuffleChannels, operation
 from bnas.packed.latency import measure
 from bnas.space.baselines import hand_designed
-from bnas.space.convolutions import ChannelShuffle, Convolution, group_width, parts
-from bnas.space.genotype import OPERATIONS as SPACES
 from bnas.space.genotype import Gene, Genotype
+from bnas.space.operations import OPERATION, OPERATIONS, ChannelShuffle, Convolution, group_width
 from bnas.space.search_space import SearchSpace
 
-DARTS = SPACES["darts"]
+DARTS = OPERATIONS["darts"]
 WEIGHTED = [op for op in DARTS if "conv_" in op]
 CONFIG = NetworkConfig(in_channels=2, classes=3, channels=8, cells=4)
 
@@ -40,7 +39,7 @@ def images(count=6, size=(9, 7), seed=0):
 def build(name, channels, stride):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return OPERATIONS[name](channels, stride, approx_sign, False)
+        return operation(name, channels, stride, approx_sign, False)
 
 
 # ---------------------------------------------------------------- what an operation is made of
@@ -48,11 +47,11 @@ def build(name, channels, stride):
 
 def test_the_parts_of_separable_and_dilated_convolutions():
     # 12 channels: three groups of four
-    assert parts("sep_conv_5x5", 12, 2) == (
+    assert OPERATION["sep_conv_5x5"].parts(12, 2) == (
         *(Convolution(5, 2, 1, 3), ChannelShuffle(3), Convolution(1, 1)),
         *(Convolution(5, 1, 1, 3), ChannelShuffle(3), Convolution(1, 1)),
     )
-    assert parts("dil_conv_3x3", 12, 2) == (Convolution(3, 2, 2, 3), ChannelShuffle(3), Convolution(1, 1))
+    assert OPERATION["dil_conv_3x3"].parts(12, 2) == (Convolution(3, 2, 2, 3), ChannelShuffle(3), Convolution(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_groups_are_as_wide_as_divides_the_channels_up_to_four(channels, width):
 
 @pytest.mark.parametrize(("channels", "groups"), [(4, 1), (5, 5)])
 def test_one_group_and_groups_of_one_channel_are_not_shuffled(channels, groups):
-    assert parts("dil_conv_5x5", channels, 1) == (Convolution(5, 1, 2, groups), Convolution(1, 1))
+    assert OPERATION["dil_conv_5x5"].parts(channels, 1) == (Convolution(5, 1, 2, groups), Convolution(1, 1))
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -82,7 +81,7 @@ def test_every_convolution_is_binary_and_in_a_block(name):
 )
 def test_an_operation_sees_as_far_as_its_kernels_reach(name, reach):
     # Running statistics: a mini-batch's own would let every pixel see all others.
-    layer = OPERATIONS[name](8, 1, approx_sign, True).eval()
+    layer = operation(name, 8, 1, approx_sign, True).eval()
     x = torch.randn(1, 8, 15, 15, generator=torch.Generator().manual_seed(1)).requires_grad_()
     layer(x)[0, :, 7, 7].square().sum().backward()
     rows = x.grad[0].abs().sum(dim=(0, 2)).nonzero().flatten().tolist()
@@ -92,7 +91,7 @@ def test_an_operation_sees_as_far_as_its_kernels_reach(name, reach):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_shuffle_deals_out_the_groups_in_turn_and_keeps_the_memory_format(memory_format):
     x = torch.arange(6.0)[None, :, None, None].repeat(2, 1, 3, 2).contiguous(memory_format=memory_format)
-    found = Shuffle(2)(x)
+    found = ShuffleChannels(2)(x)
     assert found[0, :, 0, 0].tolist() == [0, 3, 1, 4, 2, 5]
     assert found.is_contiguous(memory_format=memory_format)
 
@@ -141,7 +140,7 @@ def test_cost_of_an_operation_equals_the_hand_count(name, channels, group, strid
     expected = Cost()
     if name in WEIGHTED:
         expected = by_hand(int(name[-1]), 2 if name.startswith("sep") else 1, channels, group, positions, positions)
-    assert cost(OPERATIONS[name](channels, stride, approx_sign, True), (channels, 7, 5)) == expected
+    assert cost(operation(name, channels, stride, approx_sign, True), (channels, 7, 5)) == expected
 
 
 def test_cost_of_one_separable_convolution_in_numbers():

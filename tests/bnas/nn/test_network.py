@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from bnas.nn.binarize import sign
 from bnas.nn.network import Cell, Network, NetworkConfig, PathDropout, Supernet
-from bnas.space.genotype import OPERATIONS, Gene, Genotype
+from bnas.space.genotype import Gene, Genotype
+from bnas.space.operations import OPERATIONS
 from bnas.space.search_space import SearchSpace
+from bnas.space.topology import CellInput, CellTopology, Edge
 
 SPACE = SearchSpace(nodes=2)
 CONFIG = NetworkConfig(in_channels=1, classes=3, channels=4, cells=3)
@@ -394,15 +396,9 @@ def test_batch_mode_does_not_scale():
 def cell_and_terms():
     """A cell of one node, its inputs, and what the node's two edges compute alone."""
     node = (conv_gene, pool_gene)
-    cell = Cell(
-        (4, 4),
-        4,
-        (1, 1),
-        reduction=False,
-        edges=[(0, *node[0]), (0, *node[1])],
-        sign=sign,
-        running_stats=False,
-    )
+    edges = tuple(Edge(0, source, op, stride=1) for source, op in node)
+    plan = CellTopology(0, reduction=False, channels=4, scale=1, inputs=(CellInput(4, 1),) * 2, nodes=(edges,))
+    cell = Cell(plan, sign, running_stats=False)
     randomised(cell)
     s0, s1 = images(5, 5, n=64, channels=4), images(5, 5, n=64, channels=4, seed=1)
     terms = (

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnas.nn.binarize import BinaryConv2d, approx_sign, sign
-from bnas.nn.operations import OPERATIONS, BinaryBlock, FoldedNorm, SkipConnect, match_channels, pooled
+from bnas.nn.operations import BinaryBlock, FoldedNorm, SkipConnect, match_channels, operation, pooled
 from bnas.nn.pooling import AvgPool, MaxPool
-from bnas.space import genotype as spaces
-from bnas.space.genotype import PARAMETER_FREE
+from bnas.space.operations import OPERATION, PARAMETER_FREE
 
 SIZES = [(1, 1), (1, 4), (2, 3), (5, 5), (6, 6), (7, 4)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
@@ -23,7 +22,7 @@ def randn(*shape, seed=0, dtype=torch.float32):
 
 
 def build(name, channels, stride, running_stats=False):
-    return OPERATIONS[name](channels, stride, approx_sign, running_stats)
+    return operation(name, channels, stride, approx_sign, running_stats)
 
 
 def halved(size, stride):
@@ -32,7 +31,7 @@ def halved(size, stride):
 
 @sizes
 @strides
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", OPERATION)
 def test_every_operation_divides_the_resolution_by_its_stride_rounding_up(name, stride, size):
     assert build(name, 3, stride)(randn(2, 3, *size)).shape == (2, 3, *halved(size, stride))
 
@@ -206,7 +205,7 @@ def test_block_signs_its_input_with_the_function_given():
 
 
 @strides
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", OPERATION)
 def test_running_statistics_are_kept_only_on_request(name, stride):
     assert not list(build(name, 3, stride, running_stats=False).buffers())
     kept = build(name, 3, stride, running_stats=True)
@@ -217,13 +216,9 @@ def test_running_statistics_are_kept_only_on_request(name, stride):
     assert all(layer.running_mean is not None for layer in norms)
 
 
-def test_spaces_and_constructors_name_the_same_operations():
-    assert set(OPERATIONS) == {name for names in spaces.OPERATIONS.values() for name in names}
-
-
 @strides
 def test_parameter_free_are_exactly_the_operations_without_parameters(stride):
-    without = {name for name in OPERATIONS if not list(build(name, 3, stride).parameters())}
+    without = {name for name in OPERATION if not list(build(name, 3, stride).parameters())}
     assert without == PARAMETER_FREE
 
 

@@ -21,8 +21,9 @@ from bnas.packed.network import Machine
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork
-from bnas.space.genotype import OPERATIONS, Genotype
+from bnas.space.genotype import Genotype
 from bnas.space.network_config import NetworkConfig
+from bnas.space.operations import OPERATIONS
 from bnas.space.search_space import SearchSpace
 
 CLASSES = ("cat", "dog", "newt")

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from bnas.space.genotype import OPERATIONS, Genotype
+from bnas.space.genotype import Genotype
+from bnas.space.operations import OPERATIONS
 
 Plain = dict[str, Any]
 

@@ -21,7 +21,7 @@ from bnas.packed.fold import affine, fold
 from bnas.packed.layout import Block, payload
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, joined
-from bnas.space.genotype import OPERATIONS
+from bnas.space.operations import OPERATIONS
 from tests.bnas import tiny
 from tests.bnas.packed import builders
 

@@ -14,8 +14,8 @@ from bnas import packed
 from bnas.data.picture import normalise
 from bnas.packed import kernels, reference
 from bnas.packed.network import PackedNetwork
-from bnas.space.genotype import OPERATIONS
 from bnas.space.network_config import NetworkConfig
+from bnas.space.operations import OPERATIONS
 from tests.bnas.packed.builders import (
     CLASSES,
     block_parameters,

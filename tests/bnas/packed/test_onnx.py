@@ -14,8 +14,9 @@ from bnas.data.picture import normalise
 from bnas.packed import reference
 from bnas.packed.layout import Block, Pool
 from bnas.packed.network import PackedNetwork
-from bnas.space.genotype import OPERATIONS, Gene, Genotype
+from bnas.space.genotype import Gene, Genotype
 from bnas.space.network_config import NetworkConfig
+from bnas.space.operations import OPERATIONS
 from tests.bnas.packed import builders
 
 onnx = pytest.importorskip("onnx")

@@ -192,7 +192,7 @@ def test_steps_read_the_maps_that_they_name():
 @pytest.mark.parametrize(("groups", "width"), [(1, 3), (2, 3), (3, 2), (4, 1)])
 def test_a_shuffle_is_that_of_training(groups, width):
     x = images(np.random.default_rng(0), 2, (groups * width, 3, 2))
-    assert np.array_equal(reference.shuffle(x, groups), operations.Shuffle(groups)(torch.from_numpy(x)).numpy())
+    assert np.array_equal(reference.shuffle(x, groups), operations.ShuffleChannels(groups)(torch.from_numpy(x)).numpy())
 
 
 def test_none_is_plus_zero_everywhere():

@@ -7,12 +7,12 @@ from torch import nn
 
 from bnas.nn.binarize import approx_sign
 from bnas.nn.network import NetworkConfig, Supernet
-from bnas.nn.operations import OPERATIONS, BinaryBlock
+from bnas.nn.operations import BinaryBlock, operation
 from bnas.packed.layout import Shape, elements
 from bnas.scoring import shared_paths
 from bnas.scoring.fast_modules import Workbench, from_tensor, frozen
-from bnas.scoring.shared_paths import Paths, Plan
-from bnas.space.genotype import OPERATIONS as SPACES
+from bnas.scoring.shared_paths import PathPlan, Paths
+from bnas.space.operations import OPERATION, OPERATIONS
 from bnas.space.search_space import SearchSpace
 from tests.bnas import tiny
 
@@ -61,8 +61,8 @@ def block(*args, running_stats=False, **more):
 
 MODULES = {
     **{
-        f"{op}, stride {stride}": lambda op=op, stride=stride: OPERATIONS[op](6, stride, approx_sign, False)
-        for op in OPERATIONS
+        f"{op}, stride {stride}": lambda op=op, stride=stride: operation(op, 6, stride, approx_sign, False)
+        for op in OPERATION
         for stride in (1, 2)
         if (op, stride) != ("skip_connect", 1)
     },
@@ -117,7 +117,7 @@ def test_a_grouped_convolution_of_signs_is_a_grouped_convolution(groups):
         (SPACE, {}, (9, 7)),
         (SPACE, {"stem_stride": 2, "cells": 5, "channels": 8}, (16, 13)),
         (SearchSpace(nodes=1), {"channels": 5}, (8, 8)),
-        (SearchSpace(SPACES["darts"], nodes=2, name="darts"), {}, (8, 8)),
+        (SearchSpace(OPERATIONS["darts"], nodes=2, name="darts"), {}, (8, 8)),
         (SearchSpace(("skip_connect", "avg_pool_3x3"), nodes=2), {}, (8, 8)),
     ],
 )
@@ -190,7 +190,7 @@ def test_every_distinct_value_is_computed_once():
     assert len(alone.steps) == len(expression(net, everyone[0])[0]) + 1
 
 
-def peak(plan: Plan, sizes: dict[int, int]) -> int:
+def peak(plan: PathPlan, sizes: dict[int, int]) -> int:
     """The most that lies in memory at once; every value is there when it is read, and gone at the end."""
     live, most = {}, 0
     for step in plan.steps:

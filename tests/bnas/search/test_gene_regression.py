@@ -5,7 +5,8 @@ import pytest
 
 from bnas.search.gene_regression import PRIOR_IMAGES, Surrogate
 from bnas.search.pareto import kendall_tau
-from bnas.space.genotype import OPERATIONS, Gene, Genotype
+from bnas.space.genotype import Gene, Genotype
+from bnas.space.operations import OPERATIONS
 from bnas.space.search_space import SearchSpace, sample_uniform
 
 SPACES = [SearchSpace(nodes=3), SearchSpace(OPERATIONS["darts"], 2, "darts")]

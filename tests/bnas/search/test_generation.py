@@ -22,7 +22,7 @@ from bnas.search.selection import (
     rule_of,
     select,
 )
-from bnas.space.genotype import PARAMETER_FREE
+from bnas.space.operations import PARAMETER_FREE
 from bnas.space.search_space import SearchSpace, sample_stratified, sample_uniform
 
 # ---- A slow, obvious reference of the selection, in plain Python ----

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnas.search.pareto import size_coverage
-from bnas.space.genotype import OPERATIONS, PARAMETER_FREE, Gene, Genotype
+from bnas.space.genotype import Gene, Genotype
+from bnas.space.operations import OPERATIONS, PARAMETER_FREE
 from bnas.space.search_space import SearchSpace, sample_stratified, sample_uniform
 
 SPACE = SearchSpace()
