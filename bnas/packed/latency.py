@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from bnas.packed.layout import Block, Pool, Shuffle, Step, layout, payload
-from bnas.packed.network import Machine
+from bnas.packed.machine import Machine
 from bnas.packed.parameters import split
 from bnas.packed.timing import timed
 from bnas.records.latencies import CellLatencies, EdgeLatency, LatencyTable, latency_table

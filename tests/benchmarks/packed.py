@@ -28,7 +28,7 @@ from bnas.nn.network import Network
 from bnas.packed import kernels, latency, reference
 from bnas.packed.lanes import POSITIONS, TOGETHER, count_differences
 from bnas.packed.layout import Block, Shape
-from bnas.packed.network import Machine, available_cores
+from bnas.packed.machine import Machine, available_cores
 from bnas.packed.onnx_export import to_onnx
 from bnas.packed.parameters import BlockParameters, Floats
 from bnas.packed.program import build

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.packed.layout import Pool, Shape, Stem, Step, Sum
-from bnas.packed.network import Machine
+from bnas.packed.machine import Machine
 from bnas.packed.program import Room
 from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders
