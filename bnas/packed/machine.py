@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnas.packed.kernels import run
+from bnas.packed.kernels import Scratch, run
 from bnas.packed.layout import Step
 from bnas.packed.parameters import Floats, Parameters
 from bnas.packed.program import build
@@ -40,7 +39,7 @@ class Machine:
 
     def _start(self) -> None:
         self._process = os.getpid()
-        self._rooms: SimpleQueue[tuple[NDArray[np.generic], ...]] = SimpleQueue()
+        self._free: SimpleQueue[Scratch] = SimpleQueue()
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
     def __call__(self, images: Floats) -> Floats:
@@ -63,12 +62,12 @@ class Machine:
 
     def _run(self, images: Floats, last: Floats) -> None:
         try:
-            room = self._rooms.get_nowait()
+            scratch = self._free.get_nowait()
         except Empty:
-            room = self.program.room.arrays(self.block)
+            scratch = self.program.room.arrays(self.block)
         flat = images.reshape(len(images), math.prod(images.shape[1:]))
-        run(self.program.steps, self.program.tables, room, flat, last, self.block)
-        self._rooms.put(room)
+        run(self.program.steps, self.program.tables, scratch, flat, last, self.block)
+        self._free.put(scratch)
 
 
 def available_cores() -> int:
