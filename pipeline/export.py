@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
-from bnas import packed
 from bnas.data.image_array import ImageArray, chunks
 from bnas.data.picture import normalise
 from bnas.data.split import Split
 from bnas.nn.network import Network
 from bnas.packed.agreement import deviating
+from bnas.packed.card import ModelCard
+from bnas.packed.fold import save
+from bnas.packed.network import PackedNetwork, load
 from bnas.packed.timing import timed
 from bnas.records.dataset import DatasetDescription
 from bnas.records.export import ExportedNetwork, ExportedNetworks, NetworkLatency
@@ -43,8 +45,8 @@ def run(stage: Stage) -> None:
     for found in networks:
         network = trained(found, stage.params, description)
         path = stage.out / f"{found.name}.bnn"
-        packed.save(network, path, card(found, network.config, description))
-        loaded = packed.load(path, torch.get_num_threads())
+        save(network, path, card(found, network.config, description))
+        loaded = load(path, torch.get_num_threads())
         decided, content = check(network, loaded, images, found), loaded.content
         exported.append(
             ExportedNetwork(
@@ -70,9 +72,9 @@ def built(found: RetrainedNetwork, params: Params, description: DatasetDescripti
     return Network(network_config(params, description, scale), found.genotype)
 
 
-def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDescription) -> packed.ModelCard:
+def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDescription) -> ModelCard:
     """What the file says about the network."""
-    return packed.ModelCard(
+    return ModelCard(
         network=found,
         config=config,
         title=description.title,
@@ -84,7 +86,7 @@ def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDes
     )
 
 
-def check(network: Network, loaded: packed.PackedNetwork, images: ImageArray, found: RetrainedNetwork) -> int:
+def check(network: Network, loaded: PackedNetwork, images: ImageArray, found: RetrainedNetwork) -> int:
     """On how many test images rounding decided a sign otherwise than in PyTorch; ValueError if more than that differs.
 
     Only outputs are compared: labels are not looked at, and nothing is chosen.
@@ -96,7 +98,7 @@ def check(network: Network, loaded: packed.PackedNetwork, images: ImageArray, fo
         raise ValueError(f"{found.name}: {error}") from None
 
 
-def latency(name: str, network: Network, loaded: packed.PackedNetwork, images: ImageArray) -> NetworkLatency:
+def latency(name: str, network: Network, loaded: PackedNetwork, images: ImageArray) -> NetworkLatency:
     """Seconds for one image and for 64, packed and in PyTorch, on as many threads (all cores, or OMP_NUM_THREADS)."""
     seconds = []
     for count in (1, 64):

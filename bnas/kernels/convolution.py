@@ -11,36 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import float32
 
-from bnas.kernels.geometry import (
-    BYTES,
-    CHUNK_COUNTS,
-    CHUNK_OFFSETS,
-    CHUNK_STARTS,
-    CHUNKS,
-    CLASSES,
-    COLUMN_CLASSES,
-    GRADIENT_LINE,
-    GRADIENT_ROWS,
-    HIGH,
-    LEFT,
-    LINE,
-    PADDING,
-    PHASES,
-    ROW_CLASSES,
-    ROWS,
-    STRIDE,
-    TAP_OFFSETS,
-    TAPS,
-    UP,
-    WIDE,
-    WORD_MASKS,
-    WORD_OFFSETS,
-    WORDS,
-    C,
-    H,
-    O,
-    W,
-)
+from bnas.kernels.emitter import LANES
+from bnas.kernels.records import geometry_at
 from bnas.kernels.tiles import (
     MOST_CHUNKS,
     OUTPUTS,
@@ -58,7 +30,6 @@ from bnas.kernels.tiles import (
     weights_3,
 )
 from bnas.kernels.vectors import (
-    LANES,
     bits,
     compiled,
     fma,
@@ -74,18 +45,6 @@ from bnas.kernels.vectors import (
     where_positive,
 )
 
-TAKEN, TASKS, PASS, PIXELS, CHANNELS, PERIOD, LENGTH = range(7)
-"""Header of every pass: counter, number of tasks, pass; pixels P, channels C, a multiple of C and `LANES` after which
-the pattern of channels over vectors repeats, and (elementwise passes) elements per task."""
-
-PLAN, IMAGES, X, Y, NORM_IN, NORM_OUT, WEIGHTS, FIXES, INNER, COEFFICIENTS, OUT, PARTS, SUMS, STE, SPACE, SIZE = range(
-    7, 23
-)
-"""Fields of a pass over images: address of the plan, number of images; then addresses of x, the counts y, both
-BatchNorms' rows, weights, what counts are subtracted from, the gradient of the PReLU's input, the rows that make it
-that of y, the result, sums by task of weights' gradients and of BatchNorm's; whether the sign is straight-through; room
-to work in, and how many bytes (forward) or floats (backward) of it are each thread's."""
-
 MEAN, INVERSE, SCALE, SHIFT, SLOPE, FACTOR, NORM_ROWS = range(7)
 """Rows of a BatchNorm: mean, 1 / deviation, the scale and shift that it is; slope of the PReLU behind it, and the
 factor α by which what it normalises is multiplied first."""
@@ -99,13 +58,13 @@ def clear(address, floats):
 
 
 @compiled
-def _pack(plan, x, norm, period, frame):
+def _pack(g, x, norm, period, frame):
     """The signs of BatchNorm's result, as bits, into their frame."""
-    channels, line, pixel = number(plan, C), number(plan, LINE), number(plan, BYTES)
-    scales, shifts, padding = norm + 4 * period * SCALE, norm + 4 * period * SHIFT, number(plan, PADDING)
-    for y in range(number(plan, H)):
+    channels, line, pixel = g.channels, g.frame_line, g.pixel_bytes
+    scales, shifts, padding = norm + 4 * period * SCALE, norm + 4 * period * SHIFT, g.padding
+    for y in range(g.rows):
         to = frame + ((y + padding) * line + padding) * pixel
-        for _ in range(number(plan, W)):
+        for _ in range(g.columns):
             for c in range(0, channels - LANES + 1, LANES):
                 value = fma(load(x, c, LANES), load(scales, c, LANES), load(shifts, c, LANES))
                 store_bits(to + c // 8, LANES, value)
@@ -121,43 +80,43 @@ def _pack(plan, x, norm, period, frame):
 @compiled
 def convolve(a, image, slot):
     """Counts `[H', W', O]` (int16) of one image: the sums of products of its signs and those of the weights."""
-    plan = a[PLAN]
-    channels, made, stride = number(plan, C), number(plan, O), number(plan, STRIDE)
-    high, wide, line, pixel = number(plan, HIGH), number(plan, WIDE), number(plan, LINE), number(plan, BYTES)
-    frame = a[SPACE] + slot * a[SIZE]
-    period = a[PERIOD]
-    _pack(plan, a[X] + 4 * image * number(plan, H) * number(plan, W) * channels, a[NORM_IN], period, frame)
-    words = number(plan, WORDS)
-    offsets, masks = plan + 8 * number(plan, WORD_OFFSETS), plan + 8 * number(plan, WORD_MASKS)
-    classes = plan + 8 * number(plan, COLUMN_CLASSES)
+    g = geometry_at(a.plan)
+    channels, made, stride = g.channels, g.made, g.stride
+    high, wide, line, pixel = g.high, g.wide, g.frame_line, g.pixel_bytes
+    frame = a.space + slot * a.size
+    period = a.period
+    _pack(g, a.x + 4 * image * g.rows * g.columns * channels, a.norm_in, period, frame)
+    words = g.words
+    offsets, masks = g.word_offsets, g.word_masks
+    classes = g.column_classes
     together = 8 if wide >= 8 else 4 if wide >= 4 else 1
     for y in range(high):
-        row = number(plan, number(plan, ROW_CLASSES) + y)
+        row = number(g.row_classes, y)
         for first in range(0, made, LANES):
-            weights = a[WEIGHTS] + 4 * first * words
-            fixes = a[FIXES] + 4 * (first * number(plan, CLASSES) + row * LANES)
+            weights = a.weights + 4 * first * words
+            fixes = a.fixes + 4 * (first * g.classes + row * LANES)
             for column in range(0, wide, together):
                 x = min(column, wide - together)
                 seen = frame + (y * stride * line + x * stride) * pixel
-                out = a[OUT] + 2 * (((image * high + y) * wide + x) * made + first)
+                out = a.out + 2 * (((image * high + y) * wide + x) * made + first)
                 rest = (offsets, masks, weights, fixes, classes + 8 * x, out, made, made - first)
                 numbers = (seen, stride * pixel, words, *rest)
                 if together == 8:
-                    count_8(numbers)
+                    count_8(*numbers)
                 elif together == 4:
-                    count_4(numbers)
+                    count_4(*numbers)
                 else:
-                    count_1(numbers)
+                    count_1(*numbers)
 
 
 @compiled
-def _spread_signs(plan, x, norm, period, seen):
+def _spread_signs(g, x, norm, period, seen):
     """The signs of BatchNorm's result, as floats, into their frame."""
-    channels, line, padding = number(plan, C), number(plan, LINE), number(plan, PADDING)
+    channels, line, padding = g.channels, g.frame_line, g.padding
     scales, shifts = norm + 4 * period * SCALE, norm + 4 * period * SHIFT
-    for y in range(number(plan, H)):
+    for y in range(g.rows):
         to = seen + 4 * ((y + padding) * line + padding) * channels
-        for _ in range(number(plan, W)):
+        for _ in range(g.columns):
             for c in range(0, channels, LANES):
                 count = min(LANES, channels - c)
                 value = fma(load(x, c, count), load(scales, c, count), load(shifts, c, count))
@@ -177,16 +136,16 @@ def join_counts(inner, y, i, count, norm, rows, period, c):
 @compiled
 def _spread_gradient(a, image, raw):
     """The gradient of the counts into its frame, 16 channels after the other."""
-    plan = a[PLAN]
-    made, high, wide = number(plan, O), number(plan, HIGH), number(plan, WIDE)
-    line, part = number(plan, GRADIENT_LINE), LANES * number(plan, GRADIENT_ROWS) * number(plan, GRADIENT_LINE)
+    g = geometry_at(a.plan)
+    made, high, wide = g.made, g.high, g.wide
+    line, part = g.gradient_line, LANES * g.gradient_rows * g.gradient_line
     i = image * high * wide * made
     for y in range(high):
-        to = ((y + number(plan, UP)) * line + number(plan, LEFT)) * LANES
+        to = ((y + g.up) * line + g.left) * LANES
         for _ in range(wide):
             for o in range(0, made, LANES):
                 count = min(LANES, made - o)
-                value = join_counts(a[INNER], a[Y], i + o, count, a[NORM_OUT], a[COEFFICIENTS], period_of(made), o)
+                value = join_counts(a.inner, a.y, i + o, count, a.norm_out, a.coefficients, period_of(made), o)
                 store(raw, o // LANES * part + to, LANES, value)
             i += made
             to += LANES
@@ -202,13 +161,13 @@ def period_of(channels):
 
 
 @compiled
-def _gradient_of_weights(plan, raw, seen, parts):
+def _gradient_of_weights(g, raw, seen, parts):
     """Adds an image's part to `parts` `[chunks, O in whole tiles, 16]`."""
-    made, channels, stride = number(plan, O), number(plan, C), number(plan, STRIDE)
-    line, rows, wide = number(plan, GRADIENT_LINE), number(plan, GRADIENT_ROWS), number(plan, WIDE)
-    seen_line, chunks, high = number(plan, LINE) * channels * stride, number(plan, CHUNKS), number(plan, HIGH)
-    at, pitch = number(plan, CHUNK_OFFSETS), (made + OUTPUTS - 1) // OUTPUTS * OUTPUTS * LANES
-    raw += 4 * LANES * (number(plan, UP) * line + number(plan, LEFT))
+    made, channels, stride = g.made, g.channels, g.stride
+    line, rows, wide = g.gradient_line, g.gradient_rows, g.wide
+    seen_line, chunks, high = g.frame_line * channels * stride, g.chunks, g.high
+    offsets, pitch = g.chunk_offsets, (made + OUTPUTS - 1) // OUTPUTS * OUTPUTS * LANES
+    raw += 4 * LANES * (g.up * line + g.left)
     k = 0
     while k < chunks:
         many = min(MOST_CHUNKS, chunks - k)
@@ -219,11 +178,11 @@ def _gradient_of_weights(plan, raw, seen, parts):
             out = parts + 4 * (k * pitch + o * LANES)
             numbers = (gradient, line * LANES, seen, seen_line, stride * channels, high, wide, out, pitch)
             if many == 3:
-                weights_3((*numbers, number(plan, at + k), number(plan, at + k + 1), number(plan, at + k + 2)))
+                weights_3(*numbers, (number(offsets, k), number(offsets, k + 1), number(offsets, k + 2)))
             elif many == 2:
-                weights_2((*numbers, number(plan, at + k), number(plan, at + k + 1)))
+                weights_2(*numbers, (number(offsets, k), number(offsets, k + 1)))
             else:
-                weights_1((*numbers, number(plan, at + k)))
+                weights_1(*numbers, (number(offsets, k),))
         k += many
 
 
@@ -241,15 +200,13 @@ def _tile_for(high, wide):
 
 
 @compiled
-def _gradient_of_input(plan, raw, weights, out):
+def _gradient_of_input(g, raw, weights, out):
     """Gradient `[H, W, C]` of an image's signs; `weights` `[C / 16, T, O, 16]`, taps in the order of the plan."""
-    made, channels, stride = number(plan, O), number(plan, C), number(plan, STRIDE)
-    line, rows, taps = number(plan, GRADIENT_LINE), number(plan, GRADIENT_ROWS), number(plan, TAPS)
-    part, all_rows, all_columns = rows * line * LANES, number(plan, H), number(plan, W)
-    offsets = plan + 8 * number(plan, TAP_OFFSETS)
+    made, channels, stride = g.made, g.channels, g.stride
+    line, rows, taps = g.gradient_line, g.gradient_rows, g.taps
+    part, all_rows, all_columns = rows * line * LANES, g.rows, g.columns
     for phase in range(stride * stride):
-        at = number(plan, PHASES) + 2 * phase
-        first, many = number(plan, at), number(plan, at + 1)
+        first, many = number(g.phases, 2 * phase), number(g.phases, 2 * phase + 1)
         top, side = phase // stride, phase % stride
         high, wide = (all_rows - top + stride - 1) // stride, (all_columns - side + stride - 1) // stride
         tile = _tile_for(high, wide)
@@ -265,20 +222,20 @@ def _gradient_of_input(plan, raw, weights, out):
                         raw + 4 * LANES * (y * line + x),
                         line * LANES,
                         part,
-                        offsets + 8 * first,
+                        g.tap_offsets + 8 * first,
                         many,
                         lanes,
                         made,
                     )
                     numbers = (*start, place, stride * all_columns * channels, stride * channels, channels - c)
                     if tile == 0:
-                        inputs_first(numbers)
+                        inputs_first(*numbers)
                     elif tile == 1:
-                        inputs_second(numbers)
+                        inputs_second(*numbers)
                     elif tile == 2:
-                        inputs_third(numbers)
+                        inputs_third(*numbers)
                     else:
-                        inputs_one(numbers)
+                        inputs_one(*numbers)
 
 
 @compiled
@@ -316,40 +273,39 @@ def unsign(grad, x, norm, period, first, last, ste, totals):
 
 @compiled
 def gradients(a, task, slot):
-    """Of a range of images: gradients of the weights (`PARTS`), of the sign's input (`OUT`) and sums of it (`SUMS`)."""
-    plan, period = a[PLAN], a[PERIOD]
-    made, channels = number(plan, O), number(plan, C)
-    size = number(plan, H) * number(plan, W) * channels
-    seen = a[SPACE] + 4 * slot * a[SIZE]
-    raw = seen + 4 * ((number(plan, ROWS) * number(plan, LINE) * channels + LANES) // LANES * LANES + LANES)
-    whole = (made + OUTPUTS - 1) // OUTPUTS * OUTPUTS * LANES * number(plan, CHUNKS)
-    parts, totals = a[PARTS] + 4 * task * whole, a[SUMS] + 8 * task * period
+    """Of a task's images: gradients of the weights (`parts`), of the sign's input (`out`) and sums of this (`sums`)."""
+    g, period = geometry_at(a.plan), a.period
+    made, channels = g.made, g.channels
+    size = g.rows * g.columns * channels
+    seen = a.space + 4 * slot * a.size
+    raw = seen + 4 * g.seen_floats
+    whole = (made + OUTPUTS - 1) // OUTPUTS * OUTPUTS * LANES * g.chunks
+    parts, totals = a.parts + 4 * task * whole, a.sums + 8 * task * period
     clear(parts, whole)
     clear(totals, 2 * period)
-    for image in range(task * a[IMAGES] // a[TASKS], (task + 1) * a[IMAGES] // a[TASKS]):
-        x, out = a[X] + 4 * image * size, a[OUT] + 4 * image * size
+    for image in range(task * a.images // a.tasks, (task + 1) * a.images // a.tasks):
+        x, out = a.x + 4 * image * size, a.out + 4 * image * size
         _spread_gradient(a, image, raw)
-        _spread_signs(plan, x, a[NORM_IN], period, seen)
-        _gradient_of_weights(plan, raw, seen, parts)
-        _gradient_of_input(plan, raw, a[WEIGHTS], out)
-        unsign(out, x, a[NORM_IN], period, 0, size, a[STE], totals)
+        _spread_signs(g, x, a.norm_in, period, seen)
+        _gradient_of_weights(g, raw, seen, parts)
+        _gradient_of_input(g, raw, a.weights, out)
+        unsign(out, x, a.norm_in, period, 0, size, a.ste, totals)
 
 
 @compiled
 def gather(a, chunk):
-    """The gradients of a chunk's latent weights: sums of all tasks' parts, where `|w| ≤ 1` (A to D: parts, how many,
-    latent weights, result; PLAN)."""
-    plan, tasks = a[PLAN], a[IMAGES]
-    made, step = number(plan, O), number(plan, TAPS) * number(plan, C)
-    first, count = number(plan, number(plan, CHUNK_STARTS) + chunk), number(plan, number(plan, CHUNK_COUNTS) + chunk)
+    """The gradients of a chunk's latent weights: sums of all `parts`, where `|w| ≤ 1`; 0 for the other weights."""
+    g, tasks = geometry_at(a.plan), a.part_count
+    made, step = g.made, g.taps * g.channels
+    first, count = number(g.chunk_starts, chunk), number(g.chunk_counts, chunk)
     whole = (made + OUTPUTS - 1) // OUTPUTS * OUTPUTS * LANES
     for o in range(made):
         total = splat(float32(0))
         for task in range(tasks):
-            total = total + load(a[PARTS], (task * number(plan, CHUNKS) + chunk) * whole + o * LANES, LANES)
-        size = magnitude(load(a[WEIGHTS], o * step + first, count))
+            total = total + load(a.parts, (task * g.chunks + chunk) * whole + o * LANES, LANES)
+        size = magnitude(load(a.weights, o * step + first, count))
         one = splat(float32(1))
-        store(a[OUT], o * step + first, count, where_positive(size - one, splat(float32(0)), total))
+        store(a.out, o * step + first, count, where_positive(size - one, splat(float32(0)), total))
 
 
 @compiled

@@ -8,31 +8,18 @@ needs (gradient of the input).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.kernels.vectors import LANES
-
-# A plan is one array of integers: these, then lists, whose places in it are among these.
-C, O, H, W, HIGH, WIDE, STRIDE = range(7)  # noqa: E741
-"""Channels, output channels, rows, columns, rows and columns of the result, stride."""
-PADDING, ROWS, LINE, BYTES, WORDS, WORD_OFFSETS, WORD_MASKS, ROW_CLASSES, COLUMN_CLASSES, CLASSES = range(7, 17)
-"""Frame of an image: zeros on each side, its rows and columns, bytes of a pixel's bits; words of 32 bits that a result
-is counted from, how many bytes they lie from it and which of their bits count; for each row and column of the result
-the class of those that lack the same taps, in classes of pixels, and how many classes of pixels there are."""
-CHUNKS, CHUNK_OFFSETS, CHUNK_COUNTS, CHUNK_STARTS = range(17, 21)
-"""Chunks of at most 16 weights that lie together: floats from the pixel in the frame, how many, which is the first."""
-UP, LEFT, GRADIENT_ROWS, GRADIENT_LINE, TAPS, TAP_OFFSETS, TAP_ORDER, PHASES = range(21, 29)
-"""Frame of the result's gradient: zeros above and to the left, rows and columns; taps, by phase: how far from the pixel
-they find the gradient, and which they are. For each of the `stride²` phases of input pixels: first tap, taps."""
-HEADER = 29
+from bnas.kernels.emitter import LANES
+from bnas.kernels.records import Geometry
 
 
 @dataclass(frozen=True)
-class Shape:
+class ConvolutionShape:
     """A convolution of square kernels `[channels, rows, columns]` → `[made, …]`, with the same padding on all sides."""
 
     channels: int
@@ -54,75 +41,57 @@ class Shape:
         return (side + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
 
 
-@dataclass(frozen=True)
-class Plan:
-    """`table` as above; `lacking` `[classes, taps]` says which taps a class of pixels lacks."""
+@dataclass
+class ConvolutionPlan:
+    """What the kernels read of a convolution (`geometry`, which points into `lists`).
 
-    shape: Shape
-    table: NDArray[np.int64]
+    `lacking` bool `[classes, taps]` says which taps a class of pixels of the result lacks, `tap_order` `[taps]` which
+    tap each of the geometry's `tap_offsets` belongs to.
+    """
+
+    shape: ConvolutionShape
+    geometry: Geometry
     lacking: NDArray[np.bool_]
-
-    def __getitem__(self, field: int) -> int:
-        return int(self.table[field])
-
-    @property
-    def address(self) -> int:
-        """Of the table."""
-        return int(self.table.ctypes.data)
+    tap_order: NDArray[np.int64]
+    lists: list[NDArray[np.int64]] = field(repr=False)
 
     @property
     def bits(self) -> int:
         """Bytes of a frame of bits, and as many more as may be read past its end."""
-        return (self[ROWS] * self[LINE] * self[BYTES] + 4 * LANES) // 64 * 64 + 64
+        g = self.geometry
+        return (g.frame_rows * g.frame_line * g.pixel_bytes + 4 * LANES) // 64 * 64 + 64
 
     @property
     def floats(self) -> int:
         """Floats of a frame of signs, of one of the gradient, and as many more as may be read past their ends."""
-        return self.seen + -(-self.shape.made // LANES) * LANES * self[GRADIENT_ROWS] * self[GRADIENT_LINE] + LANES
-
-    @property
-    def seen(self) -> int:
-        """Floats of a frame of signs alone."""
-        return (self[ROWS] * self[LINE] * self.shape.channels + LANES) // LANES * LANES + LANES
+        g = self.geometry
+        return g.seen_floats + -(-self.shape.made // LANES) * LANES * g.gradient_rows * g.gradient_line + LANES
 
 
 @functools.lru_cache(maxsize=1024)
-def plan(shape: Shape) -> Plan:
+def plan(shape: ConvolutionShape) -> ConvolutionPlan:
     """The plan of a convolution."""
     s = shape
     high, wide = s.result(s.rows), s.result(s.columns)
     line, rows, pixel = s.columns + 2 * s.padding, s.rows + 2 * s.padding, -(-s.channels // 8)
-    header = [s.channels, s.made, s.rows, s.columns, high, wide, s.stride, s.padding, rows, line, pixel]
-    numbers = np.zeros(HEADER, np.int64)
-    numbers[: len(header)] = header
-    lists: list[int] = []
+    lists: list[NDArray[np.int64]] = []
 
-    def add(field: int, values: list[int]) -> None:
-        numbers[field] = HEADER + len(lists)
-        lists.extend(values)
+    def address(values: Sequence[int]) -> int:
+        lists.append(np.array(values, np.int64))
+        return int(lists[-1].ctypes.data)
 
     words = list(_words(s, line, pixel))
-    numbers[WORDS] = len(words)
-    add(WORD_OFFSETS, [offset for offset, _ in words])
-    add(WORD_MASKS, [mask for _, mask in words])
+    chunk_offsets, chunk_counts, chunk_starts = zip(*_chunks(s, line), strict=True)
     by_row, rows_lack = _classes(s, s.rows)
     by_column, columns_lack = _classes(s, s.columns)
-    add(ROW_CLASSES, [each * len(columns_lack) for each in by_row])
-    add(COLUMN_CLASSES, by_column)
     lacking = [
         [row[y] or column[x] for y in range(s.kernel) for x in range(s.kernel)]
         for row in rows_lack
         for column in columns_lack
     ]
-    numbers[CLASSES] = len(lacking)
-    chunks = list(_chunks(s, line))
-    numbers[CHUNKS] = len(chunks)
-    for field, values in zip((CHUNK_OFFSETS, CHUNK_COUNTS, CHUNK_STARTS), zip(*chunks, strict=True), strict=True):
-        add(field, list(values))
     up, below = _border(s, s.rows, high)
     left, right = _border(s, s.columns, wide)
-    numbers[[UP, LEFT, GRADIENT_ROWS, GRADIENT_LINE]] = up, left, high + up + below, wide + left + right
-    numbers[TAPS] = s.kernel**2
+    gradient_line = wide + left + right
     offsets: list[int] = []
     order: list[int] = []
     phases: list[int] = []
@@ -131,16 +100,44 @@ def plan(shape: Shape) -> Plan:
             first = len(order)
             for ky, y in _reached(s, row):
                 for kx, x in _reached(s, column):
-                    offsets.append(((y + up) * (wide + left + right) + x + left) * LANES)
+                    offsets.append(((y + up) * gradient_line + x + left) * LANES)
                     order.append(ky * s.kernel + kx)
             phases += [first, len(order) - first]
-    add(TAP_OFFSETS, offsets)
-    add(TAP_ORDER, order)
-    add(PHASES, phases)
-    return Plan(s, np.concatenate([numbers, np.array(lists, np.int64)]), np.array(lacking))
+    geometry = Geometry(
+        channels=s.channels,
+        made=s.made,
+        rows=s.rows,
+        columns=s.columns,
+        high=high,
+        wide=wide,
+        stride=s.stride,
+        padding=s.padding,
+        frame_rows=rows,
+        frame_line=line,
+        pixel_bytes=pixel,
+        seen_floats=(rows * line * s.channels + LANES) // LANES * LANES + LANES,
+        words=len(words),
+        word_offsets=address([offset for offset, _ in words]),
+        word_masks=address([mask for _, mask in words]),
+        row_classes=address([each * len(columns_lack) for each in by_row]),
+        column_classes=address(by_column),
+        classes=len(lacking),
+        chunks=len(chunk_offsets),
+        chunk_offsets=address(chunk_offsets),
+        chunk_counts=address(chunk_counts),
+        chunk_starts=address(chunk_starts),
+        up=up,
+        left=left,
+        gradient_rows=high + up + below,
+        gradient_line=gradient_line,
+        taps=s.kernel**2,
+        tap_offsets=address(offsets),
+        phases=address(phases),
+    )
+    return ConvolutionPlan(s, geometry, np.array(lacking), np.array(order, np.int64), lists)
 
 
-def _words(s: Shape, line: int, pixel: int) -> Iterator[tuple[int, int]]:
+def _words(s: ConvolutionShape, line: int, pixel: int) -> Iterator[tuple[int, int]]:
     """Bytes from the pixel, and which bits count, of every word; taps that lie together share words."""
     for y in range(s.kernel):
         for x in range(0, s.kernel, s.together):
@@ -149,17 +146,17 @@ def _words(s: Shape, line: int, pixel: int) -> Iterator[tuple[int, int]]:
                 yield start + bit // 8, (1 << min(32, width - bit)) - 1
 
 
-def _classes(s: Shape, side: int) -> tuple[list[int], list[tuple[bool, ...]]]:
+def _classes(s: ConvolutionShape, side: int) -> tuple[list[int], list[tuple[bool, ...]]]:
     """For every row (or column) of the result its class, and the taps that each class lacks."""
-    found: dict[tuple[bool, ...], int] = {}
+    classes: dict[tuple[bool, ...], int] = {}
     by_row = []
     for y in range(s.result(side)):
         at = [y * s.stride - s.padding + k * s.dilation for k in range(s.kernel)]
-        by_row.append(found.setdefault(tuple(not 0 <= place < side for place in at), len(found)))
-    return by_row, list(found)
+        by_row.append(classes.setdefault(tuple(not 0 <= place < side for place in at), len(classes)))
+    return by_row, list(classes)
 
 
-def _chunks(s: Shape, line: int) -> Iterator[tuple[int, int, int]]:
+def _chunks(s: ConvolutionShape, line: int) -> Iterator[tuple[int, int, int]]:
     """Floats from the pixel, number of weights, and the first of them, of every chunk."""
     together = s.kernel if s.dilation == 1 else 1
     width = together * s.channels
@@ -170,7 +167,7 @@ def _chunks(s: Shape, line: int) -> Iterator[tuple[int, int, int]]:
                 yield start, min(LANES, width - first), (y * s.kernel + x) * s.channels + first
 
 
-def _reached(s: Shape, phase: int) -> Iterator[tuple[int, int]]:
+def _reached(s: ConvolutionShape, phase: int) -> Iterator[tuple[int, int]]:
     """Taps by which a row (or column) `stride · i + phase` of the input is seen, and from which `i + …` of it."""
     for tap in range(s.kernel):
         place = phase + s.padding - s.dilation * tap
@@ -178,7 +175,7 @@ def _reached(s: Shape, phase: int) -> Iterator[tuple[int, int]]:
             yield tap, place // s.stride
 
 
-def _border(s: Shape, side: int, made: int) -> tuple[int, int]:
+def _border(s: ConvolutionShape, side: int, made: int) -> tuple[int, int]:
     """Zeros before and behind the rows (or columns) of the result that the input's gradient is summed from."""
     before, behind = 0, 0
     for phase in range(s.stride):

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import njit
+from numba.core import sigutils
+from numba.core.ccallback import CFunc
 
 from bnas.storage.source_code import source_hash
 
@@ -40,9 +42,27 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = njit(cache=keeps(), nogil=True, error_model="numpy", **options)(function)
         if keeps():
-            # numba has no public way to say what a compiled function depends on.
-            index = dispatcher._cache._cache_file
-            index._source_stamp = (index._source_stamp, source_hash(function.__module__))
+            _stamp(dispatcher._cache, function)
         return dispatcher
 
     return decorate
+
+
+def compiled_for_c(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator: `numba.cfunc(signature, error_model="numpy")` with the same cache; compiles at once."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made: Any = CFunc(function, sigutils.normalize_signature(signature), {}, {"error_model": "numpy"})
+        if keeps():
+            made.enable_caching()
+            _stamp(made._cache, function)
+        made.compile()
+        return made
+
+    return decorate
+
+
+def _stamp(cache: Any, function: Callable[..., Any]) -> None:
+    """numba has no public way to say what a compiled function depends on."""
+    index = cache._cache_file
+    index._source_stamp = (index._source_stamp, source_hash(function.__module__))

@@ -1,9 +1,8 @@
 """The elementwise passes of a binary block while it trains, compiled by numba (`bnas.nn.fused_block` calls them).
 
 A map is channels last: `[P, C]` in one flat array, P = N · H · W. Every pass is cut into tasks whose number and borders
-do not depend on who takes them, so results do not depend on how many threads do. Passes take one array of integers:
-a counter of tasks taken, the number of tasks, which pass it is, then sizes, and addresses of arrays: float32, or int16
-for y, the counts that a binary convolution comes to. Rows of a BatchNorm are those of `bnas.kernels.convolution`.
+do not depend on who takes them, so results do not depend on how many threads do. A pass is a `records.Pass` (here `a`),
+whose arrays are float32, or int16 for `y`. Rows of a BatchNorm are those of `bnas.kernels.convolution`.
 """
 
 from __future__ import annotations
@@ -11,23 +10,16 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numba
 from numba import float32, float64, types
 
 from bnas.kernels.convolution import (
-    CHANNELS,
     FACTOR,
-    LENGTH,
+    INVERSE,
+    MEAN,
     NORM_ROWS,
-    PASS,
-    PERIOD,
-    PIXELS,
     SCALE,
     SHIFT,
-    SIZE,
     SLOPE,
-    SPACE,
-    TASKS,
     clear,
     convolve,
     gather,
@@ -35,10 +27,11 @@ from bnas.kernels.convolution import (
     join_counts,
     unsign,
 )
-from bnas.kernels.numba_cache import keeps
+from bnas.kernels.emitter import LANES
+from bnas.kernels.numba_cache import compiled_for_c
 from bnas.kernels.pooling import halve, narrow, pool, unhalve, unpool, widen
+from bnas.kernels.records import JOINED, pass_at
 from bnas.kernels.vectors import (
-    LANES,
     address_of,
     compiled,
     fma,
@@ -50,15 +43,6 @@ from bnas.kernels.vectors import (
     take,
     where_positive,
 )
-
-A, B, C, D, E, F, G = range(7, 14)
-"""Addresses and flags of an elementwise pass, as its docstring lists them."""
-
-JOINED = 23
-"""Threads that have joined in: each takes a number."""
-
-ROOM = 24
-"""Integers of a pass."""
 
 (
     SUMS,
@@ -79,21 +63,19 @@ ROOM = 24
     NARROW,
     WIDEN,
 ) = range(17)
-"""Values of `PASS`."""
-
-carray: Any = getattr(numba, "carray")  # noqa: B009  # not in its stubs
+"""Values of `Pass.kind`."""
 
 
 @compiled
 def _bounds(a, task):
     """First and last element of an elementwise task."""
-    first = task * a[LENGTH]
-    return first, min(first + a[LENGTH], a[PIXELS] * a[CHANNELS])
+    first = task * a.length
+    return first, min(first + a.length, a.pixels * a.channels)
 
 
 @compiled
 def _sum_lanes(a, task, first, last, channel, count):
-    x, scale, step = a[A], a[D], a[CHANNELS]
+    x, scale, step = a.x, a.factor, a.channels
     total = splat(float32(0))
     if scale == 0:
         for pixel in range(first, last):
@@ -102,13 +84,13 @@ def _sum_lanes(a, task, first, last, channel, count):
         factor = load(scale, channel, count)
         for pixel in range(first, last):
             total = total + load_counts(x, pixel * step + channel, count) * factor
-    store(a[B], task * step + channel, count, total)
+    store(a.sums, task * step + channel, count, total)
 
 
 @compiled
 def _square_lanes(a, task, first, last, channel, count):
-    x, scale, step = a[A], a[D], a[CHANNELS]
-    mean = load(a[C], channel, count)
+    x, scale, step = a.x, a.factor, a.channels
+    mean = load(a.mean, channel, count)
     total = splat(float32(0))
     if scale == 0:
         for pixel in range(first, last):
@@ -119,15 +101,17 @@ def _square_lanes(a, task, first, last, channel, count):
         for pixel in range(first, last):
             distance = load_counts(x, pixel * step + channel, count) * factor - mean
             total = fma(distance, distance, total)
-    store(a[B], task * step + channel, count, total)
+    store(a.sums, task * step + channel, count, total)
 
 
 @compiled
 def _moments(a, task, squares):
-    """Sums over a range of pixels (A: x, B: sums by task `[tasks, C]`, D: none, or the factor α of counts), or of
-    squared distances (C: the means). One after another, as PyTorch sums them."""
-    pixels, channels = a[PIXELS], a[CHANNELS]
-    each = (pixels + a[TASKS] - 1) // a[TASKS]
+    """Sums by task `[tasks, C]` over its range of pixels of x, or of squared distances from the means.
+
+    x are counts where there is a factor. Pixels are added one after another, as PyTorch adds them.
+    """
+    pixels, channels = a.pixels, a.channels
+    each = (pixels + a.tasks - 1) // a.tasks
     first, last = min(pixels, task * each), min(pixels, (task + 1) * each)
     for channel in range(0, channels, LANES):
         if channels - channel >= LANES:
@@ -143,11 +127,11 @@ def _moments(a, task, squares):
 
 @compiled
 def _sign(a, task):
-    """`sign(scale · x + shift)` (A: x, B: result, C: BatchNorm)."""
-    x, out, period = a[A], a[B], a[PERIOD]
+    """`sign(scale · x + shift)`."""
+    x, out, period = a.x, a.out, a.period
     first, last = _bounds(a, task)
     for v in range(0, period, LANES):
-        scale, shift = load(a[C], SCALE * period + v, LANES), load(a[C], SHIFT * period + v, LANES)
+        scale, shift = load(a.norm_in, SCALE * period + v, LANES), load(a.norm_in, SHIFT * period + v, LANES)
         i = first + v
         while i + LANES <= last:
             store(out, i, LANES, signs(fma(load(x, i, LANES), scale, shift)))
@@ -159,8 +143,8 @@ def _sign(a, task):
 @compiled
 def _finish_one(a, i, count, rows):
     scale, shift, slope, factor = rows
-    z = fma(load_counts(a[A], i, count) * factor, scale, shift) + load(a[B], i, count)
-    store(a[C], i, count, where_positive(z, z, slope * z))
+    z = fma(load_counts(a.y, i, count) * factor, scale, shift) + load(a.shortcut, i, count)
+    store(a.out, i, count, where_positive(z, z, slope * z))
 
 
 @compiled
@@ -171,11 +155,11 @@ def _rows(norm, period, v):
 
 @compiled
 def _finish(a, task):
-    """`PReLU(scale · α · y + shift + shortcut)` (A: y, B: shortcut, C: result, D: BatchNorm)."""
-    period = a[PERIOD]
+    """`PReLU(scale · α · y + shift + shortcut)`."""
+    period = a.period
     first, last = _bounds(a, task)
     for v in range(0, period, LANES):
-        rows = _rows(a[D], period, v)
+        rows = _rows(a.norm_out, period, v)
         i = first + v
         while i + LANES <= last:
             _finish_one(a, i, LANES, rows)
@@ -187,65 +171,66 @@ def _finish(a, task):
 @compiled
 def _unfinish_one(a, i, at, count, rows, mean, sums):
     scale, shift, slope, factor = rows
-    y, grad = load_counts(a[B], i, count) * factor, load(a[A], at, count)
-    z = fma(y, scale, shift) + load(a[C], i, count)
+    y, grad = load_counts(a.y, i, count) * factor, load(a.gradient, at, count)
+    z = fma(y, scale, shift) + load(a.shortcut, i, count)
     inner = where_positive(z, grad, slope * grad)
-    store(a[D], i, count, inner)
+    store(a.out, i, count, inner)
     none = splat(float32(0))
     return sums[0] + inner, fma(inner, y - mean, sums[1]), sums[2] + where_positive(z, none, grad * z)
 
 
 @compiled
 def _unfinish(a, task):
-    """Gradient of the PReLU's input z from that of its result, and sums by channel of it, of it times `α · y − mean`,
-    and of the slope's gradient (A: gradient, B: y, C: shortcut, D: result, E: BatchNorm, F: the sums
-    `[tasks, 3, period]`, G: how far apart the gradient's periods are)."""
-    period = a[PERIOD]
+    """Gradient of the PReLU's input z from that of its result, and sums `[tasks, 3, period]` by channel of it, of it
+    times `α · y − mean`, and of the slope's gradient."""
+    period = a.period
     first, last = _bounds(a, task)
     for v in range(0, period, LANES):
-        rows, mean = _rows(a[E], period, v), load(a[E], v, LANES)
+        rows, mean = _rows(a.norm_out, period, v), load(a.norm_out, v, LANES)
         none = splat(float32(0))
         sums = (none, none, none)
-        i, at = first + v, first // period * a[G] + v
+        i, at = first + v, first // period * a.pitch + v
         while i + LANES <= last:
             sums = _unfinish_one(a, i, at, LANES, rows, mean, sums)
             i += period
-            at += a[G]
+            at += a.pitch
         if i < last:
             sums = _unfinish_one(a, i, at, last - i, rows, mean, sums)
         for k in range(3):
-            store(a[F], (task * 3 + k) * period + v, LANES, sums[k])
+            store(a.sums, (task * 3 + k) * period + v, LANES, sums[k])
 
 
 @compiled
 def _unsign(a, task):
-    """`unsign` of a task's elements (A: gradient, B: x, C: BatchNorm, D: 0 approx, 1 ste, E: the sums
-    `[tasks, 2, period]`)."""
+    """`unsign` of a task's elements, in place, and its sums `[tasks, 2, period]`."""
     first, last = _bounds(a, task)
-    totals = a[E] + 8 * task * a[PERIOD]
-    clear(totals, 2 * a[PERIOD])
-    unsign(a[A], a[B], a[C], a[PERIOD], first, last, a[D], totals)
+    totals = a.sums + 8 * task * a.period
+    clear(totals, 2 * a.period)
+    unsign(a.gradient, a.x, a.norm_in, a.period, first, last, a.ste, totals)
 
 
 @compiled
 def _join_one(a, i, count, p, q, r, mean):
-    value = fma(load(a[B], i, count) - mean, q, r)
-    if a[A] != 0:
-        value = fma(load(a[A], i, count), p, value)
-    if a[D] != 0:
-        value = value + load(a[D], i, count)
-    store(a[C], i, count, value)
+    value = fma(load(a.x, i, count) - mean, q, r)
+    if a.gradient != 0:
+        value = fma(load(a.gradient, i, count), p, value)
+    if a.other != 0:
+        value = value + load(a.other, i, count)
+    store(a.out, i, count, value)
 
 
 @compiled
 def _join(a, task):
-    """`p · gradient + q · (x − mean) + r + other`: gradient of a BatchNorm's input (A: gradient or none, B: x, C: the
-    result, D: other gradient or none, E: p, q, r `[3, period]`, F: BatchNorm)."""
-    period = a[PERIOD]
+    """`p · gradient + q · (x − mean) + r + other`: gradient of a BatchNorm's input; both maps may be missing."""
+    period = a.period
     first, last = _bounds(a, task)
     for v in range(0, period, LANES):
-        p, q, r = load(a[E], v, LANES), load(a[E], period + v, LANES), load(a[E], 2 * period + v, LANES)
-        mean = load(a[F], v, LANES)
+        p, q, r = (
+            load(a.coefficients, v, LANES),
+            load(a.coefficients, period + v, LANES),
+            load(a.coefficients, 2 * period + v, LANES),
+        )
+        mean = load(a.norm_in, v, LANES)
         i = first + v
         while i + LANES <= last:
             _join_one(a, i, LANES, p, q, r, mean)
@@ -256,13 +241,13 @@ def _join(a, task):
 
 @compiled
 def _join_counts(a, task):
-    """Gradient of counts (A: that of the PReLU's input, B: y, C: result, E: p, q, r `[3, period]`, F: BatchNorm)."""
-    period = a[PERIOD]
+    """Gradient of the counts from that of the PReLU's input."""
+    period = a.period
     first, last = _bounds(a, task)
     for v in range(0, period, LANES):
         for i in range(first + v, last, period):
             count = min(LANES, last - i)
-            store(a[C], i, count, join_counts(a[A], a[B], i, count, a[F], a[E], period, v))
+            store(a.out, i, count, join_counts(a.inner, a.y, i, count, a.norm_out, a.coefficients, period, v))
 
 
 @compiled
@@ -277,18 +262,20 @@ def mean_of(sums, pixels, mean):
 
 @compiled
 def norm_of(sums, pixels, eps, weight, bias, norm):
-    """Rows of `norm` from the sums of squared distances and row 0, which is the mean: 1 / deviation, the
-    scale and shift that a BatchNorm is. As PyTorch rounds them. Columns
-    repeat after C, also of the rest. Row 0 of `sums` becomes the sum of all tasks."""
+    """Fills a BatchNorm's rows from its means and the sums by task of squared distances from them, rounded as PyTorch
+    rounds: 1 / deviation, and the scale and shift that the BatchNorm is.
+
+    Channels are repeated up to the period, also those of the other rows. `sums[0]` becomes the sum of all tasks.
+    """
     channels = sums.shape[1]
     for c in range(channels):
         total = 0.0
         for task in range(len(sums)):
             total += float64(sums[task, c])
         variance = float32(float32(total) / float32(pixels))
-        norm[1, c] = float32(1.0 / (float64(variance) + eps) ** 0.5)
-        norm[2, c] = norm[1, c] * weight[c]
-        norm[3, c] = fma(-norm[0, c], norm[2, c], bias[c])
+        norm[INVERSE, c] = float32(1.0 / (float64(variance) + eps) ** 0.5)
+        norm[SCALE, c] = norm[INVERSE, c] * weight[c]
+        norm[SHIFT, c] = fma(-norm[MEAN, c], norm[SCALE, c], bias[c])
         sums[0, c] = float32(total)
     for row in range(NORM_ROWS):
         for i in range(channels, norm.shape[1]):
@@ -304,9 +291,10 @@ def track(mean, squares, pixels, momentum, running_mean, running_var):
 
 
 @compiled
-def gradient_of_norm(sums, pixels, channels, factor, norm, coefficients, found):
-    """What `_join` needs, `[3, period]`, from sums `[tasks, k, period]`; and `found` `[k, C]`: gradients of bias, scale
-    and the rest. `factor` `[C]` multiplies the first."""
+def gradient_of_norm(sums, pixels, channels, factor, norm, coefficients, grads):
+    """`coefficients` `[3, period]`, from which `_join` makes the gradient of a BatchNorm's input, and `grads` `[k, C]`,
+    gradients of shift, scale and the rest, from sums `[tasks, k, period]`; `factor` `[C]` multiplies the BatchNorm's
+    input first."""
     tasks, kinds, period = sums.shape
     for c in range(channels):
         for k in range(kinds):
@@ -317,14 +305,14 @@ def gradient_of_norm(sums, pixels, channels, factor, norm, coefficients, found):
             if k == 0:
                 bias = total
             elif k == 1:
-                weight = total * float64(norm[1, c])
-                found[1, c] = weight
+                weight = total * float64(norm[INVERSE, c])
+                grads[1, c] = weight
             else:
-                found[k, c] = total
-        found[0, c] = bias
-        scale = float64(norm[2, c]) * float64(factor[c])
+                grads[k, c] = total
+        grads[0, c] = bias
+        scale = float64(norm[SCALE, c]) * float64(factor[c])
         coefficients[0, c] = scale
-        coefficients[1, c] = -scale * weight * float64(norm[1, c]) / pixels
+        coefficients[1, c] = -scale * weight * float64(norm[INVERSE, c]) / pixels
         coefficients[2, c] = -scale * bias / pixels
     for row in range(3):
         for i in range(channels, period):
@@ -333,16 +321,16 @@ def gradient_of_norm(sums, pixels, channels, factor, norm, coefficients, found):
 
 def _run(data):
     """Takes tasks of a pass until there are none left; any number of threads may run it on the same array."""
-    a = carray(data, (ROOM,), types.int64)
     start = address_of(data)
-    kind, slot = a[PASS], 0
+    a = pass_at(start)
+    kind, slot = a.kind, 0
     if kind in (CONVOLVE, GRADIENTS):
-        slot = take(start + 8 * JOINED)
-        each = a[SIZE] if kind == GRADIENTS else a[SIZE] // 4
-        clear(a[SPACE] + 4 * each * slot, each)
+        slot = take(start + JOINED)
+        each = a.size if kind == GRADIENTS else a.size // 4
+        clear(a.space + 4 * each * slot, each)
     while True:
         task = take(start)
-        if task >= a[TASKS]:
+        if task >= a.tasks:
             break
         if kind == SUMS:
             _moments(a, task, False)
@@ -383,4 +371,4 @@ def _run(data):
 @functools.cache
 def runner() -> Any:
     """`_run` as a C function of a pointer; compiled at the first call in an environment."""
-    return numba.cfunc(types.void(types.voidptr), cache=keeps(), error_model="numpy")(_run)
+    return compiled_for_c(types.void(types.voidptr))(_run)

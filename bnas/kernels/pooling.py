@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import float32
 
+from bnas.kernels.emitter import LANES
 from bnas.kernels.tiles import narrow_2, narrow_3, narrow_4, widen_2, widen_3, widen_4
 from bnas.kernels.vectors import (
-    LANES,
     compiled,
     fma,
     load,
@@ -23,11 +23,6 @@ from bnas.kernels.vectors import (
     where_equal,
     where_larger,
 )
-
-CHANNELS, X, OUT, PLACES, ROWS, COLUMNS, GROUP = 4, 7, 8, 9, 10, 11, 12
-"""Fields of a pass: channels of the larger map; addresses of what is read (float32) and of the result; of which of the
-nine pixels of a window is the largest (uint8), 0 for an average; rows and columns of the larger map; channels of a
-group."""
 
 
 @compiled
@@ -60,8 +55,8 @@ def _there(at, side):
 @compiled
 def pool(a, image):
     """Maximum (the first of equals) or average over what there is of every window."""
-    step, high, wide = a[CHANNELS], a[ROWS], a[COLUMNS]
-    x, places, out, line = a[X], a[PLACES], a[OUT], wide * step
+    step, high, wide = a.channels, a.rows, a.columns
+    x, places, out, line = a.x, a.places, a.out, wide * step
     i = image * high * line
     for y in range(high):
         rows = _there(y, high)
@@ -120,9 +115,9 @@ def _share(at, side, one):
 
 @compiled
 def unpool(a, image):
-    """The gradient of `pool`'s input (`OUT`) from that of its result (`X`)."""
-    step, high, wide = a[CHANNELS], a[ROWS], a[COLUMNS]
-    gradient, places, out, line = a[X], a[PLACES], a[OUT], wide * step
+    """The gradient of `pool`'s input (`out`) from that of its result (`x`)."""
+    step, high, wide = a.channels, a.rows, a.columns
+    gradient, places, out, line = a.x, a.places, a.out, wide * step
     i = image * high * line
     for y in range(high):
         rows, ys = _there(y, high), _shares(y, high)
@@ -145,9 +140,9 @@ def unpool(a, image):
 @compiled
 def halve(a, image):
     """Averages of 2×2; at an odd border of what there is."""
-    step, high, wide = a[CHANNELS], a[ROWS], a[COLUMNS]
+    step, high, wide = a.channels, a.rows, a.columns
     half, line = (wide + 1) // 2, wide * step
-    x, i = a[X] + 4 * image * high * line, image * ((high + 1) // 2) * half * step
+    x, i = a.x + 4 * image * high * line, image * ((high + 1) // 2) * half * step
     for y in range(0, high, 2):
         for column in range(0, wide, 2):
             below, right = (line if y + 1 < high else 0), (step if column + 1 < wide else 0)
@@ -161,23 +156,23 @@ def halve(a, image):
                     total = total + load(x, at + below, count)
                     if right:
                         total = total + load(x, at + below + right, count)
-                store(a[OUT], i + c, count, total / seen)
+                store(a.out, i + c, count, total / seen)
             i += step
 
 
 @compiled
 def unhalve(a, image):
-    """The gradient of `halve`'s input (`OUT`) from that of its result (`X`)."""
-    step, high, wide = a[CHANNELS], a[ROWS], a[COLUMNS]
+    """The gradient of `halve`'s input (`out`) from that of its result (`x`)."""
+    step, high, wide = a.channels, a.rows, a.columns
     half, line = (wide + 1) // 2, wide * step
-    out, i = a[OUT] + 4 * image * high * line, image * ((high + 1) // 2) * half * step
+    out, i = a.out + 4 * image * high * line, image * ((high + 1) // 2) * half * step
     for y in range(0, high, 2):
         for column in range(0, wide, 2):
             below, right = (line if y + 1 < high else 0), (step if column + 1 < wide else 0)
             share = splat(float32(1) / float32((2 if below else 1) * (2 if right else 1)))
             for c in range(0, step, LANES):
                 count, at = min(LANES, step - c), y * line + column * step + c
-                value = load(a[X], i + c, count) * share
+                value = load(a.x, i + c, count) * share
                 store(out, at, count, value)
                 if right:
                     store(out, at + right, count, value)
@@ -190,37 +185,37 @@ def unhalve(a, image):
 
 @compiled
 def narrow(a, image):
-    """Averages of groups of channels (`GROUP` of them); a multiple of 16 groups."""
-    step, group, pixels = a[CHANNELS], a[GROUP], a[ROWS] * a[COLUMNS]
+    """Averages of groups of channels (`group` of them); a multiple of 16 groups."""
+    step, group, pixels = a.channels, a.group, a.rows * a.columns
     made = step // group
-    x, out = a[X] + 4 * image * pixels * step, a[OUT] + 4 * image * pixels * made
+    x, out = a.x + 4 * image * pixels * step, a.out + 4 * image * pixels * made
     for _ in range(pixels):
         for c in range(0, made, LANES):
-            numbers = (x + 4 * c * group, out + 4 * c)
+            source, to = x + 4 * c * group, out + 4 * c
             if group == 2:
-                narrow_2(numbers)
+                narrow_2(source, to)
             elif group == 3:
-                narrow_3(numbers)
+                narrow_3(source, to)
             else:
-                narrow_4(numbers)
+                narrow_4(source, to)
         x += 4 * step
         out += 4 * made
 
 
 @compiled
 def widen(a, image):
-    """The gradient of `narrow`'s input (`OUT`) from that of its result (`X`)."""
-    step, group, pixels = a[CHANNELS], a[GROUP], a[ROWS] * a[COLUMNS]
+    """The gradient of `narrow`'s input (`out`) from that of its result (`x`)."""
+    step, group, pixels = a.channels, a.group, a.rows * a.columns
     made = step // group
-    x, out = a[X] + 4 * image * pixels * made, a[OUT] + 4 * image * pixels * step
+    x, out = a.x + 4 * image * pixels * made, a.out + 4 * image * pixels * step
     for _ in range(pixels):
         for c in range(0, made, LANES):
-            numbers = (x + 4 * c, out + 4 * c * group)
+            source, to = x + 4 * c, out + 4 * c * group
             if group == 2:
-                widen_2(numbers)
+                widen_2(source, to)
             elif group == 3:
-                widen_3(numbers)
+                widen_3(source, to)
             else:
-                widen_4(numbers)
+                widen_4(source, to)
         x += 4 * made
         out += 4 * step

@@ -13,20 +13,20 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bnas.kernels import convolution as at
 from bnas.kernels import passes as kernels
 from bnas.kernels.convolution import FACTOR, NORM_ROWS, SLOPE, prepare_counts, prepare_gradient
-from bnas.kernels.geometry import CHUNKS, CLASSES, HIGH, TAP_ORDER, TAPS, WIDE, WORDS, Plan, Shape, plan
+from bnas.kernels.emitter import LANES
+from bnas.kernels.geometry import ConvolutionPlan, ConvolutionShape, plan
+from bnas.kernels.records import Pass
 from bnas.kernels.tiles import OUTPUTS
-from bnas.kernels.vectors import LANES
 from bnas.nn.binarize import BinaryConv2d, approx_sign, sign, ste_sign
 
 TASK = 1 << 14
@@ -36,7 +36,7 @@ MANY = 1 << 15
 """Weights from which on their gradients are summed in fewer parts."""
 
 
-class Block(Protocol):
+class BlockLayers(Protocol):
     """What is needed of a `bnas.nn.operations.BinaryBlock`."""
 
     stride: int
@@ -57,29 +57,30 @@ def _team() -> Callable[..., None] | None:
 
     A second set of threads would compete with those, which go on spinning for a while after each operator.
     """
-    found = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-    if found is not None:
-        found.argtypes, found.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return found
+    team = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    if team is not None:
+        team.argtypes, team.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return team
 
 
-def run_pass(kind: int, channels: int, tasks: int, fields: Mapping[int, int | Tensor], pixels: int = 0) -> None:
-    """One pass, on as many threads as PyTorch uses; see `bnas.kernels.passes`."""
+def run_pass(kind: int, channels: int, tasks: int, pixels: int = 0, **fields: int | Tensor) -> None:
+    """One pass, on as many threads as PyTorch uses; `fields` are those of `bnas.kernels.records.Pass`."""
     cycle = period(channels)
-    numbers = (ctypes.c_int64 * kernels.ROOM)(0, tasks, kind, pixels, channels, cycle, _length(cycle))
-    for field, value in fields.items():
-        numbers[field] = value.data_ptr() if isinstance(value, Tensor) else value
+    numbers = {name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()}
+    work = Pass(
+        kind=kind, channels=channels, tasks=tasks, pixels=pixels, period=cycle, length=_length(cycle), **numbers
+    )
     function, threads, team = kernels.runner(), min(tasks, torch.get_num_threads()), _team()
     if threads > 1 and team is not None:
-        team(function.address, numbers, threads, 0)
+        team(function.address, ctypes.addressof(work), threads, 0)
     else:
-        function.ctypes(ctypes.addressof(numbers))
+        function.ctypes(ctypes.addressof(work))
 
 
-def _elementwise(kind: int, x: Tensor, *arguments: int | Tensor) -> None:
-    """A pass over maps of the shape of x `[N, C, H, W]`."""
-    pixels, channels = x.numel() // x.shape[1], x.shape[1]
-    run_pass(kind, channels, _tasks(x), dict(enumerate(arguments, kernels.A)), pixels)
+def _elementwise(kind: int, map_: Tensor, **fields: int | Tensor) -> None:
+    """A pass over maps of the shape of `map_` `[N, C, H, W]`."""
+    channels = map_.shape[1]
+    run_pass(kind, channels, _tasks(map_), map_.numel() // channels, **fields)
 
 
 def period(channels: int) -> int:
@@ -101,16 +102,15 @@ def _norm(x: Tensor, layer: nn.BatchNorm2d, factor: Tensor | None = None, slope:
     multiplies by channel first."""
     n, channels, h, w = x.shape
     pixels, tasks = n * h * w, torch.get_num_threads()
-    norm = torch.zeros(NORM_ROWS, period(channels))
-    fields: dict[int, int | Tensor] = {kernels.A: x, kernels.C: norm}
+    norm, sums = torch.zeros(NORM_ROWS, period(channels)), torch.empty(tasks, channels)
+    fields = {"x": x, "mean": norm, "sums": sums}
     if factor is not None and slope is not None:
         norm[SLOPE, :channels], norm[FACTOR, :channels] = slope.detach(), factor
-        fields[kernels.D] = norm[FACTOR]
-    fields[kernels.B] = sums = torch.empty(tasks, channels)
+        fields["factor"] = norm[FACTOR]
     rows, parts = norm.numpy(), sums.numpy()
-    run_pass(kernels.SUMS, channels, tasks, fields, pixels)
+    run_pass(kernels.SUMS, channels, tasks, pixels, **fields)
     kernels.mean_of(parts, pixels, rows[0])
-    run_pass(kernels.SQUARES, channels, tasks, fields, pixels)
+    run_pass(kernels.SQUARES, channels, tasks, pixels, **fields)
     kernels.norm_of(parts, pixels, layer.eps, layer.weight.detach().numpy(), layer.bias.detach().numpy(), rows)
     if layer.running_mean is not None and layer.running_var is not None:
         assert layer.num_batches_tracked is not None
@@ -137,7 +137,7 @@ def _spaced(x: Tensor) -> tuple[Tensor, int]:
     return _laid_out(x), period(channels)
 
 
-class _Block(torch.autograd.Function):
+class _FusedBlock(torch.autograd.Function):
     """See `bnas.nn.operations.BinaryBlock`; `shortcut` is None where it is x itself."""
 
     @staticmethod
@@ -151,7 +151,7 @@ class _Block(torch.autograd.Function):
             norm_out = _norm(y, block.norm_out, conv.scale().flatten(), slope)
         added = x if shortcut is None else _laid_out(shortcut.detach())
         out = torch.empty(y.shape, memory_format=torch.channels_last)
-        _elementwise(kernels.FINISH, y, y, added, out, norm_out)
+        _elementwise(kernels.FINISH, y, y=y, shortcut=added, out=out, norm_out=norm_out)
         ctx.block = block
         ctx.save_for_backward(x, y, shortcut, norm_in, norm_out, latent)
         return out
@@ -166,21 +166,23 @@ class _Block(torch.autograd.Function):
         channels = y.shape[1]
         inner = torch.empty(y.shape, memory_format=torch.channels_last)
         sums = torch.empty(_tasks(y), 3, period(channels))
-        _elementwise(kernels.UNFINISH, y, grad, y, added, inner, norm_out, sums, pitch)
+        fields = {"gradient": grad, "y": y, "shortcut": added, "out": inner, "norm_out": norm_out, "sums": sums}
+        _elementwise(kernels.UNFINISH, y, pitch=pitch, **fields)
         factor = norm_out[FACTOR, :channels]
-        to_counts, found_out = _coefficients(sums, y.numel() // channels, channels, factor, norm_out)
+        to_counts, grads_out = _coefficients(sums, y.numel() // channels, channels, factor, norm_out)
 
         seen, channels = _seen(x, conv), x.shape[1]
-        outer = inner, y, norm_out, to_counts
+        outer = _CountGradient(inner, y, norm_out, to_counts)
         grad_latent, grad_signs, sums = _gradients(seen, conv, norm_in, latent, outer, ctx.block.sign is ste_sign)
-        to_input, found_in = _coefficients(sums, x.numel() // channels, channels, torch.ones(channels), norm_in)
+        to_input, grads_in = _coefficients(sums, x.numel() // channels, channels, torch.ones(channels), norm_in)
         grad_x = None
         if ctx.needs_input_grad[1]:
             through = inner if shortcut is None else 0
             # In place of a gradient that nobody needs any more, where there is one of this shape.
             grad_x = inner if shortcut is None else grad_signs if seen is x else _like(x)
             whole = grad_signs if seen is x else 0
-            _elementwise(kernels.JOIN, x, whole, x, grad_x, through, to_input, norm_in)
+            fields = {"x": x, "out": grad_x, "coefficients": to_input, "norm_in": norm_in}
+            _elementwise(kernels.JOIN, x, gradient=whole, other=through, **fields)
             if seen is not x:
                 step = conv.geometry.step
                 grad_x[..., :: step[0], :: step[1]].addcmul_(grad_signs, to_input[0, :channels, None, None])
@@ -188,12 +190,12 @@ class _Block(torch.autograd.Function):
             None,
             grad_x,
             None if shortcut is None else inner,
-            found_in[1],
-            found_in[0],
+            grads_in[1],
+            grads_in[0],
             grad_latent,
-            found_out[1],
-            found_out[0],
-            found_out[2],
+            grads_out[1],
+            grads_out[0],
+            grads_out[2],
         )
 
 
@@ -203,8 +205,8 @@ def _seen(x: Tensor, conv: BinaryConv2d) -> Tensor:
     return x if step == (1, 1) else _laid_out(x[..., :: step[0], :: step[1]])
 
 
-def _plan(x: Tensor, conv: BinaryConv2d) -> Plan | None:
-    """Of our own convolution; None where PyTorch's is to be taken."""
+def _plan(x: Tensor, conv: BinaryConv2d) -> ConvolutionPlan | None:
+    """The plan of our own convolution; None where PyTorch's is to be taken."""
     g, (kernel, other) = conv.geometry, conv.kernel_size
     if conv.groups > 1 or isinstance(g.padding, str) or kernel != other:
         return None
@@ -212,7 +214,7 @@ def _plan(x: Tensor, conv: BinaryConv2d) -> Plan | None:
         return None
     _, channels, rows, columns = x.shape
     sizes = (channels, conv.out_channels, rows, columns)
-    return plan(Shape(*sizes, kernel, g.stride[0], g.padding[0], g.dilation[0]))
+    return plan(ConvolutionShape(*sizes, kernel, g.stride[0], g.padding[0], g.dilation[0]))
 
 
 def _taps(latent: Tensor) -> Tensor:
@@ -225,73 +227,77 @@ def _counts(seen: Tensor, conv: BinaryConv2d, norm: Tensor, latent: Tensor) -> T
     p = _plan(seen, conv)
     if p is None:
         return _laid_out(conv.convolve(_signs(seen, norm), sign(latent))).to(torch.int16)
-    n, blocks = seen.shape[0], -(-conv.out_channels // LANES)
-    shape = (n, conv.out_channels, p[HIGH], p[WIDE])
-    y = torch.empty(shape, dtype=torch.int16, memory_format=torch.channels_last)
-    words = np.empty((blocks, p[WORDS], LANES, 4), np.uint8)
-    fixes = np.empty((blocks, p[CLASSES], LANES), np.int32)
+    g, n, blocks = p.geometry, seen.shape[0], -(-conv.out_channels // LANES)
+    y = torch.empty((n, g.made, g.high, g.wide), dtype=torch.int16, memory_format=torch.channels_last)
+    words = np.empty((blocks, g.words, LANES, 4), np.uint8)
+    fixes = np.empty((blocks, g.classes, LANES), np.int32)
     taps = _taps(latent)
     prepare_counts(taps.data_ptr(), tuple(taps.shape), p.lacking, p.shape.together, words, fixes)
     space = torch.empty(torch.get_num_threads() * p.bits, dtype=torch.uint8)
-    fields: dict[int, int | Tensor] = {at.PLAN: p.address, at.X: seen, at.NORM_IN: norm, at.OUT: y, at.SPACE: space}
-    fields |= {at.WEIGHTS: words.ctypes.data, at.FIXES: fixes.ctypes.data, at.SIZE: p.bits}
-    run_pass(kernels.CONVOLVE, seen.shape[1], n, fields)
+    numbers = {"plan": ctypes.addressof(g), "weights": words.ctypes.data, "fixes": fixes.ctypes.data, "size": p.bits}
+    run_pass(kernels.CONVOLVE, seen.shape[1], n, x=seen, norm_in=norm, out=y, space=space, **numbers)
     return y
 
 
-Outer = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What the gradient of the counts is made of: that of the PReLU's input, the counts, BatchNorm's rows, coefficients."""
+class _CountGradient(NamedTuple):
+    """What the gradient of the counts is made of, by the names of a pass's fields.
+
+    The gradient of the PReLU's input, the counts, the BatchNorm's rows, and `coefficients` as of `_coefficients`.
+    """
+
+    inner: Tensor
+    y: Tensor
+    norm_out: Tensor
+    coefficients: Tensor
 
 
 def _gradients(
-    seen: Tensor, conv: BinaryConv2d, norm: Tensor, latent: Tensor, outer: Outer, ste: bool
+    seen: Tensor, conv: BinaryConv2d, norm: Tensor, latent: Tensor, outer: _CountGradient, ste: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the latent weights and of the sign's input, and sums of that `[tasks, 2, period]`."""
-    p, (inner, y, norm_out, to_counts), (n, channels) = _plan(seen, conv), outer, seen.shape[:2]
+    p, (n, channels) = _plan(seen, conv), seen.shape[:2]
     if p is None:
-        raw, g = _like(inner), conv.geometry
-        _elementwise(kernels.JOIN_COUNTS, y, inner, y, raw, 0, to_counts, norm_out)
+        raw, g = _like(outer.inner), conv.geometry
+        _elementwise(kernels.JOIN_COUNTS, outer.y, out=raw, **outer._asdict())
         grad_signs, grad_bits, _ = torch.ops.aten.convolution_backward(
             raw, _signs(seen, norm), sign(latent), None, g.stride, g.padding, g.dilation,
             False, (0, 0), conv.groups, (True, True, False),
         )  # fmt: skip
         grad_signs, sums = _laid_out(grad_signs), torch.empty(_tasks(seen), 2, period(channels))
-        _elementwise(kernels.UNSIGN, seen, grad_signs, seen, norm, int(ste), sums)
+        _elementwise(kernels.UNSIGN, seen, gradient=grad_signs, x=seen, norm_in=norm, ste=int(ste), sums=sums)
         return grad_bits * (latent.abs() <= 1), grad_signs, sums
-    weights = np.empty((-(-channels // LANES), p[TAPS], conv.out_channels, LANES), np.float32)
+    plan, chunks = ctypes.addressof(p.geometry), p.geometry.chunks
+    weights = np.empty((-(-channels // LANES), p.geometry.taps, conv.out_channels, LANES), np.float32)
     taps = _taps(latent)
-    order = p.table[p[TAP_ORDER] : p[TAP_ORDER] + p[TAPS]]
-    prepare_gradient(taps.data_ptr(), tuple(taps.shape), order, weights.ctypes.data)
+    prepare_gradient(taps.data_ptr(), tuple(taps.shape), p.tap_order, weights.ctypes.data)
     # So many sums of the weights' gradients, whatever the number of threads.
     tasks = min(n, 16 if taps.numel() < MANY else 8)
-    parts = torch.empty(tasks, p[CHUNKS], -(-conv.out_channels // OUTPUTS) * OUTPUTS, LANES)
+    parts = torch.empty(tasks, chunks, -(-conv.out_channels // OUTPUTS) * OUTPUTS, LANES)
     grad_signs, sums = _like(seen), torch.empty(tasks, 2, period(channels))
     space = torch.empty(torch.get_num_threads(), p.floats)
-    fields: dict[int, int | Tensor] = {at.PLAN: p.address, at.IMAGES: n, at.X: seen, at.Y: y, at.NORM_IN: norm}
-    fields |= {at.NORM_OUT: norm_out, at.WEIGHTS: weights.ctypes.data, at.INNER: inner, at.COEFFICIENTS: to_counts}
-    fields |= {at.OUT: grad_signs, at.PARTS: parts, at.SUMS: sums, at.STE: int(ste), at.SPACE: space, at.SIZE: p.floats}
-    run_pass(kernels.GRADIENTS, channels, tasks, fields)
-    found = torch.empty_like(taps)
-    fields = {at.PLAN: p.address, at.IMAGES: tasks, at.PARTS: parts, at.WEIGHTS: taps, at.OUT: found}
-    run_pass(kernels.GATHER, channels, p[CHUNKS], fields)
-    return found.view(latent.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2), grad_signs, sums
+    tensors = {"x": seen, "norm_in": norm, "out": grad_signs, "parts": parts, "sums": sums, "space": space}
+    numbers = {"plan": plan, "images": n, "weights": weights.ctypes.data, "ste": int(ste), "size": p.floats}
+    run_pass(kernels.GRADIENTS, channels, tasks, **tensors, **outer._asdict(), **numbers)
+    grad = torch.empty_like(taps)
+    run_pass(kernels.GATHER, channels, chunks, plan=plan, parts=parts, part_count=tasks, weights=taps, out=grad)
+    return grad.view(latent.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2), grad_signs, sums
 
 
 def _signs(x: Tensor, norm: Tensor) -> Tensor:
     out = _like(x)
-    _elementwise(kernels.SIGN, x, x, out, norm)
+    _elementwise(kernels.SIGN, x, x=x, out=out, norm_in=norm)
     return out
 
 
 def _coefficients(sums: Tensor, pixels: int, channels: int, factor: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
     """What the gradient of a BatchNorm's input is made of `[3, period]`, and gradients `[k, C]` of shift, scale, …"""
-    coefficients, found = torch.empty(3, norm.shape[1]), torch.empty(sums.shape[1], channels)
-    arrays = (tensor.numpy() for tensor in (factor, norm, coefficients, found))
+    coefficients, grads = torch.empty(3, norm.shape[1]), torch.empty(sums.shape[1], channels)
+    arrays = (tensor.numpy() for tensor in (factor, norm, coefficients, grads))
     kernels.gradient_of_norm(sums.numpy(), pixels, channels, *arrays)
-    return coefficients, found
+    return coefficients, grads
 
 
-def applies(block: Block, x: Tensor) -> bool:
+def applies(block: BlockLayers, x: Tensor) -> bool:
     """Whether `forward` computes what the block's own code would: float32 on the CPU, channels last, with the
     mini-batch's statistics.
 
@@ -325,9 +331,9 @@ def fits(x: Tensor) -> bool:
     )
 
 
-def forward(block: Block, x: Tensor, shortcut: Tensor) -> Tensor:
+def forward(block: BlockLayers, x: Tensor, shortcut: Tensor) -> Tensor:
     """`BinaryBlock`'s result from its input and its shortcut, where `applies` says so."""
     norm_in, conv, norm_out, activation = block.norm_in, block.conv, block.norm_out, block.activation
     parameters = (norm_in.weight, norm_in.bias, conv.weight, norm_out.weight, norm_out.bias, activation.weight)
-    result: Tensor = _Block.apply(block, x, None if shortcut is x else shortcut, *parameters)
+    result: Tensor = _FusedBlock.apply(block, x, None if shortcut is x else shortcut, *parameters)
     return result

@@ -7,8 +7,6 @@ come in an order that depends on shapes; ours are added one after another, as Py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,9 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from bnas.kernels import passes as kernels
-from bnas.kernels import pooling as at
+from bnas.kernels.emitter import LANES
 from bnas.kernels.tiles import GROUPS
-from bnas.kernels.vectors import LANES
 from bnas.nn.fused_block import fits, run_pass
 
 
@@ -29,7 +26,7 @@ class _Pool(torch.autograd.Function):
         out = torch.empty(x.shape, memory_format=torch.channels_last)
         places = torch.empty(x.numel() if largest else 0, dtype=torch.uint8)
         ctx.save_for_backward(places)
-        _pass(kernels.POOL, x.detach(), out, x.shape, {at.PLACES: places if largest else 0})
+        _pass(kernels.POOL, x.detach(), out, x.shape, places=places if largest else 0)
         return out
 
     @staticmethod
@@ -37,7 +34,7 @@ class _Pool(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0].contiguous(memory_format=torch.channels_last)
         out, (places,) = torch.empty(grad.shape, memory_format=torch.channels_last), ctx.saved_tensors
-        _pass(kernels.UNPOOL, grad, out, grad.shape, {at.PLACES: places if places.numel() else 0})
+        _pass(kernels.UNPOOL, grad, out, grad.shape, places=places if places.numel() else 0)
         return out, None
 
 
@@ -63,38 +60,37 @@ class _Narrow(torch.autograd.Function):
         n, channels, rows, columns = ctx.size = x.shape
         ctx.group = group
         out = torch.empty(n, channels // group, rows, columns, memory_format=torch.channels_last)
-        _pass(kernels.NARROW, x.detach(), out, x.shape, {at.GROUP: group})
+        _pass(kernels.NARROW, x.detach(), out, x.shape, group=group)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         out, grad = torch.empty(ctx.size, memory_format=torch.channels_last), grads[0]
-        _pass(kernels.WIDEN, grad.contiguous(memory_format=torch.channels_last), out, ctx.size, {at.GROUP: ctx.group})
+        _pass(kernels.WIDEN, grad.contiguous(memory_format=torch.channels_last), out, ctx.size, group=ctx.group)
         return out, None
 
 
-def _pass(
-    kind: int, x: Tensor, out: Tensor, larger: torch.Size, more: Mapping[int, int | Tensor] = MappingProxyType({})
-) -> None:
+def _pass(kind: int, x: Tensor, out: Tensor, larger: torch.Size, **fields: int | Tensor) -> None:
+    """A pass from x to `out`, the larger of which is of the shape `larger`."""
     n, channels, rows, columns = larger
-    run_pass(kind, channels, n, {at.X: x, at.OUT: out, at.ROWS: rows, at.COLUMNS: columns, **more})
+    run_pass(kind, channels, n, x=x, out=out, rows=rows, columns=columns, **fields)
 
 
 def halved(x: Tensor) -> Tensor:
     """2×2 averages (ceil mode, padding not counted): [N, C, H, W] → [N, C, ⌈H/2⌉, ⌈W/2⌉]."""
     if not fits(x):
         return F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)
-    found: Tensor = _Halve.apply(x)
-    return found
+    smaller: Tensor = _Halve.apply(x)
+    return smaller
 
 
 def narrowed(x: Tensor, channels: int) -> Tensor:
     """Fewer channels: channel j averages the channels ⌊j·C/C'⌋ … ⌈(j+1)·C/C'⌉ − 1. [N, C, H, W] → [N, C', H, W]."""
     have = x.shape[1]
     if fits(x) and channels % LANES == 0 and have % channels == 0 and have // channels in GROUPS:
-        found: Tensor = _Narrow.apply(x, have // channels)
-        return found
+        narrow: Tensor = _Narrow.apply(x, have // channels)
+        return narrow
     # As a product with a constant matrix, which keeps the memory format: pooling over channels copies twice.
     groups = F.adaptive_avg_pool1d(torch.eye(have, dtype=x.dtype, device=x.device), channels).T
     return F.conv2d(x, groups[:, :, None, None])

@@ -31,7 +31,7 @@ class PackedError(ValueError):
 
 
 @dataclass(frozen=True)
-class PackedFile:
+class PackedContent:
     """Everything that a file holds, and how many bytes of it are numbers and how many are header."""
 
     card: ModelCard
@@ -74,7 +74,7 @@ def sorted_header(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
-def read(path: str | os.PathLike[str]) -> PackedFile:
+def read(path: str | os.PathLike[str]) -> PackedContent:
     """The file's content, checked. Raises PackedError for anything but a whole packed network of this version."""
     path = Path(path)
     try:
@@ -94,7 +94,7 @@ def read(path: str | os.PathLike[str]) -> PackedFile:
     expected = content_hash(metadata["card"], bits, floats)
     if metadata.get("hash") != expected:
         raise PackedError(f"{path}: expected the content hash {expected}, found {metadata.get('hash', 'none')!s:.64}")
-    return PackedFile(card, bits, floats, expected, size)
+    return PackedContent(card, bits, floats, expected, size)
 
 
 def _card(path: Path, metadata: dict[str, str]) -> ModelCard:

@@ -1,8 +1,10 @@
-"""From a trained PyTorch network to the parameters of its packed form; needs torch."""
+"""From a trained PyTorch network to its packed parameters and its file; needs torch."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +13,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnas.nn.network import Network
 from bnas.nn.operations import BinaryBlock
+from bnas.packed.card import ModelCard
+from bnas.packed.file import to_bytes
 from bnas.packed.layout import Block, Classifier, Stem, Step
-from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
+from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters, joined
+from bnas.storage.files import atomic_write
+
+
+def save(network: Network, path: str | os.PathLike[str], card: ModelCard) -> None:
+    """Write the file of a trained network, whole or not at all."""
+    atomic_write(Path(path), packed(network, card))
+
+
+def packed(network: Network, card: ModelCard) -> bytes:
+    """The content of the file of a trained network; raises ValueError if the card is of another network."""
+    if (network.config, network.genotype) != (card.config, card.network.genotype):
+        raise ValueError("card: expected the network's configuration and genotype, found another's")
+    bits, floats = joined(fold(network, card.steps()))
+    return to_bytes(card, bits, floats)
 
 
 def fold(network: Network, steps: Sequence[Step]) -> list[Parameters]:

@@ -16,27 +16,67 @@ sees is first copied together without borders.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from bnas.kernels import numba_cache
 from bnas.packed.lanes import POSITIONS, TOGETHER, copy_row, count_differences, finish_row, halve_row, thin_row
 
-# Columns of a program, one row per step: what to do, where maps lie (in floats per image), and shapes.
-OP, SOURCE, OUT, OTHER, C_IN, H_IN, W_IN, C_OUT, H_OUT, W_OUT, STRIDE, PADDING, GROUPS = range(13)
-# Where the step's parameters lie, and the geometry of its planes.
-FLOATS, THRESHOLDS, WEIGHTS, TAPS, TAP_COUNT, FIX, PLANES, ROWS, LINE, DENSE = range(13, 23)
-RELU = 23
-COLUMNS = 24
+STEP = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("op", "source", "out", "other", "channels", "height", "width", "made", "high", "wide"),
+            *("stride", "padding", "groups", "floats", "thresholds", "weights", "taps", "tap_count", "fixes"),
+            *("planes", "rows", "line", "dense", "relu"),
+        )
+    ]
+)
+"""A step of a program.
+
+- `op`: what to do; `source other out`: where the maps that it reads and makes lie, in floats per image;
+- `channels height width` of its source, `made high wide` of its result;
+- `stride padding groups relu`: as in `bnas.packed.layout`, `relu` after a stem;
+- `floats thresholds weights taps fixes`: where in these tables its own part begins, `tap_count` how many taps it has;
+- `planes rows line dense`: the planes that its signs or values are spread into, their rows and columns, and whether
+  what each tap sees is copied together first.
+"""
 
 STEM, BLOCK, HALVE, MAX, AVG, SUM, CLASSIFY, SHUFFLE, NONE = range(9)
-"""Values of the column OP."""
+"""Values of `op`."""
+
+
+class Tables(NamedTuple):
+    """Parameters of all steps: numbers, thresholds of signs, packed weights, taps (plane, distance in it), fixes."""
+
+    floats: NDArray[np.float32]
+    thresholds: NDArray[np.float32]
+    weights: NDArray[np.uint8]
+    taps: NDArray[np.int64]
+    fixes: NDArray[np.int32]
+
+
+class Scratch(NamedTuple):
+    """Flat arrays to work in: maps, planes of signs, gathered signs, planes of floats, one channel's signs, one
+    channel's sums, counts of `TOGETHER` channels, shortcuts."""
+
+    maps: NDArray[np.float32]
+    signs: NDArray[np.uint8]
+    dense: NDArray[np.uint8]
+    planes: NDArray[np.float32]
+    flat: NDArray[np.uint8]
+    sums: NDArray[np.float32]
+    counts: NDArray[np.uint16]
+    shortcuts: NDArray[np.float32]
 
 
 compiled = numba_cache.compiled()
 
 
 @compiled
-def _fill(out, start, count, value):
+def fill_with(out, start, count, value):
     """Loops, here and below, where numpy's slices would compile for seconds."""
     for i in range(start, start + count):
         out[i] = value
@@ -49,14 +89,14 @@ def _copy(out, to, x, at, count):
 
 
 @compiled
-def _spread(values, planes, fill, block, p):
+def spread(values, planes, fill, block, p):
     """One channel `[B, H, W]` into its planes `[stride², B, rows, line]`, as the module's text says; stride 1 or 2."""
-    h, w, stride, padding, rows, line = p[H_IN], p[W_IN], p[STRIDE], p[PADDING], p[ROWS], p[LINE]
+    h, w, stride, padding, rows, line = p.height, p.width, p.stride, p.padding, p.rows, p.line
     if stride == 1:
         for image in range(block):
             for y in range(h):
                 to = (image * rows + y + padding) * line + padding
-                copy_row(planes, values, (to, (image * h + y) * w, w), (fill,))
+                copy_row(planes, values, to, (image * h + y) * w, w, fill)
         return
     for plane in range(4):  # one after another, since a row is filled up past its end
         y0, x0 = (plane // 2 - padding) % 2, (plane % 2 - padding) % 2
@@ -64,55 +104,55 @@ def _spread(values, planes, fill, block, p):
             first = (plane * block + image) * rows
             for y in range(y0, h, 2):
                 to = (first + (y + padding) // 2) * line + (x0 + padding) // 2
-                thin_row(planes, values, (to, (image * h + y) * w + x0, w - x0), (fill,))
+                thin_row(planes, values, to, (image * h + y) * w + x0, w - x0, fill)
 
 
 @compiled
-def _distances(taps, block, p):
+def tap_distances(taps, block, p):
     """How far each tap lies from a position in the planes of a block of images."""
-    size = block * p[ROWS] * p[LINE]
-    found = np.empty(p[TAP_COUNT], np.int64)
-    for tap in range(p[TAP_COUNT]):
-        found[tap] = taps[p[TAPS] + tap, 0] * size + taps[p[TAPS] + tap, 1]
+    size = block * p.rows * p.line
+    found = np.empty(p.tap_count, np.int64)
+    for tap in range(p.tap_count):
+        found[tap] = taps[p.taps + tap, 0] * size + taps[p.taps + tap, 1]
     return found
 
 
 @compiled
 def _pack(x, thresholds, planes, flat, block, p):
     """Bit c of a byte is set where `x ≥ threshold` in channel c of its eight; x `[C, B, H, W]`."""
-    pixels, depth = block * p[H_IN] * p[W_IN], p[C_IN] // p[GROUPS]
-    size = block * p[ROWS] * p[LINE] * p[STRIDE] * p[STRIDE]
-    _fill(planes, 0, size * p[PLANES] + (p[LINE] + 1) * p[PADDING], np.uint8(0))
+    pixels, depth = block * p.height * p.width, p.channels // p.groups
+    size = block * p.rows * p.line * p.stride * p.stride
+    fill_with(planes, 0, size * p.planes + (p.line + 1) * p.padding, np.uint8(0))
     at = 0
-    for group in range(p[GROUPS]):
+    for group in range(p.groups):
         for part in range(0, depth, 8):
-            _fill(flat, 0, pixels, np.uint8(0))
+            fill_with(flat, 0, pixels, np.uint8(0))
             for bit in range(min(8, depth - part)):
                 channel = group * depth + part + bit
                 values = x[channel * pixels : (channel + 1) * pixels]
-                threshold, mark = thresholds[p[THRESHOLDS] + channel], np.uint8(1 << bit)
+                threshold, mark = thresholds[p.thresholds + channel], np.uint8(1 << bit)
                 for i in range(pixels):
                     flat[i] |= mark if values[i] >= threshold else np.uint8(0)
-            _spread(flat, planes[at:], np.uint8(0), block, p)
+            spread(flat, planes[at:], np.uint8(0), block, p)
             at += size
 
 
 @compiled
-def _halve(x, out, block, p):
+def halve(x, out, block, p):
     """Average of 2×2 for all channels of x; at an odd border of what there is."""
-    h, w, high, wide = p[H_IN], p[W_IN], p[H_OUT], p[W_OUT]
-    for plane in range(p[C_IN] * block):
+    h, w, high, wide = p.height, p.width, p.high, p.wide
+    for plane in range(p.channels * block):
         for y in range(high):
             at = (plane * h + 2 * y) * w
-            halve_row(out, x, ((plane * high + y) * wide, at, at + w if 2 * y + 1 < h else -1, w))
+            halve_row(out, x, (plane * high + y) * wide, at, at + w if 2 * y + 1 < h else -1, w)
 
 
 @compiled
-def _shortcut(x, spare, block, p):
+def shortcut_of(x, spare, block, p):
     """What the block adds to its convolution: x, halved and narrowed as need be; widening is left to its reader."""
-    have, made, pixels = p[C_IN], p[C_OUT], block * p[H_OUT] * p[W_OUT]
-    if p[STRIDE] == 2:
-        _halve(x, spare, block, p)
+    have, made, pixels = p.channels, p.made, block * p.high * p.wide
+    if p.stride == 2:
+        halve(x, spare, block, p)
         x, spare = spare, spare[have * pixels :]
     if have <= made:
         return x
@@ -120,7 +160,7 @@ def _shortcut(x, spare, block, p):
         first, end = j * have // made, ((j + 1) * have + made - 1) // made
         share = np.float32(1) / np.float32(end - first)
         total = spare[j * pixels : (j + 1) * pixels]
-        _fill(spare, j * pixels, pixels, np.float32(0))
+        fill_with(spare, j * pixels, pixels, np.float32(0))
         for c in range(first, end):
             values = x[c * pixels : (c + 1) * pixels]
             for i in range(pixels):
@@ -129,112 +169,116 @@ def _shortcut(x, spare, block, p):
 
 
 @compiled
-def _finish(out, counts, fixes, shortcut, at, shortcut_at, numbers, o, rows, line, block, p):
-    """Output channel o, whose counts begin at `at` and whose shortcut at `shortcut_at`."""
-    h, w = p[H_OUT], p[W_OUT]
-    fix = p[FIX] + o * h * w
+def finish_channel(out, counts, fixes, shortcut, at, shortcut_at, affine, o, rows, line, block, p):
+    """Output channel o, whose counts begin at `at` and whose shortcut at `shortcut_at`; see `lanes.finish_row`."""
+    h, w = p.high, p.wide
+    fix = p.fixes + o * h * w
     for image in range(block):
         pixel, position = image * h * w, at + image * rows * line
         if line == w:  # no padding, so an image is one long row
-            where = (o * block * h * w + pixel, position, fix, shortcut_at + pixel, h * w)
-            finish_row(out, counts, fixes, shortcut, where, numbers)
+            to = o * block * h * w + pixel
+            finish_row(out, counts, fixes, shortcut, to, position, fix, shortcut_at + pixel, h * w, affine)
             continue
         for y in range(h):
             done = pixel + y * w
-            where = (o * block * h * w + done, position + y * line, fix + y * w, shortcut_at + done, w)
-            finish_row(out, counts, fixes, shortcut, where, numbers)
+            to, at_row, fix_row = o * block * h * w + done, position + y * line, fix + y * w
+            finish_row(out, counts, fixes, shortcut, to, at_row, fix_row, shortcut_at + done, w, affine)
 
 
 @compiled
-def _gather(planes, dense, distances, group_size, block, p):
+def gather(planes, dense, distances, group_size, block, p):
     """What every tap of every group sees, `[groups, taps, B, H', W']`, and the taps' distances in that."""
-    h, w, rows, line = p[H_OUT], p[W_OUT], p[ROWS], p[LINE]
+    h, w, rows, line = p.high, p.wide, p.rows, p.line
     to = 0
-    for group in range(p[GROUPS]):
-        for tap in range(p[TAP_COUNT]):
+    for group in range(p.groups):
+        for tap in range(p.tap_count):
             for image in range(block):
                 at = group * group_size + distances[tap] + image * rows * line
                 for y in range(h):
-                    copy_row(dense, planes, (to, at + y * line, w), (np.uint8(0),))
+                    copy_row(dense, planes, to, at + y * line, w, np.uint8(0))
                     to += w
-    for tap in range(p[TAP_COUNT]):
+    for tap in range(p.tap_count):
         distances[tap] = tap * block * h * w
 
 
 @compiled
-def _block(x, out, tables, planes, dense, flat, counts, spare, block, p):
+def planes_of_taps(signs, dense, distances, block, p):
+    """The planes in which `distances` lead to what taps see, their rows and columns, bytes from group to group."""
+    size = block * p.rows * p.line
+    group_size = p.planes // p.groups * p.stride * p.stride * size
+    if p.dense:
+        gather(signs, dense, distances, group_size, block, p)
+        return dense, p.high, p.wide, p.tap_count * block * p.high * p.wide
+    return signs, p.rows, p.line, group_size
+
+
+@compiled
+def block_step(x, out, tables, scratch, block, p):
     """`bnas.packed.layout.Block` on a block of images."""
-    floats, thresholds, weights, taps, fixes = tables
-    _pack(x, thresholds, planes, flat, block, p)
-    shortcut = _shortcut(x, spare, block, p)
-    distances = _distances(taps, block, p)
-    have, made, groups, number = p[C_IN], p[C_OUT], p[GROUPS], p[TAP_COUNT]
-    rows, line, pixels = p[ROWS], p[LINE], block * p[H_OUT] * p[W_OUT]
-    size = block * rows * line
-    group_size = p[PLANES] // groups * p[STRIDE] * p[STRIDE] * size
-    if p[DENSE]:
-        _gather(planes, dense, distances, group_size, block, p)
-        planes, rows, line = dense, p[H_OUT], p[W_OUT]
-        size, group_size = pixels, number * pixels
+    floats, values, counts = tables.floats, p.floats, scratch.counts
+    _pack(x, tables.thresholds, scratch.signs, scratch.flat, block, p)
+    shortcut = shortcut_of(x, scratch.shortcuts, block, p)
+    distances = tap_distances(tables.taps, block, p)
+    planes, rows, line, group_size = planes_of_taps(scratch.signs, scratch.dense, distances, block, p)
+    made, taps, pixels, size = p.made, p.tap_count, block * p.high * p.wide, block * rows * line
     pitch = (size + POSITIONS - 1) // POSITIONS * POSITIONS
-    per_group, tiles = made // groups, min(have, made)
-    values, weight, o = p[FLOATS], p[WEIGHTS], 0
-    for group in range(groups):
+    per_group, tiles, weight, o = made // p.groups, min(p.channels, made), p.weights, 0
+    for group in range(p.groups):
         for first in range(0, per_group, TOGETHER):
             for start in range(0, size, POSITIONS):
-                where = (group * group_size + start, weight, number, start, pitch)
-                count_differences(counts, planes, weights, distances, where)
-            weight += number * TOGETHER
+                at = group * group_size + start
+                count_differences(counts, planes, tables.weights, distances, at, weight, taps, start, pitch)
+            weight += taps * TOGETHER
             for one in range(min(TOGETHER, per_group - first)):
-                numbers = (floats[values + o], floats[values + made + o], floats[values + 2 * made + o])
-                _finish(out, counts, fixes, shortcut, one * pitch, o % tiles * pixels, numbers, o, rows, line, block, p)
+                affine = (floats[values + o], floats[values + made + o], floats[values + 2 * made + o])
+                at = o % tiles * pixels
+                finish_channel(out, counts, tables.fixes, shortcut, one * pitch, at, affine, o, rows, line, block, p)
                 o += 1
 
 
 @compiled
-def _stem(x, out, tables, planes, sums, block, p):
+def _stem(x, out, tables, scratch, block, p):
     """`bnas.packed.layout.Stem` on a block of images."""
-    floats, taps = tables[0], tables[3]
-    size, pixels = block * p[ROWS] * p[LINE], block * p[H_IN] * p[W_IN]
-    _fill(planes, 0, p[PLANES] * p[STRIDE] * p[STRIDE] * size + (p[LINE] + 1) * p[PADDING], np.float32(0))
-    for c in range(p[C_IN]):
-        _spread(x[c * pixels :], planes[c * p[STRIDE] * p[STRIDE] * size :], np.float32(0), block, p)
-    distances = _distances(taps, block, p)
-    weight, bias = p[FLOATS], p[FLOATS] + p[C_OUT] * p[TAP_COUNT]
-    for o in range(p[C_OUT]):
-        _fill(sums, 0, size, floats[bias + o])
-        for tap in range(p[TAP_COUNT]):
-            w, seen = floats[weight + o * p[TAP_COUNT] + tap], planes[distances[tap] :]
+    floats, planes, sums = tables.floats, scratch.planes, scratch.sums
+    size, pixels = block * p.rows * p.line, block * p.height * p.width
+    fill_with(planes, 0, p.planes * p.stride * p.stride * size + (p.line + 1) * p.padding, np.float32(0))
+    for c in range(p.channels):
+        spread(x[c * pixels :], planes[c * p.stride * p.stride * size :], np.float32(0), block, p)
+    distances = tap_distances(tables.taps, block, p)
+    weight, bias = p.floats, p.floats + p.made * p.tap_count
+    for o in range(p.made):
+        fill_with(sums, 0, size, floats[bias + o])
+        for tap in range(p.tap_count):
+            w, seen = floats[weight + o * p.tap_count + tap], planes[distances[tap] :]
             for i in range(size):
                 sums[i] += w * seen[i]
-        if p[RELU]:
+        if p.relu:
             for i in range(size):
                 sums[i] = sums[i] if sums[i] > np.float32(0) else np.float32(0)
-        _collect(sums, out[o * block * p[H_OUT] * p[W_OUT] :], block, p)
+        _collect(sums, out[o * block * p.high * p.wide :], block, p)
 
 
 @compiled
 def _collect(sums, out, block, p):
     """The positions of one channel's planes that are pixels."""
-    h, w = p[H_OUT], p[W_OUT]
+    h, w = p.high, p.wide
     for image in range(block):
         for y in range(h):
-            where = ((image * h + y) * w, (image * p[ROWS] + y) * p[LINE], w)
-            copy_row(out, sums, where, (np.float32(0),))
+            copy_row(out, sums, (image * h + y) * w, (image * p.rows + y) * p.line, w, np.float32(0))
 
 
 @compiled
-def _pool(x, out, tables, planes, sums, block, p):
+def _pool(x, out, tables, scratch, block, p):
     """Maximum or average of 3×3 for all channels."""
-    floats, taps = tables[0], tables[3]
-    size, pixels = block * p[ROWS] * p[LINE], block * p[H_IN] * p[W_IN]
-    distances, maximum, made = _distances(taps, block, p), p[OP] == MAX, p[H_OUT] * p[W_OUT]
+    floats, planes, sums = tables.floats, scratch.planes, scratch.sums
+    size, pixels = block * p.rows * p.line, block * p.height * p.width
+    distances, maximum, made = tap_distances(tables.taps, block, p), p.op == MAX, p.high * p.wide
     fill = np.float32(-np.inf) if maximum else np.float32(0)
-    _fill(planes, 0, size * p[STRIDE] * p[STRIDE] + (p[LINE] + 1) * p[PADDING], fill)
-    for c in range(p[C_IN]):
-        _spread(x[c * pixels :], planes, fill, block, p)
+    fill_with(planes, 0, size * p.stride * p.stride + (p.line + 1) * p.padding, fill)
+    for c in range(p.channels):
+        spread(x[c * pixels :], planes, fill, block, p)
         _copy(sums, 0, planes, distances[0], size)
-        for tap in range(1, p[TAP_COUNT]):
+        for tap in range(1, p.tap_count):
             seen = planes[distances[tap] :]
             if maximum:
                 for i in range(size):
@@ -246,27 +290,27 @@ def _pool(x, out, tables, planes, sums, block, p):
         if not maximum:
             for image in range(c * block, (c + 1) * block):
                 for i in range(made):
-                    out[image * made + i] /= floats[p[FLOATS] + i]
+                    out[image * made + i] /= floats[p.floats + i]
 
 
 @compiled
 def _shuffle(x, out, block, p):
     """`bnas.packed.layout.Shuffle` on a block of images."""
-    groups, pixels = p[GROUPS], block * p[H_IN] * p[W_IN]
-    width = p[C_IN] // groups
-    for channel in range(p[C_IN]):
+    groups, pixels = p.groups, block * p.height * p.width
+    width = p.channels // groups
+    for channel in range(p.channels):
         _copy(out, channel * pixels, x, (channel % groups * width + channel // groups) * pixels, pixels)
 
 
 @compiled
 def _classify(x, logits, tables, block, p):
     """`bnas.packed.layout.Classifier`: logits `[B, classes]`. The weights lie as `[channels, classes]`."""
-    floats, pixels, classes = tables[0], p[H_IN] * p[W_IN], p[C_OUT]
-    weight, bias = p[FLOATS], p[FLOATS] + p[C_IN] * classes
+    floats, pixels, classes = tables.floats, p.height * p.width, p.made
+    weight, bias = p.floats, p.floats + p.channels * classes
     for image in range(block):
         for k in range(classes):
             logits[image, k] = floats[bias + k]
-    for c in range(p[C_IN]):
+    for c in range(p.channels):
         for image in range(block):
             total = np.float32(0)
             at = (c * block + image) * pixels
@@ -278,44 +322,43 @@ def _classify(x, logits, tables, block, p):
 
 
 @compiled
-def run(program, tables, room, images, last, most):
-    """All steps on flat images `[N, C · H · W]`, at `most` so many at a time; the last map goes to `last` `[N, …]`.
+def run(program, tables, scratch, images, last, most):
+    """All steps on flat images `[N, C · H · W]`, `most` of them at a time; the last map goes to `last` `[N, …]`.
 
-    `room` are arrays to work in: maps, sign planes, gathered signs, float planes, one channel's signs, one channel's
-    sums, counts, and shortcuts (see `bnas.packed.program.Room`).
+    `program` are `STEP`s, `tables` `Tables`, `scratch` a `Scratch`.
     """
-    maps, signs, dense, planes, flat, sums, counts, spare = room
+    maps = scratch.maps
     first, final = program[0], program[len(program) - 1]
-    pixels, size = first[H_IN] * first[W_IN], final[H_OUT] * final[W_OUT]
+    pixels, size = first.height * first.width, final.high * final.wide
     for start in range(0, len(images), most):
         block = min(most, len(images) - start)
-        for c in range(first[C_IN]):
+        for c in range(first.channels):
             for image in range(block):
                 _copy(maps, (c * block + image) * pixels, images[start + image], c * pixels, pixels)
         for step in range(len(program)):
             p = program[step]
-            x, out = maps[p[SOURCE] * block :], maps[p[OUT] * block :]
-            op = p[OP]
+            x, out = maps[p.source * block :], maps[p.out * block :]
+            op = p.op
             if op == BLOCK:
-                _block(x, out, tables, signs, dense, flat, counts, spare, block, p)
+                block_step(x, out, tables, scratch, block, p)
             elif op == SUM:
-                other = maps[p[OTHER] * block :]
-                for i in range(block * p[C_OUT] * p[H_OUT] * p[W_OUT]):
+                other = maps[p.other * block :]
+                for i in range(block * p.made * p.high * p.wide):
                     out[i] = x[i] + other[i]
             elif op in (MAX, AVG):
-                _pool(x, out, tables, planes, sums, block, p)
+                _pool(x, out, tables, scratch, block, p)
             elif op == HALVE:
-                _halve(x, out, block, p)
+                halve(x, out, block, p)
             elif op == SHUFFLE:
                 _shuffle(x, out, block, p)
             elif op == NONE:
-                _fill(out, 0, block * p[C_OUT] * p[H_OUT] * p[W_OUT], np.float32(0))
+                fill_with(out, 0, block * p.made * p.high * p.wide, np.float32(0))
             elif op == STEM:
-                _stem(x, out, tables, planes, sums, block, p)
+                _stem(x, out, tables, scratch, block, p)
             else:
                 _classify(x, last[start:], tables, block, p)
-        if final[OP] != CLASSIFY:
-            for c in range(final[C_OUT]):
+        if final.op != CLASSIFY:
+            for c in range(final.made):
                 for image in range(block):
-                    at = final[OUT] * block + (c * block + image) * size
+                    at = final.out * block + (c * block + image) * size
                     _copy(last[start + image], c * size, maps, at, size)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bnas.packed.layout import EdgeStep, Pool, Step, layout, part_step, payload
-from bnas.packed.network import Machine
+from bnas.packed.machine import Machine
 from bnas.packed.parameters import split
 from bnas.packed.timing import timed
 from bnas.records.latencies import CellLatencies, EdgeLatency, LatencyTable, latency_table

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-import bnas.packed.kernels as k
-from bnas.packed.lanes import LANES, POSITIONS, TOGETHER
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shuffle, Stem, Step, Sum, elements
+from bnas.kernels.emitter import LANES
+from bnas.packed import kernels as k
+from bnas.packed.lanes import POSITIONS, TOGETHER
+from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
 SHARING, WASTE = 32, 1.3
@@ -22,43 +23,45 @@ GAP = LANES
 
 
 class Room(NamedTuple):
-    """What one image needs beside the parameters, in elements of arrays (see `kernels.run`)."""
+    """What one image needs beside the parameters, in elements of the arrays of `kernels.Scratch`."""
 
-    maps: int
-    signs: int
-    dense: int
-    planes: int
-    positions: int
-    shortcuts: int
+    maps: int = 0
+    signs: int = 0
+    dense: int = 0
+    planes: int = 0
+    positions: int = 0
+    shortcuts: int = 0
 
     @property
     def bytes(self) -> int:
         """Memory in bytes."""
         return 4 * (self.maps + self.planes + self.shortcuts) + self.signs + self.dense + 13 * self.positions
 
-    def arrays(self, block: int) -> tuple[NDArray[np.generic], ...]:
-        """Room for so many images at once, and for vectors that reach past its end."""
-        slack = 16 * POSITIONS
-        needs = (
-            (self.maps, np.float32),
-            (self.signs, np.uint8),
-            (self.dense, np.uint8),
-            (self.planes, np.float32),
-            (self.positions, np.uint8),
-            (self.positions, np.float32),
-            (TOGETHER * self.positions, np.uint16),
-            (self.shortcuts, np.float32),
+    def arrays(self, block: int) -> k.Scratch:
+        """Arrays for so many images at once, and for vectors that reach past their ends."""
+
+        def zeros(count: int, kind: type[np.generic]) -> NDArray[Any]:
+            return np.zeros(count * block + TOGETHER * 16 * POSITIONS, kind)
+
+        return k.Scratch(
+            maps=zeros(self.maps, np.float32),
+            signs=zeros(self.signs, np.uint8),
+            dense=zeros(self.dense, np.uint8),
+            planes=zeros(self.planes, np.float32),
+            flat=zeros(self.positions, np.uint8),
+            sums=zeros(self.positions, np.float32),
+            counts=zeros(TOGETHER * self.positions, np.uint16),
+            shortcuts=zeros(self.shortcuts, np.float32),
         )
-        return tuple(np.zeros(count * block + TOGETHER * slack, kind) for count, kind in needs)
 
 
 class Program(NamedTuple):
-    """Steps `[steps, kernels.COLUMNS]`, parameter tables, and the room that one image needs."""
+    """Steps (`kernels.STEP`), their parameters, the room that one image needs, and the shape of the last map."""
 
-    steps: NDArray[np.int64]
-    tables: tuple[NDArray[np.generic], ...]
+    steps: NDArray[np.void]
+    tables: k.Tables
     room: Room
-    out: tuple[int, ...]
+    out: Shape
 
 
 def build(steps: Sequence[Step], parameters: Sequence[Parameters]) -> Program:
@@ -99,122 +102,112 @@ def thresholds(scale: Floats, shift: Floats) -> tuple[Floats, NDArray[np.bool_]]
 
 class _Builder:
     def __init__(self, steps: Sequence[Step]) -> None:
-        self.rows: list[NDArray[np.int64]] = []
-        self.floats: list[Floats] = []
-        self.thresholds: list[Floats] = []
-        self.weights: list[NDArray[np.uint8]] = []
-        self.taps: list[tuple[int, int]] = []
-        self.fixes: list[NDArray[np.int32]] = []
-        self.used = dict.fromkeys(("floats", "thresholds", "weights", "fixes"), 0)
-        self.room = Room(0, 0, 0, 0, 0, 0)
+        self.rows: list[NDArray[np.void]] = []
+        self.tables: dict[str, list[NDArray[Any]]] = {name: [] for name in k.Tables._fields}
+        self.used = dict.fromkeys(k.Tables._fields, 0)
         self.places = _places(steps)
-        self.maps, self.made = self.places.total, 0
+        self.room = Room(maps=self.places.total)
+        self.made = 0
 
     def add(self, step: Step, values: Parameters) -> None:
         """Append a step's row and tables."""
         self.made += 1
         if isinstance(step, Concat) or (isinstance(step, Pool) and step.kind == "skip" and step.stride == 1):
             return  # its parts already lie where it is
-        row = np.zeros(k.COLUMNS, np.int64)
-        row[k.SOURCE], row[k.OUT] = self.places.of[step.source], self.places.of[self.made]
-        row[[k.C_IN, k.H_IN, k.W_IN]] = step.shape
-        row[[k.C_OUT, k.H_OUT, k.W_OUT]] = step.out
-        row[k.STRIDE], row[k.GROUPS] = 1, 1
+        row = np.zeros((), k.STEP)
+        row["source"], row["out"] = self.places.of[step.source], self.places.of[self.made]
+        row["channels"], row["height"], row["width"] = step.shape
+        row["made"], row["high"], row["wide"] = step.out
+        row["stride"], row["groups"] = 1, 1
         match step, values:
             case Stem(), StemParameters():
-                row[k.OP], row[k.RELU] = k.STEM, step.relu
-                self._planes(row, step.kernel, 1, step.stride, step.kernel // 2, step.shape.channels, binary=False)
-                row[k.FLOATS] = self._keep("floats", [values.weight, values.bias])
+                row["op"], row["relu"] = k.STEM, step.relu
+                window = (step.kernel, 1, step.stride, step.kernel // 2)
+                self._need(planes=self._planes(row, *window, step.shape.channels))
+                row["floats"] = self._keep("floats", values.weight, values.bias)
             case Block(), BlockParameters():
-                row[k.OP] = k.BLOCK
+                row["op"] = k.BLOCK
                 self._block(row, step, values)
             case Pool(kind="skip"), None:
-                row[k.OP], row[k.STRIDE] = k.HALVE, step.stride
+                row["op"], row["stride"] = k.HALVE, step.stride
             case Pool(kind="none"), None:
-                row[k.OP] = k.NONE
+                row["op"] = k.NONE
             case Pool(), None:
-                row[k.OP] = k.MAX if step.kind == "max" else k.AVG
-                self._planes(row, 3, 1, step.stride, 1, 1, binary=False)
-                row[k.FLOATS] = self._keep("floats", [_inside(step)])
+                row["op"] = k.MAX if step.kind == "max" else k.AVG
+                self._need(planes=self._planes(row, 3, 1, step.stride, 1, 1))
+                row["floats"] = self._keep("floats", _inside(step))
             case Shuffle(), None:
-                row[k.OP], row[k.GROUPS] = k.SHUFFLE, step.groups
+                row["op"], row["groups"] = k.SHUFFLE, step.groups
             case Sum(), None:
-                row[k.OP], row[k.OTHER] = k.SUM, self.places.of[step.other]
+                row["op"], row["other"] = k.SUM, self.places.of[step.other]
             case Classifier(), ClassifierParameters():
-                row[k.OP] = k.CLASSIFY
-                row[k.FLOATS] = self._keep("floats", [values.weight.T, values.bias])
+                row["op"] = k.CLASSIFY
+                row["floats"] = self._keep("floats", values.weight.T, values.bias)
             case _:
                 raise ValueError(f"{step.name}: parameters {type(values).__name__} do not belong to this step")
         self.rows.append(row)
-        self.out = tuple(step.out)
+        self.out = step.out
 
     def finished(self) -> Program:
         """The tables as arrays."""
-        tables = (
-            _joined(self.floats, np.float32),
-            _joined(self.thresholds, np.float32),
-            _joined(self.weights, np.uint8),
-            np.array(self.taps, np.int64).reshape(-1, 2),
-            # The last row is read a whole vector at a time, like every other.
-            _joined([*self.fixes, np.zeros(LANES, np.int32)], np.int32),
+        # The last row of fixes is read a whole vector at a time, like every other.
+        self._keep("fixes", np.zeros(LANES, np.int32))
+        tables = k.Tables(
+            floats=_joined(self.tables["floats"], np.float32),
+            thresholds=_joined(self.tables["thresholds"], np.float32),
+            weights=_joined(self.tables["weights"], np.uint8),
+            taps=_joined(self.tables["taps"], np.int64).reshape(-1, 2),
+            fixes=_joined(self.tables["fixes"], np.int32),
         )
-        return Program(np.stack(self.rows), tables, self.room._replace(maps=self.maps), self.out)
+        return Program(np.stack(self.rows), tables, self.room, self.out)
 
-    def _keep(self, table: str, arrays: Sequence[NDArray[np.generic]]) -> int:
+    def _keep(self, table: str, *arrays: NDArray[np.generic]) -> int:
+        """Appends to a table; the place of the first number."""
         start = self.used[table]
         for array in arrays:
-            getattr(self, table).append(np.ascontiguousarray(array).ravel())
+            self.tables[table].append(np.ascontiguousarray(array).ravel())
             self.used[table] += array.size
         return start
 
-    def _planes(
-        self, row: NDArray[np.int64], kernel: int, dilation: int, stride: int, padding: int, depth: int, *, binary: bool
-    ) -> None:
-        """Geometry of the padded planes, and where in them every tap of one group lies."""
-        height, width = int(row[k.H_IN]), int(row[k.W_IN])
+    def _need(self, **elements: int) -> None:
+        """Makes room for a step that needs so many elements."""
+        self.room = Room(*map(max, self.room, Room(**elements)))
+
+    def _planes(self, row: NDArray[np.void], kernel: int, dilation: int, stride: int, padding: int, depth: int) -> int:
+        """Geometry of the padded planes, and where in them every tap of one group lies; elements of all planes."""
+        height, width, groups = int(row["height"]), int(row["width"]), int(row["groups"])
         # Neighbouring rows share their padding; with a stride they have it each to themselves.
         rows, line = (side + padding if stride == 1 else -(-(side + 2 * padding) // stride) for side in (height, width))
-        row[k.STRIDE], row[k.PADDING], row[k.ROWS], row[k.LINE] = stride, padding, rows, line
-        row[k.TAPS], row[k.TAP_COUNT] = len(self.taps), depth * kernel**2
-        groups = int(row[k.GROUPS])
-        row[k.PLANES] = groups * depth
+        taps = []
         for plane, ky, kx in product(range(depth), *[range(kernel)] * 2):
             y, x = ky * dilation, kx * dilation
             phase = y % stride * stride + x % stride
-            self.taps.append((plane * stride**2 + phase, y // stride * line + x // stride))
-        positions = rows * line
+            taps.append((plane * stride**2 + phase, y // stride * line + x // stride))
+        row["stride"], row["padding"], row["rows"], row["line"] = stride, padding, rows, line
+        row["taps"], row["tap_count"] = self._keep("taps", np.array(taps)) // 2, len(taps)
+        row["planes"] = groups * depth
+        self._need(positions=max(rows * line, height * width))
         # Taps of the last positions reach over the end of the last plane.
-        over = max(self.taps[at][1] for at in range(int(row[k.TAPS]), len(self.taps)))
-        need = groups * depth * stride**2 * positions + over
-        room = self.room
-        if binary:
-            self.room = room._replace(signs=max(room.signs, need), positions=max(room.positions, positions))
-        else:
-            self.room = room._replace(planes=max(room.planes, need), positions=max(room.positions, positions))
-        pixels = height * width
-        self.room = self.room._replace(positions=max(self.room.positions, pixels))
+        return groups * depth * stride**2 * rows * line + max(distance for _, distance in taps)
 
-    def _block(self, row: NDArray[np.int64], step: Block, values: BlockParameters) -> None:
-        depth = step.shape.channels // step.groups
-        row[k.GROUPS] = step.groups
-        bytes_ = -(-depth // 8)
-        self._planes(row, step.kernel, step.dilation, step.stride, step.padding, bytes_, binary=True)
+    def _block(self, row: NDArray[np.void], step: Block, values: BlockParameters) -> None:
+        have, made, depth = step.shape.channels, step.out.channels, step.shape.channels // step.groups
+        row["groups"] = step.groups
+        self._need(signs=self._planes(row, step.kernel, step.dilation, step.stride, step.padding, -(-depth // 8)))
         t, flip = thresholds(values.scale_in, values.shift_in)
         # A flipped sign of the input is a flipped weight.
-        by_output = flip.reshape(step.groups, 1, depth).repeat(step.out.channels // step.groups, 1)
-        bits = (values.weight > 0) ^ by_output.reshape(step.out.channels, depth)[:, :, None, None]
+        by_output = flip.reshape(step.groups, 1, depth).repeat(made // step.groups, 1)
+        bits = (values.weight > 0) ^ by_output.reshape(made, depth)[:, :, None, None]
         packed = np.packbits(bits, axis=1, bitorder="little")  # [O, bytes, k, k]
-        row[k.THRESHOLDS] = self._keep("thresholds", [t])
-        row[k.WEIGHTS] = self._keep("weights", [interleaved(packed, step.groups)])
-        row[k.FIX] = self._keep("fixes", [_fixes(bits, step)])
-        row[k.FLOATS] = self._keep("floats", [values.scale_out, values.shift_out, values.slope])
-        have, made = step.shape.channels, step.out.channels
+        row["thresholds"] = self._keep("thresholds", t)
+        row["weights"] = self._keep("weights", interleaved(packed, step.groups))
+        row["fixes"] = self._keep("fixes", _fixes(bits, step))
+        row["floats"] = self._keep("floats", values.scale_out, values.shift_out, values.slope)
         pixels = step.out.height * step.out.width
-        if made // step.groups >= SHARING and int(row[k.ROWS] * row[k.LINE]) > WASTE * pixels:
-            row[k.DENSE] = 1
-            self.room = self.room._replace(dense=max(self.room.dense, step.groups * int(row[k.TAP_COUNT]) * pixels))
-        need = (have if step.stride == 2 else 0) + (made if have > made else 0)
-        self.room = self.room._replace(shortcuts=max(self.room.shortcuts, need * pixels))
+        if made // step.groups >= SHARING and int(row["rows"] * row["line"]) > WASTE * pixels:
+            row["dense"] = 1
+            self._need(dense=step.groups * int(row["tap_count"]) * pixels)
+        self._need(shortcuts=((have if step.stride == 2 else 0) + (made if have > made else 0)) * pixels)
 
 
 def interleaved(packed: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
@@ -304,5 +297,5 @@ def _places(steps: Sequence[Step]) -> _Places:
     return _Places([starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], max(end for _, end, _ in placed))
 
 
-def _joined(arrays: Sequence[NDArray[np.generic]], dtype: type[np.generic]) -> NDArray[np.generic]:
-    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(1, dtype)
+def _joined(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(2, dtype)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bnas.nn.operations import BinaryBlock, ShuffleChannels, SkipConnect, Zero
 from bnas.nn.pooling import AvgPool, MaxPool
+from bnas.packed.kernels import Scratch, Tables
 from bnas.packed.lanes import POSITIONS
 from bnas.packed.layout import Block, Pool
 from bnas.packed.parameters import BlockParameters
@@ -68,7 +69,7 @@ class Workbench:
 
     def __init__(self) -> None:
         self._free: dict[int, list[Floats]] = {}
-        self._rooms: dict[tuple[Room, int], tuple[NDArray[np.generic], ...]] = {}
+        self._rooms: dict[tuple[Room, int], Scratch] = {}
         self._row = np.zeros(SLACK, np.float32)
 
     def map(self, shape: Shape, images: int) -> Map:
@@ -81,7 +82,7 @@ class Workbench:
         """Frees the buffer of a map that is read no more."""
         self._free.setdefault(len(done.values), []).append(done.values)
 
-    def room(self, room: Room, images: int) -> tuple[NDArray[np.generic], ...]:
+    def room(self, room: Room, images: int) -> Scratch:
         """See `bnas.packed.program.Room.arrays`."""
         if (room, images) not in self._rooms:
             self._rooms[room, images] = room.arrays(images)
@@ -177,11 +178,11 @@ def _chain(layers: nn.Sequential, shape: Shape) -> Frozen | None:
 
 def _halve(shape: Shape) -> Frozen:
     out = shape.halved(shape.channels, 2)
-    row = build([Pool("skip", 0, shape, out, "skip", 2)], [None]).steps[0]
+    steps = build([Pool("skip", 0, shape, out, "skip", 2)], [None]).steps
 
     def run(x: Map, bench: Workbench) -> Map:
         made = bench.map(out, x.images)
-        kernels.halve(x.values, made.values, x.images, row)
+        kernels.halve(x.values, made.values, x.images, steps)
         return made
 
     return run
@@ -202,10 +203,10 @@ def _pool(largest: bool, shape: Shape, stride: int) -> Frozen:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """What blocks of one shape share: a row of a packed program, its taps, which of them lie over the border, room."""
+    """What blocks of one shape share: a packed program of one step, which of its taps lie over the border, room."""
 
-    row: NDArray[np.int64]
-    taps: NDArray[np.int64]
+    steps: NDArray[np.void]
+    tables: Tables
     outside: Floats
     """`[taps of the kernel, H', W']`, 1 where a tap lies over the border, else 0."""
     room: Room
@@ -217,7 +218,6 @@ def _geometry(step: Block) -> _Geometry:
     weight = np.ones((step.out.channels, depth, step.kernel, step.kernel), np.int8)
     before, after = np.ones(step.shape.channels, np.float32), np.ones(step.out.channels, np.float32)
     program = build([step], [BlockParameters(before, before, weight, after, after, after)])
-    row, taps = program.steps[0].copy(), program.tables[3].astype(np.int64)
     outside = np.empty((step.kernel**2, *step.out[1:]), np.float32)
     for tap in range(step.kernel**2):
         first = [position * step.dilation - step.padding for position in divmod(tap, step.kernel)]
@@ -229,7 +229,7 @@ def _geometry(step: Block) -> _Geometry:
             )
         ]
         outside[tap] = ~(real[0][:, None] & real[1])
-    return _Geometry(row, taps, outside, program.room._replace(maps=0))
+    return _Geometry(program.steps, program.tables, outside, program.room._replace(maps=0))
 
 
 def _frozen_block(block: BinaryBlock, shape: Shape) -> Frozen | None:
@@ -252,14 +252,12 @@ def _frozen_block(block: BinaryBlock, shape: Shape) -> Frozen | None:
     values = [alpha if number is None else number.detach().numpy() for number in numbers]
     flat = np.concatenate([*values, [norms[0].eps, norms[1].eps]]).astype(np.float64)
     packed = interleaved(np.packbits(bits, axis=1, bitorder="little"), conv.groups)
-    tables = (packed.ravel(), geometry.taps, fixes.ravel())
+    tables = geometry.tables._replace(weights=packed.ravel(), fixes=fixes.ravel())
 
     def run(x: Map, bench: Workbench) -> Map:
         result = bench.map(step.out, x.images)
-        signs, dense, _, flat_signs, _, counts, spare = bench.room(geometry.room, x.images)[1:]
-        mean, variance = x.with_moments()
-        room = (signs, dense, flat_signs, counts, spare)
-        kernels.block(x.values, mean, variance, result.values, flat, tables, room, x.images, geometry.row)
+        scratch = bench.room(geometry.room, x.images)
+        kernels.block(x.values, *x.with_moments(), result.values, flat, tables, scratch, x.images, geometry.steps)
         return result
 
     return run

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from bnas.kernels import numba_cache
+from bnas.kernels.emitter import LANES
 from bnas.packed import kernels as k
-from bnas.packed.lanes import LANES, POSITIONS, TOGETHER, count_differences, max_row, mean_row, sum_row, thin_row
+from bnas.packed.lanes import POSITIONS, TOGETHER, count_differences, max_row, mean_row, sum_row, thin_row
 
 compiled = numba_cache.compiled()
 
@@ -67,13 +68,13 @@ def means(x, images, pixels, out):
 @compiled
 def _signs(x, mean, variance, values, planes, flat, n, p):
     """Bit c of a byte is set where `BN(x) ≥ 0` in channel c of its eight; planes as in `bnas.packed.kernels`."""
-    pixels, channels, depth = n * p[k.H_IN] * p[k.W_IN], p[k.C_IN], p[k.C_IN] // p[k.GROUPS]
-    size = n * p[k.ROWS] * p[k.LINE] * p[k.STRIDE] * p[k.STRIDE]
-    k._fill(planes, 0, size * p[k.PLANES] + (p[k.LINE] + 1) * p[k.PADDING], np.uint8(0))
+    pixels, channels, depth = n * p.height * p.width, p.channels, p.channels // p.groups
+    size = n * p.rows * p.line * p.stride * p.stride
+    k.fill_with(planes, 0, size * p.planes + (p.line + 1) * p.padding, np.uint8(0))
     at = 0
-    for group in range(p[k.GROUPS]):
+    for group in range(p.groups):
         for part in range(0, depth, 8):
-            k._fill(flat, 0, pixels, np.uint8(0))
+            k.fill_with(flat, 0, pixels, np.uint8(0))
             for bit in range(min(8, depth - part)):
                 channel = group * depth + part + bit
                 seen = x[channel * pixels : (channel + 1) * pixels]
@@ -82,22 +83,22 @@ def _signs(x, mean, variance, values, planes, flat, n, p):
                 mark = np.uint8(1 << bit)
                 for i in range(pixels):
                     flat[i] |= mark if seen[i] * scale + shift >= np.float32(0) else np.uint8(0)
-            k._spread(flat, planes[at:], np.uint8(0), n, p)
+            k.spread(flat, planes[at:], np.uint8(0), n, p)
             at += size
 
 
 @compiled
 def _sum_moments(counts, fixes, at, o, rows, line, totals, n, p):
     """Mean and variance of output channel o's sums of products, from exact sums of them and of their squares."""
-    h, w = p[k.H_OUT], p[k.W_OUT]
+    h, w = p.high, p.wide
     totals[:] = 0
     for image in range(n):
         position = at + image * rows * line
         if line == w:  # no padding, so an image is one long row
-            sum_row(totals, counts, fixes, (position, o * h * w, h * w))
+            sum_row(totals, counts, fixes, position, o * h * w, h * w)
             continue
         for y in range(h):
-            sum_row(totals, counts, fixes, (position + y * line, (o * h + y) * w, w))
+            sum_row(totals, counts, fixes, position + y * line, (o * h + y) * w, w)
     total, squares, count = np.int64(0), np.int64(0), n * h * w
     for lane in range(LANES):
         total += totals[lane]
@@ -107,49 +108,43 @@ def _sum_moments(counts, fixes, at, o, rows, line, totals, n, p):
 
 
 @compiled
-def block(x, mean, variance, out, values, tables, room, n, p):
-    """A `BinaryBlock` on x `[C, n, H, W]` with its channels' moments; `p` is a row of a packed program.
+def block(x, mean, variance, out, values, tables, scratch, n, steps):
+    """A `BinaryBlock` on x `[C, n, H, W]` with its channels' moments; `steps[0]` is its step of a packed program.
 
     `values` float64: scale and shift before the sign `[2, C]`; α, scale, shift and slope after it `[4, O]`; the two
-    BatchNorms' ε. `tables`: packed weights, taps, `fix`. `room`: arrays to work in.
+    BatchNorms' ε. Of `tables` only weights, taps and fixes are read.
     """
-    weights, taps, fixes = tables
-    planes, dense, flat, counts, spare = room
-    _signs(x, mean, variance, values, planes, flat, n, p)
-    shortcut = k._shortcut(x, spare, n, p)
-    distances = k._distances(taps, n, p)
-    have, made, groups, number = p[k.C_IN], p[k.C_OUT], p[k.GROUPS], p[k.TAP_COUNT]
-    rows, line, pixels = p[k.ROWS], p[k.LINE], n * p[k.H_OUT] * p[k.W_OUT]
-    size = n * rows * line
-    group_size = p[k.PLANES] // groups * p[k.STRIDE] * p[k.STRIDE] * size
-    if p[k.DENSE]:
-        k._gather(planes, dense, distances, group_size, n, p)
-        planes, rows, line = dense, p[k.H_OUT], p[k.W_OUT]
-        size, group_size = pixels, number * pixels
+    p, counts, fixes = steps[0], scratch.counts, tables.fixes
+    _signs(x, mean, variance, values, scratch.signs, scratch.flat, n, p)
+    shortcut = k.shortcut_of(x, scratch.shortcuts, n, p)
+    distances = k.tap_distances(tables.taps, n, p)
+    planes, rows, line, group_size = k.planes_of_taps(scratch.signs, scratch.dense, distances, n, p)
+    have, made, taps, pixels, size = p.channels, p.made, p.tap_count, n * p.high * p.wide, n * rows * line
     pitch = (size + POSITIONS - 1) // POSITIONS * POSITIONS
-    per_group, tiles, weight, o = made // groups, min(have, made), 0, 0
+    per_group, tiles, weight, o = made // p.groups, min(have, made), 0, 0
     totals = np.empty(2 * LANES, np.int64)
-    for group in range(groups):
+    for group in range(p.groups):
         for first in range(0, per_group, TOGETHER):
             for start in range(0, size, POSITIONS):
-                where = (group * group_size + start, weight, number, start, pitch)
-                count_differences(counts, planes, weights, distances, where)
-            weight += number * TOGETHER
+                at = group * group_size + start
+                count_differences(counts, planes, tables.weights, distances, at, weight, taps, start, pitch)
+            weight += taps * TOGETHER
             for one in range(min(TOGETHER, per_group - first)):
                 at = 2 * have + o
                 m, v = _sum_moments(counts, fixes, one * pitch, o, rows, line, totals, n, p)
                 alpha = values[at]
                 scale = values[at + made] * alpha / np.sqrt(alpha * alpha * v + values[-1])
                 shift = values[at + 2 * made] - m * scale
-                numbers = (np.float32(scale), np.float32(shift), np.float32(values[at + 3 * made]))
-                k._finish(out, counts, fixes, shortcut, one * pitch, o % tiles * pixels, numbers, o, rows, line, n, p)
+                affine = (np.float32(scale), np.float32(shift), np.float32(values[at + 3 * made]))
+                to = o % tiles * pixels
+                k.finish_channel(out, counts, fixes, shortcut, one * pitch, to, affine, o, rows, line, n, p)
                 o += 1
 
 
 @compiled
-def halve(x, out, n, p):
-    """Averages of 2×2 of all channels of x `[C, n, H, W]`."""
-    k._halve(x, out, n, p)
+def halve(x, out, n, steps):
+    """Averages of 2×2 of all channels of x `[C, n, H, W]`; `steps[0]` is that step of a packed program."""
+    k.halve(x, out, n, steps[0])
 
 
 @compiled
@@ -162,10 +157,10 @@ def pool(x, out, spare, largest, stride, h, w):
             at, to = (image * h + y * stride) * w, (image * high + y) * wide
             above = at - w if y > 0 else -1
             below = at + w if y * stride + 1 < h else -1
-            where = (to if stride == 1 else 0, at, above, below, w)
+            first = to if stride == 1 else 0
             if largest:
-                max_row(made, x, where)
+                max_row(made, x, first, at, above, below, w)
             else:
-                mean_row(made, x, where)
+                mean_row(made, x, first, at, above, below, w)
             if stride == 2:
-                thin_row(out, spare, (to, 0, w), (np.float32(0),))
+                thin_row(out, spare, to, 0, w, np.float32(0))

@@ -28,7 +28,7 @@ from bnas.nn.network import Network
 from bnas.packed import kernels, latency, reference
 from bnas.packed.lanes import POSITIONS, TOGETHER, count_differences
 from bnas.packed.layout import Block, Shape
-from bnas.packed.network import Machine, available_cores
+from bnas.packed.machine import Machine, available_cores
 from bnas.packed.onnx_export import to_onnx
 from bnas.packed.parameters import BlockParameters, Floats
 from bnas.packed.program import build
@@ -118,15 +118,14 @@ def layer(channels: int, side: int, kernel: int, dilation: int, threads: int) ->
 def worker(step: Block, values: BlockParameters, x: Floats, times: int) -> Callable[[], None]:
     """What a thread does: the block on its images `[BLOCK, C, H, W]`, so many times, in arrays of its own."""
     program = build([step], [values])
-    maps, signs, dense, _, flat, _, counts, spare = program.room.arrays(BLOCK)
-    p = program.steps[0]
-    source, out = maps[p[kernels.SOURCE] * BLOCK :], maps[p[kernels.OUT] * BLOCK :]
+    scratch, p = program.room.arrays(BLOCK), program.steps[0]
+    source, out = scratch.maps[p["source"] * BLOCK :], scratch.maps[p["out"] * BLOCK :]
     part = x[:BLOCK].transpose(1, 0, 2, 3).ravel()
     source[: part.size] = part
 
     def run() -> None:
         for _ in range(times):
-            kernels._block(source, out, program.tables, signs, dense, flat, counts, spare, BLOCK, p)
+            kernels.block_step(source, out, program.tables, scratch, BLOCK, p)
 
     return run
 
@@ -134,7 +133,7 @@ def worker(step: Block, values: BlockParameters, x: Floats, times: int) -> Calla
 @njit(nogil=True)
 def _vector(counts, planes, weights, distances, repeats):  # type: ignore[no-untyped-def]
     for i in range(repeats):
-        count_differences(counts, planes, weights, distances, (i % 8, 0, len(distances), 0, POSITIONS))
+        count_differences(counts, planes, weights, distances, i % 8, 0, len(distances), 0, POSITIONS)
 
 
 @njit(nogil=True)

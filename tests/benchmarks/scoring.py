@@ -25,7 +25,7 @@ from bnas.nn.cost import CostTable
 from bnas.nn.network import Supernet
 from bnas.nn.operations import BinaryBlock
 from bnas.packed.layout import Shape
-from bnas.packed.network import available_cores
+from bnas.packed.machine import available_cores
 from bnas.scoring import fast_modules, shared_paths, ways
 from bnas.scoring.answers import Answered, Questions, Way
 from bnas.scoring.scorer import ALL_BATCHES, Scorer

@@ -30,7 +30,7 @@ from bnas.kernels import passes
 from bnas.nn import fused_block
 from bnas.nn.binarize import BinaryConv2d
 from bnas.nn.network import Network, NetworkConfig, Supernet
-from bnas.packed.network import available_cores
+from bnas.packed.machine import available_cores
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from bnas.training.loop import adam

@@ -2,16 +2,17 @@ import numpy as np
 import pytest
 from numba import njit
 
-from bnas.kernels import tiles, vectors
-from bnas.kernels.vectors import LANES, load, load_bytes, load_counts, store, store_bytes
+from bnas.kernels import emitter, tiles
+from bnas.kernels.emitter import LANES
+from bnas.kernels.vectors import load, load_bytes, load_counts, store, store_bytes
 
 # Whatever processor this is: both kinds of inner loops are compiled for it, wide registers or not.
 TILES = ((1, 16), (2, 8), (4, 4), (2, 3), (1, 4), (2, 2), (1, 1))
 
 
 def called(tile):
-    """A tile, to be called with a tuple of numbers."""
-    return njit(lambda values: tile(values))
+    """A tile, to be called with its numbers."""
+    return njit(lambda *values: tile(*values))
 
 
 def test_the_tiles_of_this_processor_are_among_those_tested():
@@ -21,7 +22,7 @@ def test_the_tiles_of_this_processor_are_among_those_tested():
 @pytest.mark.parametrize("rows_columns", TILES, ids=str)
 @pytest.mark.parametrize("wide", [False, True])
 def test_a_tile_of_the_inputs_gradient_sums_over_taps_and_channels(rows_columns, wide, monkeypatch):
-    monkeypatch.setattr(vectors, "WIDE", wide)
+    monkeypatch.setattr(emitter, "WIDE", wide)
     tile, (rows, columns) = called(tiles._inputs(*rows_columns)), rows_columns
     rng, depth, taps = np.random.default_rng(0), LANES + 4, ((0, 0), (2, 1), (1, 0))
     gradient = rng.standard_normal((2, rows + 2, columns + 1, LANES)).astype(np.float32)
@@ -33,10 +34,8 @@ def test_a_tile_of_the_inputs_gradient_sums_over_taps_and_channels(rows_columns,
     for channels in (LANES, LANES // 2, 5):
         out = np.full((rows, columns + 1, channels), 7, np.float32)
         tile(
-            (
-                *(gradient.ctypes.data, line, part, offsets.ctypes.data, len(taps), weights.ctypes.data, depth),
-                *(out.ctypes.data, out.strides[0] // 4, channels, channels),
-            )
+            *(gradient.ctypes.data, line, part, offsets.ctypes.data, len(taps), weights.ctypes.data, depth),
+            *(out.ctypes.data, out.strides[0] // 4, channels, channels),
         )
         np.testing.assert_allclose(out[:, :-1], expected[..., :channels], rtol=1e-5, atol=1e-5)
         assert (out[:, -1] == 7).all()  # nothing is written beside the tile
@@ -53,7 +52,7 @@ def test_a_tile_of_the_weights_gradient_sums_over_pixels(chunks, together, monke
     before = rng.standard_normal((chunks, 10, LANES)).astype(np.float32)
     out = before.copy()
     line = gradient.strides[0] // 4
-    tile((gradient.ctypes.data, line, seen.ctypes.data, 100, step, rows, columns, out.ctypes.data, pitch, *offsets))
+    tile(gradient.ctypes.data, line, seen.ctypes.data, 100, step, rows, columns, out.ctypes.data, pitch, offsets)
     expected = before.copy()
     for k, offset in enumerate(offsets):
         for r in range(rows):
@@ -66,7 +65,7 @@ def test_a_tile_of_the_weights_gradient_sums_over_pixels(chunks, together, monke
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_lanes_that_are_not_there_are_read_as_zero_and_not_written(wide, monkeypatch):
-    monkeypatch.setattr(vectors, "WIDE", wide)
+    monkeypatch.setattr(emitter, "WIDE", wide)
 
     @njit
     def copy(kind, source, to, count):

@@ -17,7 +17,7 @@ from bnas.data.picture import normalise
 from bnas.nn.cost import cost
 from bnas.nn.network import Network
 from bnas.packed.layout import Block, Classifier, Shape, Stem, Step, layout
-from bnas.packed.network import Machine
+from bnas.packed.machine import Machine
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork

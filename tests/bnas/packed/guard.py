@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnas.packed.kernels import Scratch, Tables
 from bnas.packed.layout import Pool, Shape, Stem, Step, Sum
-from bnas.packed.network import Machine
+from bnas.packed.machine import Machine
 from bnas.packed.program import Room
 from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders
@@ -43,8 +44,8 @@ class GuardedRoom:
 
     room: Room
 
-    def arrays(self, block: int) -> tuple[NDArray[Any], ...]:
-        return tuple(guarded(array) for array in self.room.arrays(block))
+    def arrays(self, block: int) -> Scratch:
+        return Scratch(*map(guarded, self.room.arrays(block)))
 
 
 def drawn(rng: random.Random) -> Sequence[Step]:
@@ -75,7 +76,7 @@ def main() -> None:
         print(steps[0], flush=True)
         machine = Machine(steps, [builders.parameters(rng, step) for step in steps], 1)
         machine.block = draws.randint(1, 6)
-        tables = tuple(guarded(table) for table in machine.program.tables)
+        tables = Tables(*map(guarded, machine.program.tables))
         machine.program = machine.program._replace(tables=tables, room=GuardedRoom(machine.program.room))
         machine(builders.images(rng, draws.randint(1, 5), steps[0].shape))
     print("ok")

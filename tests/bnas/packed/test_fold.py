@@ -47,7 +47,7 @@ def trained(seed: int = 0) -> Network:
 def to_network(model: Network, size: tuple[int, int]) -> PackedNetwork:
     card = builders.card(model, size)
     bits, floats = joined(fold(model, card.steps()))
-    return PackedNetwork(packed.PackedFile(card, bits, floats, "", 0), threads=1)
+    return PackedNetwork(packed.PackedContent(card, bits, floats, "", 0), threads=1)
 
 
 def undecided(model: nn.Module, x: torch.Tensor) -> np.ndarray:

@@ -1,0 +1,6 @@
+from bnas.packed.card import ModelCard
+from bnas.packed.file import PackedContent, PackedError, read
+from bnas.packed.fold import packed, save
+from bnas.packed.network import PackedNetwork, load
+
+__all__ = ["ModelCard", "PackedContent", "PackedError", "PackedNetwork", "load", "packed", "read", "save"]
