@@ -68,7 +68,7 @@ def stage_key(stage: Stage, device: torch.device, processes: int = 1) -> str:
     digest.update(stage.params.canonical(*sections).encode())
     for path in dependencies:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
+            if file.is_file() and "__pycache__" not in file.parts:
                 with file.open("rb") as opened:
                     digest.update(f"\n{file.as_posix()} {hashlib.file_digest(opened, 'sha256').hexdigest()}".encode())
     digest.update(f"\n{machine(device)} threads {stage.params.runtime.threads} processes {processes}".encode())
