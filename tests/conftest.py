@@ -12,8 +12,21 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-LONGEST = ("test_dvc_runs", "test_dvc_reruns", "test_bad_files", "test_page")
-"""Files whose tests take minutes together: a process that began with one of them last would keep the other waiting."""
+LONGEST = (
+    "test_dvc_runs",
+    "test_page",
+    "test_dvc_reruns",
+    "test_bad_files",
+    "test_processes",
+    "test_transfer",
+    "test_darts",
+    "test_disk",
+    "test_resume",
+)
+"""Files whose tests take longest: a process that began with one of them last would keep the other waiting.
+
+The first two are begun side by side: one makes the run that the third needs, too, and compiles the kernels.
+"""
 
 NO_BROWSER = "NO CHROMIUM IS INSTALLED: THE PAGE WAS NOT LOOKED AT (apt-get install chromium)"
 
