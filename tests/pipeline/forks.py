@@ -193,7 +193,7 @@ class Forks:
         """End the server."""
         assert self.server.stdin is not None
         self.server.stdin.close()
-        self.server.wait(timeout=30)
+        self.server.wait(timeout=300)
         assert self.server.stdout is not None
         self.server.stdout.close()
 
