@@ -8,6 +8,8 @@ import tomllib
 from tests.imports import ROOT
 
 BOUNDS = re.compile(r"([\w.-]+)>=([\w.]+),<([\w.]+)")
+CHECKERS = re.compile(r"(mypy|ruff|types-[\w.-]+|[\w.-]+-stubs)==[\w.]+")
+"""What `make test` checks style and types with: exact versions, which need no constraint."""
 
 
 def requirements() -> list[str]:
@@ -18,14 +20,15 @@ def requirements() -> list[str]:
 
 
 def constraints() -> list[str]:
-    """`name==lowest` for each that the tests run with (stubs are for mypy); ValueError for one that lacks a bound."""
+    """`name==lowest` for each requirement with bounds; ValueError for one without bounds that is no checker."""
     found = []
     for requirement in requirements():
+        if CHECKERS.fullmatch(requirement):
+            continue
         bounds = BOUNDS.fullmatch(requirement)
         if bounds is None:
             raise ValueError(f"pyproject.toml: expected name>=lowest,<limit, found {requirement}")
-        if not bounds[1].startswith("types-") and not bounds[1].endswith("-stubs"):
-            found.append(f"{bounds[1]}=={bounds[2]}")
+        found.append(f"{bounds[1]}=={bounds[2]}")
     return sorted(found)
 
 

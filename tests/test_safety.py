@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from tests.imports import ROOT
-from tests.lower_bounds import constraints, requirements
+from tests.lower_bounds import CHECKERS, constraints, requirements
 
 FILES = sorted([*ROOT.glob("bnas/**/*.py"), *ROOT.glob("pipeline/**/*.py")])
 BUILT_IN = {"eval", "exec", "compile", "__import__"}
@@ -100,5 +100,7 @@ def test_what_looks_alike_is_allowed(line: str) -> None:
     assert forbidden(line) == []
 
 
-def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
-    assert 20 < len(constraints()) < len(requirements())
+def test_every_dependency_has_a_lower_and_an_upper_bound_and_every_checker_one_version() -> None:
+    checkers = {requirement.partition("==")[0] for requirement in requirements() if CHECKERS.fullmatch(requirement)}
+    assert checkers >= {"mypy", "ruff", "pandas-stubs", "scipy-stubs", "types-PyYAML", "types-tqdm"}
+    assert len(constraints()) == len(requirements()) - len(checkers) > 20

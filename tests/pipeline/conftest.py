@@ -1,10 +1,12 @@
-"""Finished runs on tiny parameters, each made once for all tests of a module, and a server that runs single stages."""
+"""Runs on tiny parameters, each made once for all tests and copied, and servers that run stages without imports."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from bnas.records.networks import RetrainedNetwork, RetrainedNetworks
 from bnas.records.search import read_front
+from bnas.storage.lock import lock
 from bnas.storage.weights import save_weights
 from pipeline.config import dataset
 from pipeline.export import built
@@ -24,6 +27,29 @@ from tests.imports import ROOT
 from tests.pipeline.forks import Forks
 from tests.pipeline.warm import WarmCommands
 from tests.pipeline.workspace import STAGES, Workspace, tiny_params
+
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Gives a folder by its name, filled by whichever process of the test run asks first; nobody changes it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # each worker has a folder of its own in it
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        found = base / f"shared-{name}"
+        with lock(base / f"shared-{name}.lock", name, wait=True):
+            if not found.exists():
+                unfinished = base / f"unfinished-{name}"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(found)
+        return found
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -35,12 +61,15 @@ def warm() -> Iterator[WarmCommands]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, warm: WarmCommands) -> Workspace:
-    """All stages run and committed; a test that changes something puts it back."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"), warm.folder)
-    assert workspace.repro() == list(STAGES)
-    workspace.commit()
-    return workspace
+def finished(tmp_path_factory: pytest.TempPathFactory, shared: Shared, warm: WarmCommands) -> Workspace:
+    """All stages run and committed, a copy for each module; a test that changes something puts it back."""
+
+    def run(folder: Path) -> None:
+        workspace = Workspace(folder, warm.folder)
+        assert workspace.repro() == list(STAGES)
+        workspace.commit()
+
+    return Workspace(tmp_path_factory.mktemp("project"), warm.folder, like=shared("project", run))
 
 
 @pytest.fixture(scope="session")
@@ -69,14 +98,20 @@ class Searched(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Searched:
+def searched(shared: Shared, forks: Forks) -> Searched:
     """Nobody changes it: tests work on copies."""
-    folder, steps = project(tmp_path_factory.mktemp("searched")), {}
-    for name in ("prepare", "stage1", "stage2", "search"):
-        done = forks.run(folder, name)
-        assert (done.code, done.err) == (0, "")
-        steps[name] = done.steps or 0
-    return Searched(folder, steps)
+
+    def run(folder: Path) -> None:
+        project(folder)
+        steps = {}
+        for name in ("prepare", "stage1", "stage2", "search"):
+            done = forks.run(folder, name)
+            assert (done.code, done.err) == (0, "")
+            steps[name] = done.steps or 0
+        write_json(folder / "steps.json", steps)
+
+    folder = shared("searched", run)
+    return Searched(folder, json.loads((folder / "steps.json").read_text()))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from tests.imports import ROOT
 
 _SERVER = """
-import importlib, json, os, random, resource, signal, sys, traceback
+import contextlib, importlib, io, json, os, random, resource, signal, sys, traceback, warnings
 import torch
 from bnas.kernels import passes
 from bnas.scoring import shared_paths, ways
@@ -35,17 +36,41 @@ paths, x = shared_paths.Paths(Supernet(NetworkConfig(1, 2, 2, 3), space)), torch
 for plan in paths.plans([space.sample(random.Random(seed)) for seed in range(9)], x):
     list(paths.logits(plan, x))  # loads the compiled kernels
 
-def run(order):
-    os.chdir(order["folder"])
+def limit(order):
     os.environ.update(order["environment"])
     if order["megabytes"]:  # more of address space than now
         pages = int(open("/proc/self/statm").read().split()[0])
-        limit = pages * resource.getpagesize() + order["megabytes"] * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        most = pages * resource.getpagesize() + order["megabytes"] * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     if order["file_bytes"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], resource.RLIM_INFINITY))
     if order["as_nobody"] and os.geteuid() == 0:  # root may write to whatever is read-only
         os.setuid(65534)
+
+def main(name, folder):
+    os.chdir(folder)
+    # Stages with compiled kernels are imported by those that run them.
+    module = MODULES.get(name) or importlib.import_module("pipeline." + name)
+    start = processes.main if name in ("stage1", "stage2", "search", "retrain") else stage.main
+    return start(name, module.run)
+
+def run_each(runs):
+    warnings.simplefilter("always")  # not only the first time
+    for name, folder in runs:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = main(name, folder)
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+        print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+    return 0
+
+def run(order):
+    limit(order)
+    if order["runs"]:
+        return run_each(order["runs"])
     steps, saved = [], []
     step, save = torch.optim.Adam.step, checkpoint.Checkpoints.save
     score, together = ways.answers_on, shared_paths.answers_from
@@ -70,10 +95,7 @@ def run(order):
 
     torch.optim.Adam.step, ways.answers_on, checkpoint.Checkpoints.save = counted, scored, killed
     shared_paths.answers_from = scored_together
-    # Stages with compiled kernels are imported by those that run them.
-    module = MODULES.get(order["stage"]) or importlib.import_module("pipeline." + order["stage"])
-    main = processes.main if order["stage"] in ("stage1", "stage2", "search", "retrain") else stage.main
-    code = main(order["stage"], module.run)
+    code = main(order["stage"], order["folder"])
     print("steps", len(steps), flush=True)
     return code
 
@@ -147,22 +169,42 @@ class Forks:
         `megabytes` limits the memory it may ask for, `file_bytes` the size of each file it writes, `as_nobody` takes
         the privileges of root from it.
         """
-        order: dict[str, Any] = {"folder": str(folder), "stage": stage, "kill_after": kill_after}
-        order |= {"megabytes": megabytes, "file_bytes": file_bytes, "as_nobody": as_nobody, "environment": environment}
-        assert self.server.stdin is not None
-        self.server.stdin.write(json.dumps(order) + "\n")
-        self.server.stdin.flush()
-        code, out, err = json.loads(self._answer())
+        code, out, err = self._ask(
+            folder=str(folder),
+            stage=stage,
+            kill_after=kill_after,
+            megabytes=megabytes,
+            file_bytes=file_bytes,
+            as_nobody=as_nobody,
+            environment=environment,
+        )
         steps = [int(line.split()[1]) for line in out.splitlines() if line.startswith("steps ")]
         return Done(code, out, err, steps[-1] if steps else None)
+
+    def run_each(self, runs: Sequence[tuple[str, Path]], megabytes: int) -> list[Done]:
+        """Stages in folders, one after another in one process, which may ask for so much memory in all."""
+        code, out, err = self._ask(runs=[(stage, str(folder)) for stage, folder in runs], megabytes=megabytes)
+        found = [Done(*json.loads(line), steps=None) for line in out.splitlines()]
+        if len(found) < len(runs):
+            raise AssertionError(f"the process ended with {code} in {runs[len(found)]}\n{err}")
+        return found
 
     def close(self) -> None:
         """End the server."""
         assert self.server.stdin is not None
         self.server.stdin.close()
-        self.server.wait(timeout=30)
+        self.server.wait(timeout=300)
         assert self.server.stdout is not None
         self.server.stdout.close()
+
+    def _ask(self, **order: Any) -> tuple[int, str, str]:
+        """Exit code, output and errors of a fork that does what is ordered."""
+        nothing = {"megabytes": 0, "file_bytes": None, "as_nobody": False, "environment": {}, "runs": []}
+        assert self.server.stdin is not None
+        self.server.stdin.write(json.dumps(nothing | order) + "\n")
+        self.server.stdin.flush()
+        code, out, err = json.loads(self._answer())
+        return code, out, err
 
     def _answer(self) -> str:
         assert self.server.stdout is not None

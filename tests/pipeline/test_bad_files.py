@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from bnas import cli
 from bnas.space.genotype import Gene, Genotype
+from pipeline.stage import write_json
 from tests import finished_run
 from tests.imports import ROOT
 from tests.pipeline import spoil
 from tests.pipeline.conftest import Searched
-from tests.pipeline.forks import Forks
+from tests.pipeline.forks import Done, Forks
 from tests.pipeline.spoil import Spoil, edited, put
 
 MEGABYTES = 512
@@ -325,6 +328,8 @@ REPORTED = [
     *as_json("report", "data/retrain/front-1/curve.json"),
     *cases("report", LINEAR, null=spoil.replaced("null"), truncated=spoil.truncated, all_wrong=put("wrong", 9**9)),
     *cases("report", "data/search/summary.json", tau_of_three=put("schedule_tau", 3.0), empty=spoil.empty),
+    *as_json("report", "data/export/files.json"),
+    *cases("report", "data/stage2/training.json", a_key_less=edited(lambda value: value[0].popitem() and None)),
     *cases("report", "data/stage1/training.json", infinity=put(0, "loss", float("inf")), truncated=spoil.truncated),
     *cases(
         "report", "reports/metrics/latency_table.json", above_one=put("latency_correlation", 1.5), empty=spoil.empty
@@ -333,61 +338,105 @@ REPORTED = [
 ]
 
 
-def table_of_cases() -> list[Case]:
-    """All of them; readers of other files add theirs here."""
-    return [*SEARCHED, *INDEXED, *EXPORTED, *REPORTED]
+TABLE_OF_NETWORKS = as_json("show", NETWORKS)
+GROUPS = {"searched": SEARCHED, "indexed": INDEXED, "exported": EXPORTED, "reported": REPORTED}
+"""Cases by the run whose copies they spoil."""
 
 
-def test_at_least_sixty_cases_are_tried() -> None:
-    assert len({str(case) for case in table_of_cases()}) >= 60
+def test_every_result_that_a_stage_reads_is_spoilt() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    read = {dep for stage in stages for dep in stage["deps"] if dep.startswith("data/")}
+    spoilt = {case.file for group in GROUPS.values() for case in group}
+    assert len(read) > 10
+    assert [dep for dep in sorted(read) if not any(f"{file}/".startswith(f"{dep}/") for file in spoilt)] == []
 
 
-def refused(case: Case, folder: Path, forks: Forks) -> None:
-    if case.spoil is not spoil.missing or (folder / case.file).exists():
-        with contextlib.chdir(folder):
-            case.spoil(folder / case.file)
-    before = {path for path in folder.rglob("*") if ".cache" not in path.parts}
-    done = forks.run(folder, case.stage, megabytes=MEGABYTES)
+class Outcome(NamedTuple):
+    """What became of a stage that was given a spoilt file."""
+
+    folder: Path
+    before: set[Path]
+    done: Done
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if ".cache" not in path.parts}
+
+
+def outcomes(cases: Sequence[Case], copy: Callable[[str, Path], Path], root: Path, forks: Forks) -> dict[Case, Outcome]:
+    """Each case in a folder of its own; the stages run in one process."""
+    spoilt = []
+    for number, case in enumerate(cases):
+        folder = copy(case.stage, root / str(number))
+        if case.spoil is not spoil.missing or (folder / case.file).exists():
+            with contextlib.chdir(folder):
+                case.spoil(folder / case.file)
+        spoilt.append((folder, files(folder)))
+    ran = forks.run_each([(case.stage, folder) for case, (folder, _) in zip(cases, spoilt, strict=True)], MEGABYTES)
+    return {
+        case: Outcome(folder, before, done) for case, (folder, before), done in zip(cases, spoilt, ran, strict=True)
+    }
+
+
+def refused(case: Case, outcome: Outcome) -> None:
+    folder, before, done = outcome
     assert done.code == 2, done
     (line,) = done.err.splitlines()
     assert line.startswith(f"{case.stage}: ")
     assert (case.said or case.file.rpartition("/")[0] or case.file) in line
     assert len(line) < 500
     assert not (folder / "unpickled").exists(), "content was run"
-    assert {path for path in folder.rglob("*") if ".cache" not in path.parts} <= before | {folder / "data"}
+    assert files(folder) <= before | {folder / "data"}
+
+
+def finished(stage: str, folder: Path) -> Path:
+    """A run before its report, made up."""
+    folder.mkdir(parents=True)
+    finished_run.write(folder)
+    write_json(folder / "reports/metrics/latency_table.json", {"latency_correlation": None})
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tried(
+    searched: Searched, indexed: Searched, retrained: Searched, forks: Forks, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Case, Outcome]:
+    """What became of every case."""
+    copies = {
+        "searched": searched.before,
+        "indexed": indexed.before,
+        "exported": retrained.before,
+        "reported": finished,
+    }
+    found: dict[Case, Outcome] = {}
+    for group, cases in GROUPS.items():
+        found |= outcomes(cases, copies[group], tmp_path_factory.mktemp(group), forks)
+    return found
 
 
 @pytest.mark.parametrize("case", SEARCHED, ids=str)
-def test_a_stage_refuses_a_bad_file_in_one_line(case: Case, searched: Searched, forks: Forks, tmp_path: Path) -> None:
-    refused(case, searched.before(case.stage, tmp_path), forks)
+def test_a_stage_refuses_a_bad_file_in_one_line(case: Case, tried: dict[Case, Outcome]) -> None:
+    refused(case, tried[case])
 
 
 @pytest.mark.parametrize("case", INDEXED, ids=str)
-def test_a_stage_refuses_a_bad_index_and_bad_pictures_in_one_line(
-    case: Case, indexed: Searched, forks: Forks, tmp_path: Path
-) -> None:
-    refused(case, indexed.before(case.stage, tmp_path), forks)
+def test_a_stage_refuses_a_bad_index_and_bad_pictures_in_one_line(case: Case, tried: dict[Case, Outcome]) -> None:
+    refused(case, tried[case])
 
 
 @pytest.mark.parametrize("case", EXPORTED, ids=str)
-def test_the_export_refuses_a_bad_file_in_one_line(
-    case: Case, retrained: Searched, forks: Forks, tmp_path: Path
-) -> None:
-    refused(case, retrained.before("export", tmp_path), forks)
+def test_the_export_refuses_a_bad_file_in_one_line(case: Case, tried: dict[Case, Outcome]) -> None:
+    refused(case, tried[case])
 
 
 @pytest.mark.parametrize("case", REPORTED, ids=str)
-def test_the_report_refuses_a_bad_file_in_one_line(case: Case, forks: Forks, tmp_path: Path) -> None:
-    finished_run.write(tmp_path)
-    table_metrics = tmp_path / "reports/metrics/latency_table.json"
-    table_metrics.parent.mkdir(parents=True, exist_ok=True)
-    table_metrics.write_text('{"latency_correlation": null}')
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
-    refused(case, tmp_path, forks)
+def test_the_report_refuses_a_bad_file_in_one_line(case: Case, tried: dict[Case, Outcome]) -> None:
+    refused(case, tried[case])
 
 
-@pytest.mark.parametrize("case", as_json("show", NETWORKS), ids=str)
+@pytest.mark.parametrize("case", TABLE_OF_NETWORKS, ids=str)
 def test_the_table_refuses_a_bad_file_in_one_line(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -401,7 +450,9 @@ def test_the_table_refuses_a_bad_file_in_one_line(
 
 
 def test_whole_files_are_not_refused(searched: Searched, retrained: Searched, forks: Forks, tmp_path: Path) -> None:
+    runs = []
     for stage in ("stage1", "stage2", "search", "export"):
-        folder = (retrained if stage == "export" else searched).before(stage, tmp_path / stage)
-        done = forks.run(folder, stage, megabytes=MEGABYTES)
-        assert (done.code, done.err) == (0, "")
+        copy = (retrained if stage == "export" else searched).before(stage, tmp_path / stage)
+        runs.append((stage, copy))
+    runs.append(("report", finished("report", tmp_path / "report")))
+    assert [(done.code, done.err) for done in forks.run_each(runs, MEGABYTES)] == [(0, "")] * len(runs)

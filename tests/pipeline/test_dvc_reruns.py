@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+import yaml
 
+from tests.imports import ROOT, room
 from tests.pipeline.workspace import STAGES, Workspace
 
 AFTER = {name: list(STAGES[i:]) for i, name in enumerate(STAGES)}
@@ -17,15 +17,19 @@ CHANGES = [
     ("search.seed", 1, AFTER["search"]),
     ("stage2.learning_rate", 0.002, AFTER["stage2"]),
     ("stage1.learning_rate", 0.002, AFTER["stage1"]),
+    ("objectives.margin", 1.5, AFTER["latency_table"]),
+    ("objectives.resource", "ops", AFTER["latency_table"]),
+    ("space.sampling", "uniform", AFTER["latency_table"]),
+    ("network.sign", "ste", AFTER["latency_table"]),
     ("data.seed", 1, AFTER["prepare"]),
 ]
-# All stages but the first declare these: it is enough to see what would run.
-ONLY_SEEN = [
-    ("objectives.margin", 1.5),
-    ("space.sampling", "uniform"),
-    ("network.sign", "ste"),
-    ("objectives.resource", "ops"),
-]
+RUN = ("retrain.epochs", "data.seed")
+"""Changes that are run for real: they change every network, so that each stage after them has something to do."""
+
+
+def would_run(workspace: Workspace) -> list[str]:
+    """The stages that are stale and all that depend on one of them, which run unless it writes what was there."""
+    return workspace.repro("--dry", "--force-downstream")
 
 
 def test_nothing_changed_runs_nothing(finished: Workspace) -> None:
@@ -33,37 +37,30 @@ def test_nothing_changed_runs_nothing(finished: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("key", "value", "stages"), CHANGES, ids=[key for key, _, _ in CHANGES])
-def test_a_parameter_runs_its_stages_and_put_back_none(
+def test_a_parameter_makes_its_stages_and_all_after_them_stale(
     finished: Workspace, key: str, value: object, stages: list[str]
 ) -> None:
     before = finished.set(key, value)
     try:
-        run = finished.repro()
+        assert would_run(finished) == stages
     finally:
         finished.set(key, before)
-    if key.startswith(("retrain.", "data.")):  # they change every network
-        assert run == stages
-    assert without_export(run) == without_export(stages)
-    assert run == [stage for stage in stages if stage in run]
-    assert finished.repro() == []
-    assert finished.git("status", "--porcelain") == "", "what was put back differs from what was there"
 
 
-def without_export(stages: list[str]) -> list[str]:
-    """The stages whose own parameters changed: `export` runs if the networks differ, which in so small a space
-    another search may not bring about, and which a dry run cannot know."""
-    return [stage for stage in stages if stage != "export"]
+def test_parameters_put_back_leave_nothing_stale(finished: Workspace) -> None:
+    assert would_run(finished) == []
 
 
-@pytest.mark.parametrize(("key", "value"), ONLY_SEEN, ids=[key for key, _ in ONLY_SEEN])
-def test_what_the_search_looks_for_runs_all_but_prepare(finished: Workspace, key: str, value: object) -> None:
+@pytest.mark.parametrize("key", RUN)
+def test_a_parameter_runs_what_is_stale_and_put_back_nothing(finished: Workspace, key: str) -> None:
+    ((value, stages),) = ((value, stages) for name, value, stages in CHANGES if name == key)
     before = finished.set(key, value)
     try:
-        would_run = finished.repro("--dry")
+        assert finished.repro() == stages
     finally:
         finished.set(key, before)
-    assert without_export(would_run) == without_export(AFTER["latency_table"])
-    assert finished.repro("--dry") == []
+    assert finished.repro() == []
+    assert finished.git("status", "--porcelain") == "", "what was put back differs from what was there"
 
 
 def test_another_file_in_the_data_sets_folder_runs_prepare_and_no_further(finished: Workspace) -> None:
@@ -71,6 +68,8 @@ def test_another_file_in_the_data_sets_folder_runs_prepare_and_no_further(finish
     file.write_bytes(b"not read for this data set")
     try:
         assert finished.repro() == ["prepare"], "equal outputs must stop the chain"
+        changed = {line.split()[-1] for line in finished.git("status", "--porcelain").splitlines()}
+        assert changed <= {"dvc.lock", "reports/times/prepare.json"}
     finally:
         file.unlink()
     assert finished.repro() == []
@@ -92,17 +91,25 @@ def test_a_data_set_that_is_not_in_its_folder_ends_in_one_line_of_ours(finished:
     assert finished.git("status", "--porcelain") == ""
 
 
-def test_a_comment_in_params_runs_nothing(finished: Workspace) -> None:
+def test_a_comment_in_params_makes_nothing_stale(finished: Workspace) -> None:
     path = finished.folder / "params.yaml"
     text = path.read_text()
     path.write_text("# a comment\n" + text)
-    assert finished.repro() == []
-    path.write_text(text)
+    try:
+        assert would_run(finished) == []
+    finally:
+        path.write_text(text)
 
 
-def test_a_comment_in_code_runs_its_importers_and_no_further(finished: Workspace) -> None:
-    path: Path = finished.folder / "bnas" / "evolve.py"
-    path.write_text(path.read_text() + "\n# a comment\n")
-    assert finished.repro() == ["stage1", "stage2", "search", "retrain"], "equal outputs must stop the chain"
-    changed = {line.split()[-1] for line in finished.git("status", "--porcelain").splitlines()}
-    assert {name for name in changed if not name.startswith("reports/times/")} == {"bnas/evolve.py", "dvc.lock"}
+@pytest.mark.parametrize("file", ["bnas/search/generation.py", "pipeline/stage2.py", "bnas/report/text.py"])
+def test_a_comment_in_code_makes_the_stages_stale_that_depend_on_it(finished: Workspace, file: str) -> None:
+    stages = yaml.safe_load((finished.folder / "dvc.yaml").read_text())["stages"]
+    expected = [name for name in STAGES if room(ROOT / file) in stages[name]["deps"]]
+    assert expected
+    path = finished.folder / file
+    text = path.read_text()
+    path.write_text(text + "\n# a comment\n")
+    try:
+        assert finished.repro("--dry") == expected
+    finally:
+        path.write_text(text)

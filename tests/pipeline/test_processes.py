@@ -48,7 +48,7 @@ def after_a_checkpoint(folder: Path, stage: str, act: Callable[[dict[int, int]],
     """Does something to the ranks as soon as there is a checkpoint."""
 
     def watch() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             if list((folder / ".cache/checkpoints").glob(f"{stage}-*/checkpoint-*")):
                 act(ranks_of(folder, stage))

@@ -133,6 +133,6 @@ class WarmCommands:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.close()
-        self._server.wait(timeout=30)
+        self._server.wait(timeout=300)
         self._server.stdout.close()
         self._temporary.cleanup()

@@ -26,12 +26,16 @@ STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "
 class Workspace:
     """A git repository of its own that holds what a clone would, with a params.yaml that runs in seconds.
 
-    `commands` holds other programs than this environment's, as `tests.pipeline.warm` has them.
+    `commands` holds other programs than this environment's, as `tests.pipeline.warm` has them; `like` another
+    workspace's folder, of which this one begins as a copy.
     """
 
-    def __init__(self, folder: Path, commands: Path | None = None) -> None:
+    def __init__(self, folder: Path, commands: Path | None = None, like: Path | None = None) -> None:
         self.folder = folder
         self.commands = commands
+        if like is not None:
+            shutil.copytree(like, folder, symlinks=True, dirs_exist_ok=True)
+            return
         # With the compiled kernels, which would take longer than all stages together.
         compile_kernels()
         for name in ("bnas", "pipeline"):
@@ -137,7 +141,7 @@ def tiny_params() -> str:
         "survivor_batches": 2,
         "calibration_batches": 1,
     }
-    params["retrain"] |= {"count": 2, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}
+    params["retrain"] |= {"count": 1, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}
     params["retrain"] |= {"linear_baseline": True}
     params["runtime"] |= {"device": "cpu", "threads": 1, "workers": 1}
     return yaml.safe_dump(params, sort_keys=False)

@@ -84,7 +84,8 @@ def test_a_frozen_module_computes_what_the_module_does(name, shape):
     if name == "narrowing, stride 2" and shape == (1, 2):
         shape = (3, 2)
     module = shaken(MODULES[name]())
-    x = torch.randn(5, 6, *shape, generator=torch.Generator().manual_seed(3))
+    # On a grid, whose few values lie far from zero: within rounding of it, a value could have either sign.
+    x = torch.randn(5, 6, *shape, generator=torch.Generator().manual_seed(3)).sign()
     form, bench = frozen(module, Shape(6, *shape)), Workbench()
     with torch.no_grad():
         expected = module(x)
@@ -92,8 +93,7 @@ def test_a_frozen_module_computes_what_the_module_does(name, shape):
             made = form(from_tensor(x, bench), bench)
             found = torch.from_numpy(made.array.copy()).permute(1, 0, 2, 3)
             assert found.shape == expected.shape
-            # A value within rounding of zero may have the other sign, and neighbours that see it.
-            assert torch.isclose(found, expected, rtol=1e-4, atol=1e-4).double().mean() > 0.99
+            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
             bench.give_back(made)
 
 
