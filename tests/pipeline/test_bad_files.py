@@ -338,7 +338,6 @@ REPORTED = [
 ]
 
 
-TABLE_OF_NETWORKS = as_json("show", NETWORKS)
 GROUPS = {"searched": SEARCHED, "indexed": INDEXED, "exported": EXPORTED, "reported": REPORTED}
 """Cases by the run whose copies they spoil."""
 
@@ -393,7 +392,9 @@ def finished(stage: str, folder: Path) -> Path:
     """A run before its report, made up."""
     folder.mkdir(parents=True)
     finished_run.write(folder)
-    write_json(folder / "reports/metrics/latency_table.json", {"latency_correlation": None})
+    metrics = folder / "reports/metrics/latency_table.json"
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    metrics.write_text('{"latency_correlation": null}')
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder)
     return folder
@@ -436,7 +437,7 @@ def test_the_report_refuses_a_bad_file_in_one_line(case: Case, tried: dict[Case,
     refused(case, tried[case])
 
 
-@pytest.mark.parametrize("case", TABLE_OF_NETWORKS, ids=str)
+@pytest.mark.parametrize("case", as_json("table", NETWORKS), ids=str)
 def test_the_table_refuses_a_bad_file_in_one_line(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
