@@ -13,7 +13,6 @@ import yaml
 
 from bnas import cli
 from bnas.space.genotype import Gene, Genotype
-from pipeline.stage import write_json
 from tests import finished_run
 from tests.imports import ROOT
 from tests.pipeline import spoil
@@ -437,7 +436,7 @@ def test_the_report_refuses_a_bad_file_in_one_line(case: Case, tried: dict[Case,
     refused(case, tried[case])
 
 
-@pytest.mark.parametrize("case", as_json("table", NETWORKS), ids=str)
+@pytest.mark.parametrize("case", as_json("show", NETWORKS), ids=str)
 def test_the_table_refuses_a_bad_file_in_one_line(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
