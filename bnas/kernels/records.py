@@ -81,5 +81,5 @@ def _reader(structure: type[ctypes.Structure]) -> Any:
 
 
 geometry_at, pass_at = _reader(Geometry), _reader(Pass)
-JOINED: int = Pass.joined.offset
+JOINED: int = getattr(Pass, "joined").offset  # noqa: B009  # a field's descriptor, which has no type
 """Bytes from a pass to its field `joined`."""

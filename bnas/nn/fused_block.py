@@ -275,7 +275,14 @@ def _gradients(
     parts = torch.empty(tasks, chunks, -(-conv.out_channels // OUTPUTS) * OUTPUTS, LANES)
     grad_signs, sums = _like(seen), torch.empty(tasks, 2, period(channels))
     space = torch.empty(torch.get_num_threads(), p.floats)
-    tensors = {"x": seen, "norm_in": norm, "out": grad_signs, "parts": parts, "sums": sums, "space": space}
+    tensors: dict[str, Any] = {
+        "x": seen,
+        "norm_in": norm,
+        "out": grad_signs,
+        "parts": parts,
+        "sums": sums,
+        "space": space,
+    }
     numbers = {"plan": plan, "images": n, "weights": weights.ctypes.data, "ste": int(ste), "size": p.floats}
     run_pass(kernels.GRADIENTS, channels, tasks, **tensors, **outer._asdict(), **numbers)
     grad = torch.empty_like(taps)
