@@ -60,6 +60,11 @@ class Checkpoints:
         self._start = time.monotonic()
 
     @property
+    def count(self) -> int:
+        """States saved so far, over all runs."""
+        return max(self._numbered(), default=0)
+
+    @property
     def seconds(self) -> float:
         """Seconds spent so far, those of interrupted runs up to their last state included."""
         return self.earlier_seconds + time.monotonic() - self._start
