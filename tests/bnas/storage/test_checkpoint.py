@@ -35,6 +35,7 @@ def files(checkpoints):
 
 def test_nothing_is_found_where_nothing_was_saved(checkpoints):
     assert checkpoints.newest() is None
+    assert checkpoints.count == 0
     assert not checkpoints.folder.exists()
 
 
@@ -55,6 +56,7 @@ def test_the_previous_state_is_kept_and_no_more(checkpoints):
     for i in range(1, 6):
         checkpoints.save(state(i))
     assert files(checkpoints) == ["checkpoint-4", "checkpoint-5"]
+    assert checkpoints.count == 5
     other = again(checkpoints)
     other.save(state(6))
     assert files(checkpoints) == ["checkpoint-5", "checkpoint-6"]
