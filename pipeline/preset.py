@@ -88,13 +88,13 @@ def _mapping(path: Path) -> Mapping[str, Any]:
 
 def _overlaid(text: str, path: Path) -> str:
     """The text of a parameters file with the values of a preset, its comments kept."""
-    yaml = YAML()
-    yaml.width = 4096  # no line is wrapped
-    yaml.preserve_quotes = True
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    content, written = yaml.load(text), io.StringIO()
+    keeping_comments = YAML()
+    keeping_comments.width = 4096  # no line is wrapped
+    keeping_comments.preserve_quotes = True
+    keeping_comments.indent(mapping=2, sequence=4, offset=2)
+    content, written = keeping_comments.load(text), io.StringIO()
     _overlay(content, _mapping(path), path, ())
-    yaml.dump(content, written)
+    keeping_comments.dump(content, written)
     return written.getvalue()
 
 
