@@ -59,13 +59,14 @@ class ConvolutionPlan:
     def bits(self) -> int:
         """Bytes of a frame of bits, and as many more as may be read past its end."""
         g = self.geometry
-        return (g.frame_rows * g.frame_line * g.pixel_bytes + 4 * LANES) // 64 * 64 + 64
+        return int((g.frame_rows * g.frame_line * g.pixel_bytes + 4 * LANES) // 64 * 64 + 64)
 
     @property
     def floats(self) -> int:
         """Floats of a frame of signs, of one of the gradient, and as many more as may be read past their ends."""
         g = self.geometry
-        return g.seen_floats + -(-self.shape.made // LANES) * LANES * g.gradient_rows * g.gradient_line + LANES
+        made = -(-self.shape.made // LANES) * LANES
+        return int(g.seen_floats + made * g.gradient_rows * g.gradient_line + LANES)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -74,7 +74,7 @@ class _Narrow(torch.autograd.Function):
 def _pass(kind: int, x: Tensor, out: Tensor, larger: torch.Size, **fields: int | Tensor) -> None:
     """A pass from x to `out`, the larger of which is of the shape `larger`."""
     n, channels, rows, columns = larger
-    run_pass(kind, channels, n, x=x, out=out, rows=rows, columns=columns, **fields)
+    run_pass(kind, channels, n, 0, x=x, out=out, rows=rows, columns=columns, **fields)
 
 
 def halved(x: Tensor) -> Tensor:
