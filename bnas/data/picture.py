@@ -6,12 +6,14 @@ Pictures are uint8 `[N, H, W, C]` everywhere; `normalise` makes them float32 `[N
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,24 @@ MODES = {1: "L", 3: "RGB"}
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
+
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns the picture upright."""
+
+METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Where Pillow keeps what it reads an orientation from."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+T = TypeVar("T")
 
 
 class ImageError(ValueError):
@@ -38,12 +58,18 @@ class Header(NamedTuple):
 
 def read_header(file: Path | BinaryIO, path: Path) -> Header:
     """The header of a picture, without its pixels; `path` names it in messages. Raises ImageError as `read_image`."""
-    with _refused_as_picture(path), Image.open(file) as opened:
-        _refuse_bomb(opened)
-        width, height = opened.size
-        if opened.getexif().get(ExifTags.Base.Orientation, 1) in TURNED:
-            width, height = height, width
-        return Header(_is_grey(opened), height, width)
+    with _refused_as_picture(path):
+        return _used(file, _header)
+
+
+def _header(picture: Image.Image) -> Header:
+    grey = _is_grey(picture)
+    if picture.format == "PNG" and not picture.info.keys() & set(METADATA):
+        picture.load()  # they may stand behind the pixels
+    tags = getattr(picture, "tag_v2", {})  # a TIFF's; Pillow itself swaps the sides of some that are turned
+    width = tags.get(ExifTags.Base.ImageWidth, picture.width)
+    height = tags.get(ExifTags.Base.ImageLength, picture.height)
+    return Header(grey, width, height) if _orientation(picture) in TURNED else Header(grey, height, width)
 
 
 def _is_grey(picture: Image.Image) -> bool:
@@ -71,12 +97,60 @@ def opened_image(path: Path, channels: int) -> Iterator[Image.Image]:
     """A picture, upright and in 1 or 3 channels, for as long as it is used; whatever then fails is an ImageError."""
     if channels not in MODES:
         raise ImageError(f"{path}: expected a network for 1 or 3 channels, found {channels}")
-    with _refused_as_picture(path), Image.open(path) as opened:
-        _refuse_bomb(opened)
-        opened.load()
-        # In place, and converted only if it has to be: two copies take as long as decoding a photograph.
-        ImageOps.exif_transpose(opened, in_place=True)
-        yield converted(opened, channels, opened.format)
+    with _refused_as_picture(path):
+        yield _used(path, lambda picture: _upright(picture, channels))
+
+
+def _upright(picture: Image.Image, channels: int) -> Image.Image:
+    kind, orientation = picture.format, _orientation(picture)
+    picture.load()
+    method = None if kind == "TIFF" else TRANSPOSITIONS.get(orientation)  # Pillow turns a TIFF as it loads it
+    # Transposed and converted only if it has to be: two copies take as long as decoding a photograph.
+    return converted(picture if method is None else picture.transpose(method), channels, kind)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation; 1, as if untagged, where metadata are damaged. Pillow sees no more of them then."""
+    try:
+        exif = picture.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        for tag in set(exif) - {ExifTags.Base.Orientation}:
+            del exif[tag]
+    except Exception:  # Pillow raises whatever it comes across
+        orientation = 1
+    for key in METADATA:
+        picture.info.pop(key, None)
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _used(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of the picture in a file, or of its PNG without damaged chunks beside the pixels."""
+    try:
+        with Image.open(file) as picture:
+            _refuse_bomb(picture)
+            return use(picture)
+    except Exception:
+        if not isinstance(file, Path):
+            file.seek(0)
+        content = file.read_bytes() if isinstance(file, Path) else file.read()
+        if not content.startswith(PNG_SIGNATURE):
+            raise
+        with Image.open(io.BytesIO(_essential(content))) as picture:
+            _refuse_bomb(picture)
+            return use(picture)
+
+
+def _essential(png: bytes) -> bytes:
+    """A PNG's critical chunks, and whole ones with its transparency and EXIF: what its pixels are read by."""
+    kept, start = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while start + 12 <= len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])
+        kind, content, checksum = png[start + 4 : start + 8], png[start + 4 : end - 4], png[end - 4 : end]
+        whole = zlib.crc32(content) == int.from_bytes(checksum)
+        if kind[:1].isupper() or (kind in (b"tRNS", b"eXIf") and whole):
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def _refuse_bomb(picture: Image.Image) -> None:
