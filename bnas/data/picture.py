@@ -74,9 +74,15 @@ def _header(picture: Image.Image) -> Header:
 
 def _is_grey(picture: Image.Image) -> bool:
     if picture.mode != "P":
-        return Image.getmodebase(picture.mode) == "L"
+        return Image.getmodebase(picture.mode) == "L" or _rawmode(picture).startswith("LA")
     colours = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     return bool((colours == colours[:, :1]).all())
+
+
+def _rawmode(picture: Image.Image) -> str:
+    """How the pixels of a PNG that is not loaded yet lie in its file ("" for other formats)."""
+    tiles = getattr(picture, "tile", None) if picture.format == "PNG" else None
+    return str(tiles[0][3]) if tiles else ""
 
 
 def read_image(path: Path, height: int, width: int, channels: int, resize: int | None = None) -> NDArray[np.uint8]:
@@ -103,6 +109,7 @@ def opened_image(path: Path, channels: int) -> Iterator[Image.Image]:
 
 def _upright(picture: Image.Image, channels: int) -> Image.Image:
     kind, orientation = picture.format, _orientation(picture)
+    _scale_transparency(picture)
     picture.load()
     method = None if kind == "TIFF" else TRANSPOSITIONS.get(orientation)  # Pillow turns a TIFF as it loads it
     # Transposed and converted only if it has to be: two copies take as long as decoding a photograph.
@@ -121,6 +128,15 @@ def _orientation(picture: Image.Image) -> int:
     for key in METADATA:
         picture.info.pop(key, None)
     return orientation if isinstance(orientation, int) else 1
+
+
+def _scale_transparency(picture: Image.Image) -> None:
+    """Pillow scales a PNG's pixels to 8 bits, but not the grey or colour that is transparent."""
+    transparent, rawmode = picture.info.get("transparency"), _rawmode(picture)
+    if rawmode in ("L;2", "L;4") and isinstance(transparent, int):
+        picture.info["transparency"] = transparent * (85 if rawmode == "L;2" else 17)
+    elif rawmode == "RGB;16B" and isinstance(transparent, tuple):
+        picture.info["transparency"] = tuple(value >> 8 for value in transparent)
 
 
 def _used(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
@@ -190,11 +206,14 @@ def _refused_as_picture(path: Path) -> Iterator[None]:
 
 def converted(picture: Image.Image, channels: int, kind: str | None = None) -> Image.Image:
     """A picture in the mode of 1 or 3 channels; `kind` is the format of its file. Raises ImageError if that fails."""
-    if picture.has_transparency_data and picture.mode not in ("I", "I;16", "I;16B"):
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
     # Pillow would cut what is wider than a byte off at 255. Of PNG and PPM it is known to be 16 bits.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM")):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        values, transparent = np.asarray(picture), picture.info.get("transparency")
+        if isinstance(transparent, int):
+            values = np.where(values == transparent, 0, values)
+        picture = Image.fromarray((values >> 8).astype(np.uint8))
+    elif picture.has_transparency_data and picture.mode != "I":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
     if picture.mode in ("I", "F"):
         raise ImageError(f"expected values of 8 or 16 bits, found 32 (mode {picture.mode})")
     if picture.mode == MODES[channels]:

@@ -203,6 +203,48 @@ def test_16_bit_grey_keeps_its_high_byte(folder, kind, channels):
     assert np.array_equal(read_image(path, 6, 5, channels), np.stack([DEEP >> 8] * channels, axis=2))
 
 
+def deep_png(values: np.ndarray, colour: int, depth: int = 16, transparent: bytes = b"") -> bytes:
+    """A PNG of values `[H, W, C]` below 2^depth; colour 0 grey, 2 RGB, 4 grey with alpha."""
+    height, width, _ = values.shape
+    if depth == 16:
+        rows = [row.astype(">u2").tobytes() for row in values]
+    else:
+        bits = ((values[..., 0][..., None] >> np.arange(depth)[::-1]) & 1).reshape(height, -1)
+        rows = [np.packbits(row).tobytes() for row in bits]
+    more = {"tRNS": transparent} if transparent else {}
+    content = png(width, height, b"".join(b"\0" + row for row in rows), depth, **more)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return content[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + content[33:]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_grey_with_alpha_has_no_colours_and_is_laid_on_black(folder, channels):
+    values = np.random.default_rng(0).integers(0, 2**16, (6, 5, 2)).astype(np.uint16)
+    path = folder / "deep.png"
+    path.write_bytes(deep_png(values, 4))
+    assert read_header(path, path) == (True, 6, 5)
+    expected = (values[..., :1] >> 8) * ((values[..., 1:] >> 8) / 255)
+    np.testing.assert_allclose(read_image(path, 6, 5, channels), np.repeat(expected, channels, 2), atol=1)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 16])
+def test_a_transparent_grey_is_black_at_every_depth(folder, depth):
+    values = np.arange(2 ** min(depth, 4)).reshape(1, -1, 1) * (4369 if depth == 16 else 1)
+    hidden = int(values[0, -1, 0])
+    path = folder / "transparent.png"
+    path.write_bytes(deep_png(values, 0, depth, struct.pack(">H", hidden)))
+    expected = np.where(values == hidden, 0, values * 255 // (2**depth - 1))
+    assert np.array_equal(read_image(path, 1, values.shape[1], 1), expected)
+    assert read_header(path, path).grey
+
+
+def test_a_transparent_colour_of_16_bits_is_black(folder):
+    values = np.array([[[0x1234, 0x5678, 0x9ABC], [0xFFFF, 0x8000, 0x1111]]], np.uint16)
+    path = folder / "transparent.png"
+    path.write_bytes(deep_png(values, 2, transparent=values[0, 0].astype(">u2").tobytes()))
+    assert read_image(path, 1, 2, 3)[0].tolist() == [[0, 0, 0], [0xFF, 0x80, 0x11]]
+
+
 def test_black_and_white_is_0_and_255(folder):
     bits = np.random.default_rng(0).integers(0, 2, (6, 5)).astype(bool)
     found = read_image(saved(folder, Image.fromarray(bits)), 6, 5, 1)
