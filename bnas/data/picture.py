@@ -143,7 +143,6 @@ def _used(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of the picture in a file, or of its PNG without damaged chunks beside the pixels."""
     try:
         with Image.open(file) as picture:
-            _refuse_bomb(picture)
             return use(picture)
     except Exception:
         if not isinstance(file, Path):
@@ -152,7 +151,6 @@ def _used(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
         if not content.startswith(PNG_SIGNATURE):
             raise
         with Image.open(io.BytesIO(_essential(content))) as picture:
-            _refuse_bomb(picture)
             return use(picture)
 
 
@@ -167,12 +165,6 @@ def _essential(png: bytes) -> bytes:
             kept.append(png[start:end])
         start = end
     return b"".join(kept)
-
-
-def _refuse_bomb(picture: Image.Image) -> None:
-    """Pillow itself only warns of up to twice too many pixels."""
-    if Image.MAX_IMAGE_PIXELS is not None and picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError
 
 
 @contextmanager
@@ -195,7 +187,8 @@ def _refused_as_picture(path: Path) -> Iterator[None]:
     except UnidentifiedImageError:
         raise ImageError(f"{path}: expected an image that Pillow reads, found something else") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{path}: expected at most {Image.MAX_IMAGE_PIXELS} pixels, found more") from None
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(f"{path}: expected at most {most} pixels, found more") from None
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     except OSError as error:

@@ -332,7 +332,7 @@ BROKEN = {
     "half a QOI": (b"qoif" + struct.pack(">IIBB", 9, 9, 3, 0) + bytes(5), "expected a whole image"),
     "3.6 gigapixels": (png(60_000, 60_000), "found more"),
     "2^62 pixels": (png(2**31 - 1, 2**31 - 1), "found more"),
-    "100 megapixels": (png(10_000, 10_000), "found more"),
+    "180 megapixels": (png(18_000, 10_000), "expected at most 178956970 pixels, found more"),
     "no pixels": (png(0, 5), "expected"),
     "damaged data": (encoded("PNG")[:100] + b"\xff" * 40 + encoded("PNG")[140:], "expected a whole image"),
 }
@@ -353,6 +353,12 @@ def test_a_picture_in_a_colour_space_that_is_not_converted_is_refused(folder):
     path = saved(folder, Image.new("LAB", (5, 5)), "lab.tiff")
     with pytest.raises(ImageError, match=r"lab\.tiff: expected colours that Pillow converts, found mode LAB"):
         read_image(path, 5, 5, 1)
+
+
+def test_a_picture_of_as_many_pixels_as_pillow_reads_is_read(folder):
+    path = saved(folder, Image.new("1", (12_000, 9_000), 1), "108 megapixels.png")
+    assert read_header(path, path) == (True, 9_000, 12_000)
+    assert (read_image(path, 8, 8, 1) == 255).all()
 
 
 @pytest.mark.parametrize("case", BROKEN)
