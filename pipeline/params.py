@@ -415,14 +415,16 @@ def broken_operations(loc: Loc, operations: Sequence[str], known: Collection[str
 
 
 def _broken_sizes(data: Data) -> Iterator[Problem]:
-    own, wanted, cutout = OWN_SIZES.get(data.name), data.image_size, data.augmentation.cutout
+    own, wanted = OWN_SIZES.get(data.name), data.image_size
     if own and wanted:
         yield ("data", "image_size"), f"0 for {data.name}, whose images are {own}x{own}", found_text(wanted)
     if data.name == "imagenet" and not wanted:
         yield ("data", "image_size"), "an integer of at least 1 for imagenet", "0"
-    if cutout >= (side := own or wanted) > 0:
-        expected = f"an integer below the images' {side} pixels"
-        yield ("data", "augmentation", "cutout"), expected, found_text(cutout)
+    for name in ("shift", "cutout"):
+        pixels = getattr(data.augmentation, name)
+        if pixels >= (side := own or wanted) > 0:
+            expected = f"an integer below the images' {side} pixels"
+            yield ("data", "augmentation", name), expected, found_text(pixels)
     if not data.title.isprintable():
         yield ("data", "title"), "a text of printable characters", found_text(data.title)
 
