@@ -7,6 +7,8 @@ Pictures are uint8 `[N, H, W, C]` everywhere; `normalise` makes them float32 `[N
 from __future__ import annotations
 
 import io
+import re
+import stat
 import threading
 import warnings
 import zlib
@@ -39,6 +41,9 @@ TRANSPOSITIONS = {
 METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 """Where Pillow keeps what it reads an orientation from."""
 
+AVIF_EXIF = rb"(infe.{8})Exif"
+"""The entry of an AVIF file that says where its EXIF lies."""
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 T = TypeVar("T")
@@ -64,7 +69,7 @@ def read_header(file: Path | BinaryIO, path: Path) -> Header:
 
 def _header(picture: Image.Image) -> Header:
     grey = _is_grey(picture)
-    if picture.format == "PNG" and not picture.info.keys() & set(METADATA):
+    if picture.format == "PNG" and not picture.info.keys() & {"exif", "Raw profile type exif"}:
         picture.load()  # they may stand behind the pixels
     tags = getattr(picture, "tag_v2", {})  # a TIFF's; Pillow itself swaps the sides of some that are turned
     width = tags.get(ExifTags.Base.ImageWidth, picture.width)
@@ -104,14 +109,27 @@ def opened_image(path: Path, channels: int) -> Iterator[Image.Image]:
     if channels not in MODES:
         raise ImageError(f"{path}: expected a network for 1 or 3 channels, found {channels}")
     with _refused_as_picture(path):
+        require_regular(path)
         yield _used(path, lambda picture: _upright(picture, channels))
 
 
+def require_regular(path: Path) -> None:
+    """Raises ImageError for what is neither a file nor a folder: to open a pipe could take for ever."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ImageError("expected a regular file, found a pipe, socket or device")
+
+
 def _upright(picture: Image.Image, channels: int) -> Image.Image:
-    kind, orientation = picture.format, _orientation(picture)
     _scale_transparency(picture)
-    picture.load()
-    method = None if kind == "TIFF" else TRANSPOSITIONS.get(orientation)  # Pillow turns a TIFF as it loads it
+    kind = picture.format
+    method: Image.Transpose | None = None
+    if kind == "TIFF":
+        _orientation(picture)  # Pillow turns it as it loads it, by what this leaves
+        picture.load()
+    else:
+        picture.load()  # first: what fails here must not pass for damaged metadata
+        method = TRANSPOSITIONS.get(_orientation(picture))
     # Transposed and converted only if it has to be: two copies take as long as decoding a photograph.
     return converted(picture if method is None else picture.transpose(method), channels, kind)
 
@@ -140,7 +158,7 @@ def _scale_transparency(picture: Image.Image) -> None:
 
 
 def _used(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of the picture in a file, or of its PNG without damaged chunks beside the pixels."""
+    """What `use` makes of the picture in a file or, where that fails, of the picture without damaged metadata."""
     try:
         with Image.open(file) as picture:
             return use(picture)
@@ -148,9 +166,13 @@ def _used(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
         if not isinstance(file, Path):
             file.seek(0)
         content = file.read_bytes() if isinstance(file, Path) else file.read()
-        if not content.startswith(PNG_SIGNATURE):
+        if content.startswith(PNG_SIGNATURE):
+            content = _essential(content)
+        elif content[4:12] in (b"ftypavif", b"ftypavis"):
+            content = re.sub(AVIF_EXIF, rb"\1free", content, flags=re.DOTALL)
+        else:
             raise
-        with Image.open(io.BytesIO(_essential(content))) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             return use(picture)
 
 
