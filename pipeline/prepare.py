@@ -28,6 +28,8 @@ def run(stage: Stage) -> None:
     )
     try:
         loaded = LOADERS[params.name](request)
+        for note in loaded.notes:
+            warnings.warn(f"{root}: {note}", stacklevel=1)
         side = min(loaded.images.shape[1:3])
         for name in ("shift", "cutout"):
             if (pixels := getattr(params.augmentation, name)) >= side:

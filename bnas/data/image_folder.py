@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,9 @@ from numpy.typing import NDArray
 
 from bnas.data.file_images import FileImages, side_by_side
 from bnas.data.labelled_images import LabelledImages, Request
-from bnas.data.picture import Header, ImageError, read_header
+from bnas.data.picture import Header, ImageError, read_header, require_regular
+from bnas.data.picture_files import PictureFiles
 from bnas.data.problems import DataError, FileProblem, ProblemsError
-
-NOT_PICTURES = ("thumbs.db", "desktop.ini")
-"""What file managers leave in folders; so are names that start with a dot."""
 
 AT_ONCE = 512
 """Files that are looked into before the next are listed for it."""
@@ -28,14 +25,18 @@ def image_folder(
 ) -> LabelledImages:
     """The pictures in `train/<class>/` and `<test>/<class>/` below `request.root`, or in `<class>/`, to be split.
 
-    Classes are the folders' names in order; their files may lie in further folders. Headers and bytes of the files are
-    looked into, not pixels. Where `request.image_size` is 0 all must be of one size; pictures have one channel if no
-    file has colours, else three. What is wrong is collected in `problems`; raises ProblemsError where nothing is left
-    to go on with.
+    Classes are the folders' names in order; their files may
+    lie in further folders. Headers and bytes of the files are looked into, not pixels. Where `request.image_size` is 0
+    all must be of one size; pictures have one channel if no file has colours, else three. What is wrong is collected in
+    `problems`; raises ProblemsError where nothing is left to go on with.
     """
-    root, problems = request.root, list[FileProblem]()
-    trees = _trees(root, test)
-    files = {tree: _files_of_classes(root, tree, problems) for tree in trees}
+    root = request.root
+    if not root.is_dir():
+        raise DataError(f"{root}: expected a folder of images, found none")
+    listing = PictureFiles(root)
+    problems = listing.problems
+    trees = _trees(listing, test)
+    files = {tree: _files_of_classes(listing, tree) for tree in trees}
     classes = sorted(set().union(*files.values()))
     for tree, other in ((a, b) for a in trees for b in trees if a != b):
         missing = sorted(set(files[other]) - set(files[tree]))
@@ -67,53 +68,36 @@ def image_folder(
         np.array(labels, np.int64)[rows],
         own_test,
         tuple(problems),
+        tuple(filter(None, [listing.left_out_text()])),
         streamed,
     )
 
 
-def _trees(root: Path, test: str) -> tuple[str, ...]:
+def _trees(listing: PictureFiles, test: str) -> tuple[str, ...]:
     """`("train", <test>)` or, for one tree to be split, `("",)`."""
-    if not root.is_dir():
-        raise DataError(f"{root}: expected a folder of images, found none")
-    names = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
-    if not names & {"train", test}:
+    root, names = listing.root, listing.folders()
+    if not {"train", test} & set(names):
         if not names:
             raise DataError(
                 f"{root}: expected folders train/<class>/ and {test}/<class>/, or <class>/, with images, found none"
             )
         return ("",)
-    if names != {"train", test}:
-        raise DataError(f"{root}: expected the folders train and {test} alone, found {', '.join(sorted(names)):.200}")
+    if set(names) != {"train", test}:
+        raise DataError(f"{root}: expected the folders train and {test} alone, found {', '.join(names):.200}")
     return ("train", test)
 
 
-def _files_of_classes(root: Path, tree: str, problems: list[FileProblem]) -> Mapping[str, list[str]]:
-    """Class → paths of its files, from `root`."""
+def _files_of_classes(listing: PictureFiles, tree: str) -> Mapping[str, list[str]]:
+    """Class → paths of its files, from the data set's folder."""
     files: dict[str, list[str]] = {}
-    for entry in sorted(os.scandir(root / tree), key=lambda entry: entry.name):
-        if not entry.is_dir() or entry.name.startswith("."):
-            continue
-        folder = f"{tree}/{entry.name}" if tree else entry.name
-        files[entry.name] = [f"{folder}/{name}" for name in _files(entry.path, problems, folder)]
-        if not files[entry.name]:
-            problems.append(FileProblem(folder, "expected images, found an empty folder", False))
-        if not entry.name.isprintable():
-            problems.append(FileProblem(folder, "expected a class name of printable characters", False))
+    for name in listing.folders(tree):
+        folder = f"{tree}/{name}" if tree else name
+        files[name] = listing.files(folder)
+        if not files[name]:
+            listing.problems.append(FileProblem(folder, "expected images, found an empty folder", False))
+        if not name.isprintable():
+            listing.problems.append(FileProblem(folder, "expected a class name of printable characters", False))
     return files
-
-
-def _files(folder: str, problems: list[FileProblem], shown: str) -> Iterator[str]:
-    """Files below a folder in a fixed order, but for those that are no pictures by their names."""
-
-    def unreadable(error: OSError) -> None:
-        problems.append(FileProblem(shown, f"expected a folder that can be read, found {error.strerror}", False))
-
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = os.path.relpath(place, folder)
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower() not in NOT_PICTURES:
-                yield name if inside == "." else f"{inside}/{name}"
 
 
 def _drawn(files: list[str], request: Request, label: int) -> list[str]:
@@ -133,6 +117,7 @@ def _inspected(
     def look(name: str) -> tuple[int, Header | None]:
         path = request.root / name
         try:
+            require_regular(path)
             content = path.read_bytes()
             digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
             return digest, read_header(io.BytesIO(content), path)

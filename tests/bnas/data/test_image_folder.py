@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -272,6 +273,55 @@ def test_a_message_stays_short_however_many_files_are_broken(tmp_path):
         prepare(load(root), CUT, out, skip=False)
     assert len(str(error.value)) < 1500
     assert len(error.value.problems) == 300
+
+
+# ---------------------------------------------------------------- folders of real life
+
+
+JUNK = {
+    "@eaDir": "train/cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg",
+    "__MACOSX": "__MACOSX/train/cat/._0.png",
+    ".ipynb_checkpoints": "train/cat/.ipynb_checkpoints/0-checkpoint.png",
+    "Thumbs.db": "train/cat/Thumbs.db",
+    "desktop.ini": "train/desktop.ini",
+    ".DS_Store": ".DS_Store",
+    "._0.png": "train/cat/._0.png",
+    "$RECYCLE.BIN": "$RECYCLE.BIN/0.png",
+    ".thumbnails": "test/cat/.thumbnails/0.png",
+    "System Volume Information": "System Volume Information/x",
+    "lost+found": "lost+found/x",
+    "#recycle": "#recycle/0.png",
+    "0.png:Zone.Identifier": "train/cat/0.png:Zone.Identifier",
+    "Icon\r": "train/Icon\r",
+}
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_what_systems_leave_in_folders_is_counted_and_no_picture_or_class(tmp_path, name):
+    root = tree(tmp_path / "in")
+    _, clean = prepared(root, tmp_path / "clean")
+    picture(root / JUNK[name], 99, format="PNG")
+    images, written = prepared(root, tmp_path / "out")
+    shown = name.encode("unicode_escape").decode()
+    assert images.notes == (f"left out what systems leave in folders: 1 {shown}",)
+    assert (written.hash, written.counts) == (clean.hash, clean.counts)
+
+
+def test_a_pipe_is_named_and_does_not_hang(tmp_path):
+    root = tree(tmp_path / "in")
+    os.mkfifo(root / "train/cat/pipe.jpg")
+    (line,) = wrong(root)
+    assert line == "train/cat/pipe.jpg: expected a regular file, found a pipe, socket or device"
+    _, written = prepared(root, tmp_path / "kept", skip=True)
+    assert [problem.path for problem in written.skipped] == ["train/cat/pipe.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path):
+    root = tree(tmp_path / "in")
+    os.rename(root / "train/cat/0.png", os.fsencode(root / "train/cat") + b"/caf\xe9.png")
+    (line,) = wrong(root)
+    assert line == r"train/cat/caf\udce9.png: expected a name in UTF-8"
+    line.encode()
 
 
 # ---------------------------------------------------------------- memory
