@@ -16,6 +16,10 @@ from bnas.data.picture import Header, ImageError, read_header, require_regular
 from bnas.data.picture_files import PictureFiles
 from bnas.data.problems import DataError, FileProblem, ProblemsError
 
+TRAINING = ("train", "training")
+TESTING = ("test", "testing", "val", "valid", "validation")
+"""Names of folders, in lower case, that hold the pictures to learn from and to test on."""
+
 AT_ONCE = 512
 """Files that are looked into before the next are listed for it."""
 
@@ -25,18 +29,18 @@ def image_folder(
 ) -> LabelledImages:
     """The pictures in `train/<class>/` and `<test>/<class>/` below `request.root`, or in `<class>/`, to be split.
 
-    Classes are the folders' names in order; their files may
+    `train` and `<test>` may have another of their usual names. Classes are the folders' names in order; their files may
     lie in further folders. Headers and bytes of the files are looked into, not pixels. Where `request.image_size` is 0
     all must be of one size; pictures have one channel if no file has colours, else three. What is wrong is collected in
     `problems`; raises ProblemsError where nothing is left to go on with.
     """
-    root = request.root
+    root, notes = request.root, list[str]()
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of images, found none")
     listing = PictureFiles(root)
     problems = listing.problems
-    trees = _trees(listing, test)
-    files = {tree: _files_of_classes(listing, tree) for tree in trees}
+    trees = _trees(listing, test, notes)
+    files = {tree: _files_of_classes(listing, tree, notes) for tree in trees}
     classes = sorted(set().union(*files.values()))
     for tree, other in ((a, b) for a in trees for b in trees if a != b):
         missing = sorted(set(files[other]) - set(files[tree]))
@@ -68,26 +72,32 @@ def image_folder(
         np.array(labels, np.int64)[rows],
         own_test,
         tuple(problems),
-        tuple(filter(None, [listing.left_out_text()])),
+        tuple(filter(None, [*notes, listing.left_out_text()])),
         streamed,
     )
 
 
-def _trees(listing: PictureFiles, test: str) -> tuple[str, ...]:
-    """`("train", <test>)` or, for one tree to be split, `("",)`."""
-    root, names = listing.root, listing.folders()
-    if not {"train", test} & set(names):
-        if not names:
-            raise DataError(
-                f"{root}: expected folders train/<class>/ and {test}/<class>/, or <class>/, with images, found none"
-            )
-        return ("",)
-    if set(names) != {"train", test}:
-        raise DataError(f"{root}: expected the folders train and {test} alone, found {', '.join(names):.200}")
-    return ("train", test)
+def _trees(listing: PictureFiles, test: str, notes: list[str]) -> tuple[str, ...]:
+    """The names of the folders to learn from and to test on or, for one tree to be split, `("",)`."""
+    names = listing.folders()
+    training = [name for name in names if name.lower() in TRAINING]
+    testing = [name for name in names if name.lower() in TESTING]
+    if len(names) == 2 and training and testing:
+        if [*training, *testing] != ["train", test]:
+            notes.append(f"took {training[0]} for the images to learn from, {testing[0]} for those to test on")
+        return (*training, *testing)
+    if not names:
+        raise DataError(
+            f"{listing.root}: expected folders train/<class>/ and {test}/<class>/, or <class>/, with images, found none"
+        )
+    if {"train", test} & {name.lower() for name in names}:
+        raise DataError(f"{listing.root}: expected the folders train and {test} alone, found {', '.join(names):.200}")
+    if training or testing:
+        notes.append(f"took {', '.join(training + testing)} for classes, though they look like splits")
+    return ("",)
 
 
-def _files_of_classes(listing: PictureFiles, tree: str) -> Mapping[str, list[str]]:
+def _files_of_classes(listing: PictureFiles, tree: str, notes: list[str]) -> Mapping[str, list[str]]:
     """Class → paths of its files, from the data set's folder."""
     files: dict[str, list[str]] = {}
     for name in listing.folders(tree):
@@ -97,6 +107,9 @@ def _files_of_classes(listing: PictureFiles, tree: str) -> Mapping[str, list[str
             listing.problems.append(FileProblem(folder, "expected images, found an empty folder", False))
         if not name.isprintable():
             listing.problems.append(FileProblem(folder, "expected a class name of printable characters", False))
+        inner = {path.split("/")[-2] for path in files[name]} - {name}
+        if splits := sorted(other for other in inner if other.lower() in TRAINING + TESTING):
+            notes.append(f"took all images in {folder} for one class, though it holds {', '.join(splits)}")
     return files
 
 

@@ -307,6 +307,44 @@ def test_what_systems_leave_in_folders_is_counted_and_no_picture_or_class(tmp_pa
     assert (written.hash, written.counts) == (clean.hash, clean.counts)
 
 
+@pytest.mark.parametrize(
+    ("training", "testing"),
+    [
+        ("Train", "Test"),
+        ("TRAIN", "test"),
+        ("training", "testing"),
+        ("train", "valid"),
+        ("Training", "val"),
+        ("train", "Validation"),
+    ],
+)
+def test_usual_names_of_splits_are_taken_for_them_and_that_is_said(tmp_path, training, testing):
+    _, expected = prepared(tree(tmp_path / "plain"), tmp_path / "a")
+    images, written = prepared(tree(tmp_path / "in", splits=(training, testing)), tmp_path / "b")
+    assert images.classes == tuple(sorted(CLASSES))
+    assert (written.counts, written.hash) == (expected.counts, expected.hash)
+    assert images.notes == (f"took {training} for the images to learn from, {testing} for those to test on",)
+
+
+def test_train_and_test_need_no_word(tmp_path):
+    assert load(tree(tmp_path / "in")).notes == ()
+
+
+def test_classes_that_look_like_splits_are_pointed_at(tmp_path):
+    for i in range(4):
+        picture(tmp_path / "in/training" / f"{i}.png", i)
+        picture(tmp_path / "in/zebra" / f"{i}.png", 10 + i)
+    images = load(tmp_path / "in")
+    assert images.classes == ("training", "zebra")
+    assert images.notes == ("took training for classes, though they look like splits",)
+
+
+def test_splits_within_classes_are_pointed_at(tmp_path):
+    for place in ("cat/train", "cat/test", "dog"):
+        picture(tmp_path / "in" / place / "1.png", len(place))
+    assert load(tmp_path / "in").notes == ("took all images in cat for one class, though it holds test, train",)
+
+
 def test_a_pipe_is_named_and_does_not_hang(tmp_path):
     root = tree(tmp_path / "in")
     os.mkfifo(root / "train/cat/pipe.jpg")
