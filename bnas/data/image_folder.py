@@ -20,6 +20,11 @@ TRAINING = ("train", "training")
 TESTING = ("test", "testing", "val", "valid", "validation")
 """Names of folders, in lower case, that hold the pictures to learn from and to test on."""
 
+LINKED = (
+    "expected a folder, found a link to one, behind which no change would be noticed: link its files "
+    "(cp -rs does), or the data set's folder as a whole"
+)
+
 AT_ONCE = 512
 """Files that are looked into before the next are listed for it."""
 
@@ -41,6 +46,7 @@ def image_folder(
     problems = listing.problems
     trees = _trees(listing, test, notes)
     files = {tree: _files_of_classes(listing, tree, notes) for tree in trees}
+    problems += [FileProblem(path, LINKED, False) for path in dict.fromkeys(listing.links)]
     classes = sorted(set().union(*files.values()))
     for tree, other in ((a, b) for a in trees for b in trees if a != b):
         missing = sorted(set(files[other]) - set(files[tree]))

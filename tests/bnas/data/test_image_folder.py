@@ -345,6 +345,38 @@ def test_splits_within_classes_are_pointed_at(tmp_path):
     assert load(tmp_path / "in").notes == ("took all images in cat for one class, though it holds test, train",)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("place", ["train", "test", "train/cat", "train/cat/further"])
+def test_a_link_to_a_folder_is_refused_with_what_to_do(tmp_path, place, skip):
+    root = tree(tmp_path / "in")
+    picture(root / "train/cat/further/99.png", 99)
+    (root / place).rename(tmp_path / "elsewhere")
+    (root / place).symlink_to(tmp_path / "elsewhere")
+    (line,) = wrong(root, skip=skip)
+    assert line.startswith(
+        f"{place}: expected a folder, found a link to one, behind which no change would be noticed: "
+    )
+    assert "cp -rs" in line
+
+
+def test_links_to_files_and_a_link_to_the_whole_are_taken(tmp_path):
+    root = tree(tmp_path / "real")
+    _, expected = prepared(root, tmp_path / "a")
+    (tmp_path / "link").symlink_to(root)
+    assert prepared(tmp_path / "link", tmp_path / "b")[1].hash == expected.hash
+    for path in root.glob("*/*/*"):
+        target = tmp_path / "files" / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    assert prepared(tmp_path / "files", tmp_path / "c")[1].hash == expected.hash
+
+
+def test_a_class_that_is_a_link_to_nowhere_is_named(tmp_path):
+    root = tree(tmp_path / "in")
+    (root / "train/dog").symlink_to("nowhere")
+    assert "train/dog: expected a folder, found a link that leads nowhere" in wrong(root)
+
+
 def test_a_pipe_is_named_and_does_not_hang(tmp_path):
     root = tree(tmp_path / "in")
     os.mkfifo(root / "train/cat/pipe.jpg")
