@@ -15,6 +15,7 @@ install: $(VENV)/.installed ## make .venv and install the project into it (Pytho
 install-dev: $(VENV)/.installed-dev ## the same, with what tests and checks need
 
 run: install ## run what is stale of the pipeline on params.yaml and print the table of networks
+	@$(IN_VENV) python -m pipeline.names
 	$(IN_VENV) dvc repro
 	@$(IN_VENV) bnas show
 

@@ -148,11 +148,11 @@ def predict(arguments: argparse.Namespace) -> int:
 
     network = load(arguments.model)
     size = network.card.image
-    paths, empty = _files(arguments.images)
-    for folder in empty:
-        print(f"bnas predict: {folder}: expected images, found an empty folder", file=sys.stderr)
+    paths, refused, notes = _files(arguments.images)
+    for line in [*notes, *refused]:
+        print(f"bnas predict: {line}", file=sys.stderr)
     rows: list[dict[str, object]] = []
-    failed = len(empty)
+    failed = len(refused)
     for start in range(0, len(paths), IMAGES_AT_ONCE):
         good, images = [], []
         for path in paths[start : start + IMAGES_AT_ONCE]:
@@ -186,18 +186,25 @@ def _answer(path: Path, shares: NDArray[np.float64], classes: Sequence[str]) -> 
     }
 
 
-def _files(given: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The files that are meant, those in folders in order of their names; and the folders that hold none."""
+def _files(given: Iterable[Path]) -> tuple[list[Path], list[str], list[str]]:
+    """The files that are meant, those in folders in order of their names; what is wrong; what is left out."""
+    from bnas.data.picture_files import PictureFiles
+
     files: list[Path] = []
-    empty: list[Path] = []
+    refused: list[str] = []
+    notes: list[str] = []
     for path in given:
-        if path.is_dir():
-            inside = sorted(child for child in path.rglob("*") if child.is_file() and not child.name.startswith("."))
-            files += inside
-            empty += [] if inside else [path]
-        else:
+        if not path.is_dir():
             files.append(path)
-    return files, empty
+            continue
+        listing = PictureFiles(path)
+        inside = listing.files()
+        files += sorted(path / name for name in inside)
+        refused += [f"{path}: {problem}" for problem in listing.problems]
+        if not inside and not listing.problems:
+            refused.append(f"{path}: expected images, found an empty folder")
+        notes += [f"{path}: {listing.left_out_text()}"] if listing.left_out else []
+    return files, refused, notes
 
 
 def benchmark(arguments: argparse.Namespace) -> int:

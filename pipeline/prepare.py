@@ -28,10 +28,13 @@ def run(stage: Stage) -> None:
     )
     try:
         loaded = LOADERS[params.name](request)
+        for note in loaded.notes:
+            warnings.warn(f"{root}: {note}", stacklevel=1)
         side = min(loaded.images.shape[1:3])
-        if params.augmentation.cutout >= side:
-            expected = f"data.augmentation.cutout: expected less than the images' {side} pixels"
-            raise DataError(f"{expected}, found {params.augmentation.cutout}")
+        for name in ("shift", "cutout"):
+            if (pixels := getattr(params.augmentation, name)) >= side:
+                expected = f"expected less than the images' {side} pixels"
+                raise DataError(f"data.augmentation.{name}: {expected}, found {pixels}")
         written = prepare(loaded, cut, stage.out, skip=params.on_bad_file == "skip")
     except ProblemsError as error:
         keyed = ProblemsError(error.root, map(_with_key, error.problems))

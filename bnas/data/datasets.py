@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,9 @@ from bnas.data.image_folder import image_folder
 from bnas.data.labelled_images import LabelledImages, Request
 from bnas.data.problems import DataError
 from bnas.storage.files import read_text
+
+MOST_BYTES = 2**28
+"""Of a file that an archive holds: more than any of these data sets has."""
 
 SECONDS_TO_WAIT = 10.0
 """For a server's answer, when a data set is downloaded."""
@@ -49,7 +55,9 @@ class Published:
         """
         from torchvision import datasets  # takes a second: only who needs it pays
 
-        parts = [self._part(getattr(datasets, self.kind), request.root, train) for train in (True, False)]
+        kind = getattr(datasets, self.kind)
+        with TemporaryDirectory() as place:
+            parts = [self._part(kind, request.root, Path(place), train) for train in (True, False)]
         return LabelledImages(
             self.title,
             tuple(map(str, parts[0].classes)),
@@ -58,13 +66,23 @@ class Published:
             own_test=len(parts[1].targets),
         )
 
-    def _part(self, kind: Any, root: Path, train: bool) -> Any:
+    def _part(self, kind: Any, root: Path, place: Path, train: bool) -> Any:
+        """The training or the test split: as it lies in the folder, as its archives hold it, or downloaded."""
         try:
             return kind(str(root), train=train, download=False)
         except RuntimeError:
             pass  # not there, or not whole
         except Exception as error:
             raise DataError(f"{root}: expected {self.title}, found {type(error).__name__}: {error}") from None
+        present = [root / name for name in self.files if (root / name).is_file()]
+        unfit = ""
+        try:
+            self._unpack(root, place)
+            return kind(str(place), train=train, download=False)
+        except Exception as error:  # whatever an archive may do
+            if present:
+                names = ", ".join(map(str, present))
+                unfit = f"{names} with other content ({type(error).__name__}: {' '.join(str(error).split()):.100}), "
         before = socket.getdefaulttimeout()
         try:
             socket.setdefaulttimeout(SECONDS_TO_WAIT)
@@ -72,11 +90,30 @@ class Published:
         except Exception as error:  # whatever a network, a server or an archive may do
             files = ", ".join(str(root / name) for name in self.files)
             raise DataError(
-                f"{self.title}: expected {files}, or a network to download from; found neither "
+                f"{self.title}: expected {files}, or a network to download from; found {unfit or 'neither '}"
                 f"({type(error).__name__}: {' '.join(str(error).split()):.100})"
             ) from None
         finally:
             socket.setdefaulttimeout(before)
+
+    def _unpack(self, root: Path, place: Path) -> None:
+        """Unpack the archives in the folder `root` into `place`, whoever packed them.
+
+        torchvision takes only archives of the published MD5 sum. What is in them is compared with the published sums by
+        torchvision (CIFAR), or is plain bytes (Fashion-MNIST).
+        """
+        for name in self.files:
+            target = place / name.removesuffix(".gz")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith(".tar.gz") and (root / name).is_file():
+                with tarfile.open(root / name) as archive:
+                    known = [member for member in archive if member.isreg() and member.size <= MOST_BYTES]
+                    archive.extractall(place, known, filter="data")
+            elif (root / name).is_file() and not target.exists():
+                with gzip.open(root / name) as archive:
+                    target.write_bytes(archive.read(MOST_BYTES))
+            elif (plain := (root / name).with_suffix("")).is_file() and not target.exists():
+                target.symlink_to(plain.resolve())
 
 
 def _with_channels(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,18 @@ from numpy.typing import NDArray
 
 from bnas.data.file_images import FileImages, side_by_side
 from bnas.data.labelled_images import LabelledImages, Request
-from bnas.data.picture import Header, ImageError, read_header
+from bnas.data.picture import Header, ImageError, read_header, require_regular
+from bnas.data.picture_files import PictureFiles
 from bnas.data.problems import DataError, FileProblem, ProblemsError
 
-NOT_PICTURES = ("thumbs.db", "desktop.ini")
-"""What file managers leave in folders; so are names that start with a dot."""
+TRAINING = ("train", "training")
+TESTING = ("test", "testing", "val", "valid", "validation")
+"""Names of folders, in lower case, that hold the pictures to learn from and to test on."""
+
+LINKED = (
+    "expected a folder, found a link to one, behind which no change would be noticed: link its files "
+    "(cp -rs does), or the data set's folder as a whole"
+)
 
 AT_ONCE = 512
 """Files that are looked into before the next are listed for it."""
@@ -28,14 +34,19 @@ def image_folder(
 ) -> LabelledImages:
     """The pictures in `train/<class>/` and `<test>/<class>/` below `request.root`, or in `<class>/`, to be split.
 
-    Classes are the folders' names in order; their files may lie in further folders. Headers and bytes of the files are
-    looked into, not pixels. Where `request.image_size` is 0 all must be of one size; pictures have one channel if no
-    file has colours, else three. What is wrong is collected in `problems`; raises ProblemsError where nothing is left
-    to go on with.
+    `train` and `<test>` may have another of their usual names. Classes are the folders' names in order; their files may
+    lie in further folders. Headers and bytes of the files are looked into, not pixels. Where `request.image_size` is 0
+    all must be of one size; pictures have one channel if no file has colours, else three. What is wrong is collected in
+    `problems`; raises ProblemsError where nothing is left to go on with.
     """
-    root, problems = request.root, list[FileProblem]()
-    trees = _trees(root, test)
-    files = {tree: _files_of_classes(root, tree, problems) for tree in trees}
+    root, notes = request.root, list[str]()
+    if not root.is_dir():
+        raise DataError(f"{root}: expected a folder of images, found none")
+    listing = PictureFiles(root)
+    problems = listing.problems
+    trees = _trees(listing, test, notes)
+    files = {tree: _files_of_classes(listing, tree, notes) for tree in trees}
+    problems += [FileProblem(path, LINKED, False) for path in dict.fromkeys(listing.links)]
     classes = sorted(set().union(*files.values()))
     for tree, other in ((a, b) for a in trees for b in trees if a != b):
         missing = sorted(set(files[other]) - set(files[tree]))
@@ -67,53 +78,45 @@ def image_folder(
         np.array(labels, np.int64)[rows],
         own_test,
         tuple(problems),
+        tuple(filter(None, [*notes, listing.left_out_text()])),
         streamed,
     )
 
 
-def _trees(root: Path, test: str) -> tuple[str, ...]:
-    """`("train", <test>)` or, for one tree to be split, `("",)`."""
-    if not root.is_dir():
-        raise DataError(f"{root}: expected a folder of images, found none")
-    names = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
-    if not names & {"train", test}:
-        if not names:
-            raise DataError(
-                f"{root}: expected folders train/<class>/ and {test}/<class>/, or <class>/, with images, found none"
-            )
-        return ("",)
-    if names != {"train", test}:
-        raise DataError(f"{root}: expected the folders train and {test} alone, found {', '.join(sorted(names)):.200}")
-    return ("train", test)
+def _trees(listing: PictureFiles, test: str, notes: list[str]) -> tuple[str, ...]:
+    """The names of the folders to learn from and to test on or, for one tree to be split, `("",)`."""
+    names = listing.folders()
+    training = [name for name in names if name.lower() in TRAINING]
+    testing = [name for name in names if name.lower() in TESTING]
+    if len(names) == 2 and training and testing:
+        if [*training, *testing] != ["train", test]:
+            notes.append(f"took {training[0]} for the images to learn from, {testing[0]} for those to test on")
+        return (*training, *testing)
+    if not names:
+        raise DataError(
+            f"{listing.root}: expected folders train/<class>/ and {test}/<class>/, or <class>/, with images, found none"
+        )
+    if {"train", test} & {name.lower() for name in names}:
+        raise DataError(f"{listing.root}: expected the folders train and {test} alone, found {', '.join(names):.200}")
+    if training or testing:
+        notes.append(f"took {', '.join(training + testing)} for classes, though they look like splits")
+    return ("",)
 
 
-def _files_of_classes(root: Path, tree: str, problems: list[FileProblem]) -> Mapping[str, list[str]]:
-    """Class → paths of its files, from `root`."""
+def _files_of_classes(listing: PictureFiles, tree: str, notes: list[str]) -> Mapping[str, list[str]]:
+    """Class → paths of its files, from the data set's folder."""
     files: dict[str, list[str]] = {}
-    for entry in sorted(os.scandir(root / tree), key=lambda entry: entry.name):
-        if not entry.is_dir() or entry.name.startswith("."):
-            continue
-        folder = f"{tree}/{entry.name}" if tree else entry.name
-        files[entry.name] = [f"{folder}/{name}" for name in _files(entry.path, problems, folder)]
-        if not files[entry.name]:
-            problems.append(FileProblem(folder, "expected images, found an empty folder", False))
-        if not entry.name.isprintable():
-            problems.append(FileProblem(folder, "expected a class name of printable characters", False))
+    for name in listing.folders(tree):
+        folder = f"{tree}/{name}" if tree else name
+        files[name] = listing.files(folder)
+        if not files[name]:
+            listing.problems.append(FileProblem(folder, "expected images, found an empty folder", False))
+        if not name.isprintable():
+            listing.problems.append(FileProblem(folder, "expected a class name of printable characters", False))
+        inner = {path.split("/")[-2] for path in files[name]} - {name}
+        if splits := sorted(other for other in inner if other.lower() in TRAINING + TESTING):
+            notes.append(f"took all images in {folder} for one class, though it holds {', '.join(splits)}")
     return files
-
-
-def _files(folder: str, problems: list[FileProblem], shown: str) -> Iterator[str]:
-    """Files below a folder in a fixed order, but for those that are no pictures by their names."""
-
-    def unreadable(error: OSError) -> None:
-        problems.append(FileProblem(shown, f"expected a folder that can be read, found {error.strerror}", False))
-
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = os.path.relpath(place, folder)
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower() not in NOT_PICTURES:
-                yield name if inside == "." else f"{inside}/{name}"
 
 
 def _drawn(files: list[str], request: Request, label: int) -> list[str]:
@@ -133,6 +136,7 @@ def _inspected(
     def look(name: str) -> tuple[int, Header | None]:
         path = request.root / name
         try:
+            require_regular(path)
             content = path.read_bytes()
             digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
             return digest, read_header(io.BytesIO(content), path)

@@ -44,6 +44,8 @@ class LabelledImages:
     labels: NDArray[np.int64]
     own_test: int = 0
     problems: tuple[FileProblem, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the user should know of how a folder was read, a line each."""
     streamed: bool = False
     """Whether the files are never copied: an index is prepared."""
 

@@ -6,12 +6,16 @@ Pictures are uint8 `[N, H, W, C]` everywhere; `normalise` makes them float32 `[N
 
 from __future__ import annotations
 
+import io
+import re
+import stat
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +26,27 @@ MODES = {1: "L", 3: "RGB"}
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
+
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns the picture upright."""
+
+METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Where Pillow keeps what it reads an orientation from."""
+
+AVIF_EXIF = rb"(infe.{8})Exif"
+"""The entry of an AVIF file that says where its EXIF lies."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+T = TypeVar("T")
 
 
 class ImageError(ValueError):
@@ -38,19 +63,31 @@ class Header(NamedTuple):
 
 def read_header(file: Path | BinaryIO, path: Path) -> Header:
     """The header of a picture, without its pixels; `path` names it in messages. Raises ImageError as `read_image`."""
-    with _refused_as_picture(path), Image.open(file) as opened:
-        _refuse_bomb(opened)
-        width, height = opened.size
-        if opened.getexif().get(ExifTags.Base.Orientation, 1) in TURNED:
-            width, height = height, width
-        return Header(_is_grey(opened), height, width)
+    with _refused_as_picture(path):
+        return _used(file, _header)
+
+
+def _header(picture: Image.Image) -> Header:
+    grey = _is_grey(picture)
+    if picture.format == "PNG" and not picture.info.keys() & {"exif", "Raw profile type exif"}:
+        picture.load()  # they may stand behind the pixels
+    tags = getattr(picture, "tag_v2", {})  # a TIFF's; Pillow itself swaps the sides of some that are turned
+    width = tags.get(ExifTags.Base.ImageWidth, picture.width)
+    height = tags.get(ExifTags.Base.ImageLength, picture.height)
+    return Header(grey, width, height) if _orientation(picture) in TURNED else Header(grey, height, width)
 
 
 def _is_grey(picture: Image.Image) -> bool:
     if picture.mode != "P":
-        return Image.getmodebase(picture.mode) == "L"
+        return Image.getmodebase(picture.mode) == "L" or _rawmode(picture).startswith("LA")
     colours = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     return bool((colours == colours[:, :1]).all())
+
+
+def _rawmode(picture: Image.Image) -> str:
+    """How the pixels of a PNG that is not loaded yet lie in its file ("" for other formats)."""
+    tiles = getattr(picture, "tile", None) if picture.format == "PNG" else None
+    return str(tiles[0][3]) if tiles else ""
 
 
 def read_image(path: Path, height: int, width: int, channels: int, resize: int | None = None) -> NDArray[np.uint8]:
@@ -71,18 +108,85 @@ def opened_image(path: Path, channels: int) -> Iterator[Image.Image]:
     """A picture, upright and in 1 or 3 channels, for as long as it is used; whatever then fails is an ImageError."""
     if channels not in MODES:
         raise ImageError(f"{path}: expected a network for 1 or 3 channels, found {channels}")
-    with _refused_as_picture(path), Image.open(path) as opened:
-        _refuse_bomb(opened)
-        opened.load()
-        # In place, and converted only if it has to be: two copies take as long as decoding a photograph.
-        ImageOps.exif_transpose(opened, in_place=True)
-        yield converted(opened, channels, opened.format)
+    with _refused_as_picture(path):
+        require_regular(path)
+        yield _used(path, lambda picture: _upright(picture, channels))
 
 
-def _refuse_bomb(picture: Image.Image) -> None:
-    """Pillow itself only warns of up to twice too many pixels."""
-    if Image.MAX_IMAGE_PIXELS is not None and picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError
+def require_regular(path: Path) -> None:
+    """Raises ImageError for what is neither a file nor a folder: to open a pipe could take for ever."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ImageError("expected a regular file, found a pipe, socket or device")
+
+
+def _upright(picture: Image.Image, channels: int) -> Image.Image:
+    _scale_transparency(picture)
+    kind = picture.format
+    method: Image.Transpose | None = None
+    if kind == "TIFF":
+        _orientation(picture)  # Pillow turns it as it loads it, by what this leaves
+        picture.load()
+    else:
+        picture.load()  # first: what fails here must not pass for damaged metadata
+        method = TRANSPOSITIONS.get(_orientation(picture))
+    # Transposed and converted only if it has to be: two copies take as long as decoding a photograph.
+    return converted(picture if method is None else picture.transpose(method), channels, kind)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation; 1, as if untagged, where metadata are damaged. Pillow sees no more of them then."""
+    try:
+        exif = picture.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        for tag in set(exif) - {ExifTags.Base.Orientation}:
+            del exif[tag]
+    except Exception:  # Pillow raises whatever it comes across
+        orientation = 1
+    for key in METADATA:
+        picture.info.pop(key, None)
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _scale_transparency(picture: Image.Image) -> None:
+    """Pillow scales a PNG's pixels to 8 bits, but not the grey or colour that is transparent."""
+    transparent, rawmode = picture.info.get("transparency"), _rawmode(picture)
+    if rawmode in ("L;2", "L;4") and isinstance(transparent, int):
+        picture.info["transparency"] = transparent * (85 if rawmode == "L;2" else 17)
+    elif rawmode == "RGB;16B" and isinstance(transparent, tuple):
+        picture.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
+def _used(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
+    """What `use` makes of the picture in a file or, where that fails, of the picture without damaged metadata."""
+    try:
+        with Image.open(file) as picture:
+            return use(picture)
+    except Exception:
+        if not isinstance(file, Path):
+            file.seek(0)
+        content = file.read_bytes() if isinstance(file, Path) else file.read()
+        if content.startswith(PNG_SIGNATURE):
+            content = _essential(content)
+        elif content[4:12] in (b"ftypavif", b"ftypavis"):
+            content = re.sub(AVIF_EXIF, rb"\1free", content, flags=re.DOTALL)
+        else:
+            raise
+        with Image.open(io.BytesIO(content)) as picture:
+            return use(picture)
+
+
+def _essential(png: bytes) -> bytes:
+    """A PNG's critical chunks, and whole ones with its transparency and EXIF: what its pixels are read by."""
+    kept, start = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while start + 12 <= len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])
+        kind, content, checksum = png[start + 4 : start + 8], png[start + 4 : end - 4], png[end - 4 : end]
+        whole = zlib.crc32(content) == int.from_bytes(checksum)
+        if kind[:1].isupper() or (kind in (b"tRNS", b"eXIf") and whole):
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
 
 
 @contextmanager
@@ -105,7 +209,8 @@ def _refused_as_picture(path: Path) -> Iterator[None]:
     except UnidentifiedImageError:
         raise ImageError(f"{path}: expected an image that Pillow reads, found something else") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{path}: expected at most {Image.MAX_IMAGE_PIXELS} pixels, found more") from None
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(f"{path}: expected at most {most} pixels, found more") from None
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     except OSError as error:
@@ -116,11 +221,14 @@ def _refused_as_picture(path: Path) -> Iterator[None]:
 
 def converted(picture: Image.Image, channels: int, kind: str | None = None) -> Image.Image:
     """A picture in the mode of 1 or 3 channels; `kind` is the format of its file. Raises ImageError if that fails."""
-    if picture.has_transparency_data and picture.mode not in ("I", "I;16", "I;16B"):
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
     # Pillow would cut what is wider than a byte off at 255. Of PNG and PPM it is known to be 16 bits.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and kind in ("PNG", "PPM")):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        values, transparent = np.asarray(picture), picture.info.get("transparency")
+        if isinstance(transparent, int):
+            values = np.where(values == transparent, 0, values)
+        picture = Image.fromarray((values >> 8).astype(np.uint8))
+    elif picture.has_transparency_data and picture.mode != "I":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
     if picture.mode in ("I", "F"):
         raise ImageError(f"expected values of 8 or 16 bits, found 32 (mode {picture.mode})")
     if picture.mode == MODES[channels]:

@@ -65,14 +65,16 @@ def of_data(data: DataSection) -> Iterator[Complaint]:
     if data.test_fraction + data.validation_fraction >= 1:
         expected = f"a number below 1 - test_fraction (test_fraction is {data.test_fraction})"
         yield mismatch(("data", "validation_fraction"), expected, data.validation_fraction)
-    own, wanted, cutout = OWN_SIZES.get(data.name), data.image_size, data.augmentation.cutout
+    own, wanted = OWN_SIZES.get(data.name), data.image_size
     if own and wanted:
         yield mismatch(("data", "image_size"), f"0 for {data.name}, whose images are {own}x{own}", wanted)
     if data.name == "imagenet" and not wanted:
         yield mismatch(("data", "image_size"), "an integer of at least 1 for imagenet", 0)
-    if cutout >= (side := own or wanted) > 0:
-        expected = f"an integer below the images' {side} pixels"
-        yield mismatch(("data", "augmentation", "cutout"), expected, cutout)
+    for name in ("shift", "cutout"):
+        pixels = getattr(data.augmentation, name)
+        if pixels >= (side := own or wanted) > 0:
+            expected = f"an integer below the images' {side} pixels"
+            yield mismatch(("data", "augmentation", name), expected, pixels)
     if not data.title.isprintable():
         yield mismatch(("data", "title"), "a text of printable characters", data.title)
 

@@ -312,6 +312,14 @@ def test_a_title_that_fills_the_page_is_refused(ws: Workspace) -> None:
             {"data.name": "image_folder", "data.image_size": 16, "data.augmentation.cutout": 16},
             "data.augmentation.cutout: expected an integer below the images' 16 pixels, found 16",
         ),
+        (
+            {"data.augmentation.shift": 30},
+            "data.augmentation.shift: expected an integer below the images' 28 pixels, found 30",
+        ),
+        (
+            {"data.name": "image_folder", "data.image_size": 16, "data.augmentation.shift": 16},
+            "data.augmentation.shift: expected an integer below the images' 16 pixels, found 16",
+        ),
     ],
 )
 def test_what_does_not_fit_the_images_is_refused(ws: Workspace, changes: dict[str, Any], line: str) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import socket
 import struct
+import tarfile
 import time
 from pathlib import Path
 
@@ -110,6 +111,53 @@ def test_archives_that_were_put_there_are_unpacked_without_a_network(tmp_path, m
     monkeypatch.setattr(published.FashionMNIST, "resources", sums)
     without_network(monkeypatch)
     assert len(LOADERS["fashion_mnist"](request(tmp_path)).labels) == 60
+
+
+def repacked_fashion(root: Path) -> None:
+    """Every file compressed by somebody else: none has the published sum of its archive."""
+    write_fashion(root)
+    for path in list((root / "FashionMNIST/raw").iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+        path.unlink()
+
+
+def test_archives_that_somebody_repacked_are_taken_by_their_content(tmp_path, monkeypatch):
+    without_network(monkeypatch)
+    pixels = write_fashion(tmp_path / "plain")
+    repacked_fashion(tmp_path / "in")
+    before = sorted((tmp_path / "in").rglob("*"))
+    check(LOADERS["fashion_mnist"](request(tmp_path / "in")), pixels, 10, tmp_path / "out")
+    assert sorted((tmp_path / "in").rglob("*")) == before, "what prepare depends on stays as it was"
+    one = tmp_path / "in/FashionMNIST/raw/t10k-images-idx3-ubyte.gz"
+    one.with_suffix("").write_bytes(gzip.decompress(one.read_bytes()))
+    one.unlink()
+    assert len(LOADERS["fashion_mnist"](request(tmp_path / "in")).labels) == 60, "some packed, some not"
+
+
+def test_an_archive_of_cifar_that_somebody_repacked_is_taken_by_its_content(tmp_path, monkeypatch):
+    without_network(monkeypatch)
+    pixels = write_cifar(tmp_path / "plain", "CIFAR10", monkeypatch)
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in/cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "plain/cifar-10-batches-py", "cifar-10-batches-py")
+        escape = tarfile.TarInfo("../escaped")
+        archive.addfile(escape)
+    with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz with other content"):
+        LOADERS["cifar10"](request(tmp_path / "in"))
+    with tarfile.open(tmp_path / "in/cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "plain/cifar-10-batches-py", "cifar-10-batches-py")
+    check(LOADERS["cifar10"](request(tmp_path / "in")), pixels, 10, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"no archive", gzip.compress(b"no idx file"), gzip.compress(bytes(1000))[:-12]])
+def test_an_archive_that_holds_something_else_is_named(tmp_path, monkeypatch, content):
+    without_network(monkeypatch)
+    repacked_fashion(tmp_path)
+    path = tmp_path / "FashionMNIST/raw/train-images-idx3-ubyte.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"found .*train-images-idx3-ubyte\.gz.* with other content \(") as error:
+        LOADERS["fashion_mnist"](request(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -272,6 +273,125 @@ def test_a_message_stays_short_however_many_files_are_broken(tmp_path):
         prepare(load(root), CUT, out, skip=False)
     assert len(str(error.value)) < 1500
     assert len(error.value.problems) == 300
+
+
+# ---------------------------------------------------------------- folders of real life
+
+
+JUNK = {
+    "@eaDir": "train/cat/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg",
+    "__MACOSX": "__MACOSX/train/cat/._0.png",
+    ".ipynb_checkpoints": "train/cat/.ipynb_checkpoints/0-checkpoint.png",
+    "Thumbs.db": "train/cat/Thumbs.db",
+    "desktop.ini": "train/desktop.ini",
+    ".DS_Store": ".DS_Store",
+    "._0.png": "train/cat/._0.png",
+    "$RECYCLE.BIN": "$RECYCLE.BIN/0.png",
+    ".thumbnails": "test/cat/.thumbnails/0.png",
+    "System Volume Information": "System Volume Information/x",
+    "lost+found": "lost+found/x",
+    "#recycle": "#recycle/0.png",
+    "0.png:Zone.Identifier": "train/cat/0.png:Zone.Identifier",
+    "Icon\r": "train/Icon\r",
+}
+
+
+@pytest.mark.parametrize("name", JUNK)
+def test_what_systems_leave_in_folders_is_counted_and_no_picture_or_class(tmp_path, name):
+    root = tree(tmp_path / "in")
+    _, clean = prepared(root, tmp_path / "clean")
+    picture(root / JUNK[name], 99, format="PNG")
+    images, written = prepared(root, tmp_path / "out")
+    shown = name.encode("unicode_escape").decode()
+    assert images.notes == (f"left out what systems leave in folders: 1 {shown}",)
+    assert (written.hash, written.counts) == (clean.hash, clean.counts)
+
+
+@pytest.mark.parametrize(
+    ("training", "testing"),
+    [
+        ("Train", "Test"),
+        ("TRAIN", "test"),
+        ("training", "testing"),
+        ("train", "valid"),
+        ("Training", "val"),
+        ("train", "Validation"),
+    ],
+)
+def test_usual_names_of_splits_are_taken_for_them_and_that_is_said(tmp_path, training, testing):
+    _, expected = prepared(tree(tmp_path / "plain"), tmp_path / "a")
+    images, written = prepared(tree(tmp_path / "in", splits=(training, testing)), tmp_path / "b")
+    assert images.classes == tuple(sorted(CLASSES))
+    assert (written.counts, written.hash) == (expected.counts, expected.hash)
+    assert images.notes == (f"took {training} for the images to learn from, {testing} for those to test on",)
+
+
+def test_train_and_test_need_no_word(tmp_path):
+    assert load(tree(tmp_path / "in")).notes == ()
+
+
+def test_classes_that_look_like_splits_are_pointed_at(tmp_path):
+    for i in range(4):
+        picture(tmp_path / "in/training" / f"{i}.png", i)
+        picture(tmp_path / "in/zebra" / f"{i}.png", 10 + i)
+    images = load(tmp_path / "in")
+    assert images.classes == ("training", "zebra")
+    assert images.notes == ("took training for classes, though they look like splits",)
+
+
+def test_splits_within_classes_are_pointed_at(tmp_path):
+    for place in ("cat/train", "cat/test", "dog"):
+        picture(tmp_path / "in" / place / "1.png", len(place))
+    assert load(tmp_path / "in").notes == ("took all images in cat for one class, though it holds test, train",)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("place", ["train", "test", "train/cat", "train/cat/further"])
+def test_a_link_to_a_folder_is_refused_with_what_to_do(tmp_path, place, skip):
+    root = tree(tmp_path / "in")
+    picture(root / "train/cat/further/99.png", 99)
+    (root / place).rename(tmp_path / "elsewhere")
+    (root / place).symlink_to(tmp_path / "elsewhere")
+    (line,) = wrong(root, skip=skip)
+    assert line.startswith(
+        f"{place}: expected a folder, found a link to one, behind which no change would be noticed: "
+    )
+    assert "cp -rs" in line
+
+
+def test_links_to_files_and_a_link_to_the_whole_are_taken(tmp_path):
+    root = tree(tmp_path / "real")
+    _, expected = prepared(root, tmp_path / "a")
+    (tmp_path / "link").symlink_to(root)
+    assert prepared(tmp_path / "link", tmp_path / "b")[1].hash == expected.hash
+    for path in root.glob("*/*/*"):
+        target = tmp_path / "files" / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    assert prepared(tmp_path / "files", tmp_path / "c")[1].hash == expected.hash
+
+
+def test_a_class_that_is_a_link_to_nowhere_is_named(tmp_path):
+    root = tree(tmp_path / "in")
+    (root / "train/dog").symlink_to("nowhere")
+    assert "train/dog: expected a folder, found a link that leads nowhere" in wrong(root)
+
+
+def test_a_pipe_is_named_and_does_not_hang(tmp_path):
+    root = tree(tmp_path / "in")
+    os.mkfifo(root / "train/cat/pipe.jpg")
+    (line,) = wrong(root)
+    assert line == "train/cat/pipe.jpg: expected a regular file, found a pipe, socket or device"
+    _, written = prepared(root, tmp_path / "kept", skip=True)
+    assert [problem.path for problem in written.skipped] == ["train/cat/pipe.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path):
+    root = tree(tmp_path / "in")
+    os.rename(root / "train/cat/0.png", os.fsencode(root / "train/cat") + b"/caf\xe9.png")
+    (line,) = wrong(root)
+    assert line == r"train/cat/caf\udce9.png: expected a name in UTF-8"
+    line.encode()
 
 
 # ---------------------------------------------------------------- memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,6 @@ def pictures(tmp_path_factory) -> Path:
     rng = np.random.default_rng(0)
     for name, shape in {"a.png": (9, 7, 3), "b.jpg": (40, 30, 3), "c.png": (12, 12), "more/d.png": (9, 7, 4)}.items():
         Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(found / name)
-    (found / ".hidden").write_text("no picture")
     return found
 
 
@@ -122,6 +122,35 @@ def test_an_empty_folder_of_pictures_is_reported_and_does_not_stop_the_rest(run,
     status, out, errors = run(model, tmp_path, pictures / "a.png", "--json")
     assert (status, len(errors)) == (1, 1)
     assert [row["image"] for row in json.loads(out)] == [str(pictures / "a.png")]
+
+
+@pytest.mark.parametrize("name", [".DS_Store", ".ipynb_checkpoints/a.png", "@eaDir/a.png", "Thumbs.db", "desktop.ini"])
+def test_what_systems_leave_in_a_folder_is_counted_and_not_answered(run, model, tmp_path, name):
+    (tmp_path / "in" / name).parent.mkdir(parents=True)
+    Image.new("RGB", (9, 7)).save(tmp_path / "in/seen.png")
+    Image.new("RGB", (9, 7)).save(tmp_path / "in" / name, "PNG")
+    status, out, errors = run(model, tmp_path / "in", "--json")
+    assert status == 0
+    assert [row["image"] for row in json.loads(out)] == [str(tmp_path / "in/seen.png")]
+    left = name.split("/")[0]
+    assert errors == [f"bnas predict: {tmp_path}/in: left out what systems leave in folders: 1 {left}"]
+
+
+def test_pictures_behind_a_link_to_a_folder_are_answered(run, model, pictures, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/link").symlink_to(pictures)
+    (tmp_path / "in/round").symlink_to(tmp_path / "in")
+    status, out, errors = run(model, tmp_path / "in", "--json")
+    assert [Path(row["image"]).name for row in json.loads(out)] == ["a.png", "b.jpg", "c.png", "d.png"]
+    assert (status, len(errors)) == (1, 1)
+    assert "round: expected a folder, found a link to one that holds it" in errors[0]
+
+
+def test_only_regular_files_are_opened(run, model, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    status, out, errors = run(model, tmp_path)
+    assert (status, out) == (1, "")
+    assert errors == [f"bnas predict: {tmp_path}/pipe.jpg: expected a regular file, found a pipe, socket or device"]
 
 
 # ---------------------------------------------------------------- without torch
