@@ -21,7 +21,7 @@ run: install ## run what is stale of the pipeline on params.yaml and print the t
 
 # Columns with a slash are hashes of what stages read; the named metrics stand there even if they are equal.
 experiments: install ## compare experiments: changed parameters, hypervolumes, best error, smallest, tau, seconds in all
-	@$(IN_VENV) dvc exp show --no-pager --only-changed --drop '.*/|Created' --keep 'hypervolume|best|small|tau|seconds'
+	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|best|small|tau|seconds'
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.
