@@ -101,7 +101,7 @@ def test_a_comment_in_params_makes_nothing_stale(finished: Workspace) -> None:
         path.write_text(text)
 
 
-@pytest.mark.parametrize("file", ["bnas/search/generation.py", "pipeline/stage2.py", "bnas/report/text.py"])
+@pytest.mark.parametrize("file", ["bnas/search/generation.py", "pipeline/stage2.py", "bnas/report/formats.py"])
 def test_a_comment_in_code_makes_the_stages_stale_that_depend_on_it(finished: Workspace, file: str) -> None:
     stages = yaml.safe_load((finished.folder / "dvc.yaml").read_text())["stages"]
     expected = [name for name in STAGES if room(ROOT / file) in stages[name]["deps"]]
