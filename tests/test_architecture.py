@@ -33,7 +33,7 @@ FLOORS = (
 FLOOR = {wing: number for number, floor in enumerate(FLOORS) for wing in floor}
 WITHOUT_TORCH = ("space", "storage", "records", "kernels", "report")
 """Wings whose modules import nothing of torch (but the modules below)."""
-TORCH_IN = {"storage": {"checkpoint.py", "weights.py"}, "kernels": set[str]()}
+TORCH_IN = {"storage": {"checkpoint.py", "weights.py"}}
 
 
 def wing(file: Path) -> str | None:
