@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.report.formats import aligned, kib, percent
+from bnas.storage.files import atomic_write, placed
+from bnas.storage.terminal import Parser, complain, printable, run_command
 
 if TYPE_CHECKING:
     from bnas.packed import PackedNetwork
@@ -129,30 +130,62 @@ def pick(arguments: argparse.Namespace) -> int:
         raise UsageError(f"none of {len(all_models)} networks meets {wanted}; `bnas list` shows them")
     only_error = arguments.max_kib is None and arguments.max_ms is None
     best = fitting[0] if only_error else min(fitting, key=lambda model: (model.trained.test_error, model.file_bytes))
+    target = None if arguments.output is None else placed(arguments.output, best.path.name)
+    if target is not None:
+        _write(target, best.path.read_bytes(), [model.path for model in all_models], "a network to pick from")
     print("\n".join(aligned([best.row], left=("network", "file"))))
     if len(fitting) > 1 and not only_error:
         print(f"lowest test error of {len(fitting)} networks: optimistic, chosen by the test split")
-    if arguments.output is not None:
-        target = arguments.output / best.path.name if arguments.output.is_dir() else arguments.output
-        if target.resolve() in [model.path.resolve() for model in all_models]:
-            raise UsageError(f"{target}: expected another place for the copy, found a network to pick from")
-        shutil.copyfile(best.path, target)
-        print(f"copied to {target}")
+    if target is not None:
+        print(f"copied to {printable(str(target))}")
     return 0
+
+
+def _write(target: Path, content: bytes, sources: Sequence[Path], what: str) -> None:
+    """Write what was made of networks to a place of its own, in a folder that is there."""
+    if target.resolve() in [path.resolve() for path in sources]:
+        raise UsageError(f"{target}: expected another place to write to, found {what}")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target}: expected a file in a folder, found no such folder")
+    atomic_write(target, content)
 
 
 def predict(arguments: argparse.Namespace) -> int:
     """`bnas predict`: class and probability of every image; 1 if an image could not be read."""
-    from bnas.data.picture import ImageError, normalise, read_image
     from bnas.packed import load
 
     network = load(arguments.model)
-    size = network.card.image
     paths, refused, notes = _files(arguments.images)
     for line in [*notes, *refused]:
-        print(f"bnas predict: {line}", file=sys.stderr)
-    rows: list[dict[str, object]] = []
-    failed = len(refused)
+        complain("bnas predict", line)
+    unread: list[Path] = []
+    answers = _probabilities(network, paths, unread)
+    if arguments.json:
+        _print_list(_answer(path, shares, network.classes) for path, shares in answers)
+    elif table := [
+        {"image": str(path), "class": network.classes[shares.argmax()], "probability": f"{shares.max():.3f}"}
+        for path, shares in answers
+    ]:
+        print("\n".join(aligned(table, left=("image", "class"))))
+    return 1 if refused or unread else 0
+
+
+def _print_list(rows: Iterable[Mapping[str, object]]) -> None:
+    """A JSON list, a row at a time: of many images and classes it is larger than memory."""
+    before = "["
+    for row in rows:
+        print(f"{before}\n{textwrap.indent(json.dumps(row, indent=1), ' ')}", end="")
+        before = ","
+    print("[]" if before == "[" else "\n]")
+
+
+def _probabilities(
+    network: PackedNetwork, paths: Sequence[Path], unread: list[Path]
+) -> Iterator[tuple[Path, NDArray[np.float64]]]:
+    """Each image that can be read, with the probability of every class; the others are named and noted as unread."""
+    from bnas.data.picture import ImageError, normalise, read_image
+
+    size = network.card.image
     for start in range(0, len(paths), IMAGES_AT_ONCE):
         good, images = [], []
         for path in paths[start : start + IMAGES_AT_ONCE]:
@@ -160,20 +193,11 @@ def predict(arguments: argparse.Namespace) -> int:
                 images.append(read_image(path, size.height, size.width, size.channels, size.resize))
                 good.append(path)
             except ImageError as error:
-                failed += 1
-                print(f"bnas predict: {error}", file=sys.stderr)
+                unread.append(path)
+                complain("bnas predict", error)
         if images:
             shares = network.probabilities(normalise(np.stack(images), network.card.mean, network.card.std))
-            rows += [_answer(path, share, network.classes) for path, share in zip(good, shares, strict=True)]
-    if arguments.json:
-        print(json.dumps(rows, indent=1))
-    elif rows:
-        table = [
-            {"image": str(row["image"]), "class": str(row["class"]), "probability": f"{row['probability']:.3f}"}
-            for row in rows
-        ]
-        print("\n".join(aligned(table, left=("image", "class"))))
-    return 1 if failed else 0
+            yield from zip(good, shares, strict=True)
 
 
 def _answer(path: Path, shares: NDArray[np.float64], classes: Sequence[str]) -> dict[str, object]:
@@ -253,7 +277,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         "hash": content.hash,
     }
     width = max(map(len, facts))
-    print("\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items()))
+    print("\n".join(f"{name.ljust(width)}  {printable(value)}" for name, value in facts.items()))
     rows = [
         {
             "layer": step.name,
@@ -275,9 +299,10 @@ def export_onnx(arguments: argparse.Namespace) -> int:
     from bnas.packed import load
     from bnas.packed.onnx_export import to_onnx
 
-    target = arguments.output or arguments.model.with_suffix(".onnx")
-    target.write_bytes(to_onnx(load(arguments.model)).SerializeToString())
-    print(f"written to {target}")
+    model = arguments.model
+    target = placed(arguments.output or model.parent, f"{model.stem}.onnx")
+    _write(target, to_onnx(load(model)).SerializeToString(), [model], "the network itself")
+    print(f"written to {printable(str(target))}")
     return 0
 
 
@@ -300,22 +325,26 @@ def clean(arguments: argparse.Namespace) -> int:
     from bnas.storage.cache import entries, remove
 
     cached = entries(arguments.cache)
-    chosen = [entry for entry in cached if arguments.all or entry.kind != "finished network"]
+    foreign = [entry for entry in cached if entry.kind == "foreign"]
+    kept = [entry for entry in cached if entry.kind == "finished network" and not arguments.all]
+    chosen = [entry for entry in cached if entry not in foreign + kept]
     rows = [{"kind": entry.kind, "KiB": kib(entry.size), "path": str(entry.path)} for entry in cached]
     if not arguments.remove:
-        print("\n".join(aligned(rows, left=("kind", "path"))) if rows else f"{arguments.cache}: empty")
+        print("\n".join(aligned(rows, left=("kind", "path"))) if rows else f"{printable(str(arguments.cache))}: empty")
         return 0
-    kept = remove(chosen)
-    for entry in kept:
-        print(f"bnas clean: {entry.path}: kept, a running process is at work on it", file=sys.stderr)
-    freed = sum(entry.size for entry in chosen if entry not in kept)
-    print(f"removed {len(chosen) - len(kept)} of {len(cached)}, {kib(freed)} KiB")
-    return 1 if kept else 0
+    failed = remove(chosen)
+    for path, why in {**{entry.path: "not written by bnas" for entry in foreign}, **failed}.items():
+        complain("bnas clean", f"{path}: kept, {why}")
+    freed = sum(entry.size for entry in chosen if entry.path not in failed)
+    counted = "1 finished network stays" if len(kept) == 1 else f"{len(kept)} finished networks stay"
+    finished = f"; {counted} (--all removes {'it' if len(kept) == 1 else 'them'})" if kept else ""
+    print(f"removed {len(chosen) - len(failed)} of {len(chosen)}, {kib(freed)} KiB{finished}")
+    return 1 if failed else 0
 
 
 def parser() -> argparse.ArgumentParser:
     """Every command with its arguments."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="bnas",
         description="Choose, try and ship the packed binary networks of a run.",
         epilog="examples: bnas list | bnas pick --max-kib 20 -o model.bnn | bnas predict model.bnn photos/ --json",
@@ -418,24 +447,18 @@ def _seconds(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 2 with one line on stderr for bad input."""
-    arguments = parser().parse_args(argv)
-    try:
-        return int(arguments.run(arguments))
-    except ModuleNotFoundError as error:
-        extra = "onnx" if error.name == "onnx" else "pipeline"
-        print(
-            f"bnas {arguments.command}: expected the package {error.name}, found none; install `bnas[{extra}]`",
-            file=sys.stderr,
-        )
-        return 2
-    except BrokenPipeError:  # `bnas list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"bnas {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return run_command("bnas", lambda: _run(parser().parse_args(argv)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    def run() -> int:
+        try:
+            return int(arguments.run(arguments))
+        except ModuleNotFoundError as error:
+            extra = "onnx" if error.name == "onnx" else "pipeline"
+            raise UsageError(f"expected the package {error.name}, found none; install `bnas[{extra}]`") from None
+
+    return run_command(f"bnas {arguments.command}", run)
 
 
 if __name__ == "__main__":

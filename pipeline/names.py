@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from bnas.data.picture_files import is_utf8
-from bnas.data.problems import FileProblem
+from bnas.storage.terminal import complain, printable
 from pipeline.params import load
 from pipeline.transfer import params as transfer
 from pipeline.transfer.stage import PARAMS
@@ -20,7 +20,7 @@ SHOWN = 3
 def foreign_names(folder: Path) -> list[str]:
     """Paths below a folder with a name that is not UTF-8, each in printable characters."""
     paths = (os.path.join(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
-    return [str(FileProblem("", path)) for path in paths if not is_utf8(path)]
+    return [printable(path) for path in paths if not is_utf8(path)]
 
 
 def check(file: Path) -> str:
@@ -41,5 +41,5 @@ if __name__ == "__main__":
     except (ValueError, OSError):
         line = ""  # the stages say what is wrong with parameters
     if line:
-        print(f"prepare: {line}", file=sys.stderr)
+        complain("prepare", line)
     sys.exit(2 if line else 0)

@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
+from bnas.storage.terminal import complain, one_line, one_line_warning
 from bnas.training.ranks import ALONE, LAUNCHER, LOST, LostRankError, Ranks, give_up, is_rank, join, leave
 from pipeline import stage as stages
 from pipeline.params import Params
@@ -102,7 +103,7 @@ def _launch(name: str, params: Params, first: bool, module: str) -> int:
             elastic_launch(config, command)(*arguments)
         except ChildFailedError as error:
             line, code = explained(error.failures)
-            print(f"{name}: {line}", file=sys.stderr)
+            complain(name, line)
             return code
         except SignalException as error:
             if error.sigval == signal.SIGINT:
@@ -140,7 +141,7 @@ def _rank(name: str, run: Run, read: Callable[[], Params]) -> int:
             with _quiet():
                 ranks = join(cuda=cuda)
             if ranks.is_main:
-                warnings.formatwarning = stages.one_line_warning
+                warnings.formatwarning = one_line_warning
                 with nullcontext() if LAUNCHER in os.environ else stage_lock(name):
                     produce(name, lambda stage: run(stage, ranks), read)
             else:
@@ -150,13 +151,12 @@ def _rank(name: str, run: Run, read: Callable[[], Params]) -> int:
     except Exception as error:
         if os.environ.get("BNAS_TRACEBACK"):
             sys.excepthook(type(error), error, error.__traceback__)
-        text = " ".join(str(error).split())
         expected = isinstance(error, (ValueError, OSError))
         lost = isinstance(error, LostRankError)
         if lost or os.environ["RANK"] != "0":
             time.sleep(AFTER_OTHERS)
         give_up(
-            text if expected or lost else f"{type(error).__name__}: {text}",
+            one_line(error) if expected or lost else f"{type(error).__name__}: {' '.join(str(error).split())}",
             BAD_INPUT if expected else LOST if lost else BROKEN,
         )
     return 0

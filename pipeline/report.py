@@ -27,6 +27,7 @@ from bnas.report.charts import render
 from bnas.report.page.build import page_html
 from bnas.report.story import STAGES, Story, search_story
 from bnas.report.weight_bytes import weight_parts
+from bnas.storage.terminal import say
 from pipeline.params.sections import RuntimeSection
 from pipeline.stage import PREPARED, REPORTS, Stage, atomic_write, main, write_json
 
@@ -77,7 +78,7 @@ def write(stage: Stage, results: analysis.Retrained, story: Story, project: Path
         write_json(REPORTS / "plots" / f"{name}.json", rows)
     atomic_write(REPORTS / "report.md", story.markdown(suffix))
     atomic_write(PAGE, page)
-    print(f"Report: {Path(os.path.relpath(PAGE, project)).as_posix()}")
+    say(f"Report: {Path(os.path.relpath(PAGE, project)).as_posix()}")
 
 
 def read_run() -> analysis.Run:

@@ -24,7 +24,7 @@ from bnas.space.baselines import hand_designed, size_matched, spread
 from bnas.space.genotype import Genotype
 from bnas.space.published import PUBLISHED
 from bnas.space.search_space import SearchSpace
-from bnas.storage.cache import CHECKPOINTS, NETWORKS
+from bnas.storage.cache import CHECKPOINTS, MARK, NETWORKS
 from bnas.storage.source_code import source_hash
 from bnas.training import network_pool
 from bnas.training.family import Family, FamilyData, Recipe
@@ -142,10 +142,8 @@ def collect(
     networks, times = [], []
     for candidate in chosen:
         finished, target = jobs[candidate.name], stage.out / candidate.name
-        shutil.copytree(finished.folder, target)
-        seconds = network_pool.read_seconds(target)
-        (target / "seconds.json").unlink()
-        times.append(NetworkTime(candidate.name, seconds).to_dict())
+        shutil.copytree(finished.folder, target, ignore=shutil.ignore_patterns("seconds.json", MARK))
+        times.append(NetworkTime(candidate.name, network_pool.read_seconds(finished.folder)).to_dict())
         networks.append(result(candidate, finished, target, description, epochs))
     write_json(stage.out / "networks.json", RetrainedNetworks(tuple(networks)).to_dict())
     write_json(REPORTS / "times" / "networks.json", times)

@@ -19,6 +19,7 @@ from bnas.data.image_folder import image_folder
 from bnas.data.labelled_images import LabelledImages, Request
 from bnas.data.problems import DataError
 from bnas.storage.files import read_text
+from bnas.storage.terminal import printable
 
 MOST_BYTES = 2**28
 """Of a file that an archive holds: more than any of these data sets has."""
@@ -142,7 +143,7 @@ def _names(wnids: Sequence[str], mapping: Path) -> tuple[str, ...]:
         return tuple(wnids)
     lines = (line.partition(" ") for line in read_text(mapping).splitlines())
     known = {wnid: names.partition(",")[0].strip() for wnid, _, names in lines}
-    missing = [wnid for wnid in wnids if not known.get(wnid, "").isprintable() or not known.get(wnid)]
+    missing = [wnid for wnid in wnids if not known.get(wnid) or printable(known[wnid]) != known[wnid]]
     if missing:
         raise DataError(f"{mapping}: expected a line with the names of {missing[0]}, found none")
     twice = Counter(known[wnid] for wnid in wnids)

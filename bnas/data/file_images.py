@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bnas.data.picture import ImageError, read_image, without_warnings
 from bnas.data.problems import DataError, FileProblem, ProblemsError
 from bnas.storage.files import atomic_write, read_json, read_text
+from bnas.storage.terminal import printable
 
 FILES, INDEX = "files.txt", "index.json"
 
@@ -113,7 +114,7 @@ class Lines(Sequence[str]):
 
 def save_index(folder: Path, images: FileImages) -> bytes:
     """Write the index of these files; returns what to hash. Raises ProblemsError for names that no line can hold."""
-    unfit = [name for name in images.paths if not name.isprintable()]
+    unfit = [name for name in images.paths if printable(name) != name]
     if unfit:
         text = "expected a name of printable characters"
         raise ProblemsError(images.root, [FileProblem(name, text) for name in unfit])

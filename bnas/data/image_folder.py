@@ -15,6 +15,7 @@ from bnas.data.labelled_images import LabelledImages, Request
 from bnas.data.picture import Header, ImageError, read_header, require_regular
 from bnas.data.picture_files import PictureFiles
 from bnas.data.problems import DataError, FileProblem, ProblemsError
+from bnas.storage.terminal import printable
 
 TRAINING = ("train", "training")
 TESTING = ("test", "testing", "val", "valid", "validation")
@@ -111,7 +112,7 @@ def _files_of_classes(listing: PictureFiles, tree: str, notes: list[str]) -> Map
         files[name] = listing.files(folder)
         if not files[name]:
             listing.problems.append(FileProblem(folder, "expected images, found an empty folder", False))
-        if not name.isprintable():
+        if printable(name) != name:
             listing.problems.append(FileProblem(folder, "expected a class name of printable characters", False))
         inner = {path.split("/")[-2] for path in files[name]} - {name}
         if splits := sorted(other for other in inner if other.lower() in TRAINING + TESTING):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bnas.data.problems import FileProblem
+from bnas.storage.terminal import printable
 
 JUNK = frozenset(
     {
@@ -73,7 +74,7 @@ class PictureFiles:
 
     def left_out_text(self) -> str:
         """One line that says what was left out ("" for nothing)."""
-        names = ", ".join(f"{count} {_printable(name)}" for name, count in sorted(self.left_out.items()))
+        names = ", ".join(f"{count} {printable(name)}" for name, count in sorted(self.left_out.items()))
         return f"left out what systems leave in folders: {names}" if names else ""
 
     def _walk(self, inside: str, above: tuple[os.stat_result, ...]) -> Iterator[str]:
@@ -121,7 +122,3 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _printable(name: str) -> str:
-    return str(FileProblem("", name))

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from bnas.storage.terminal import printable
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message says what, where and what was expected."""
@@ -24,7 +26,7 @@ class FileProblem(NamedTuple):
     def __str__(self) -> str:
         """One line, whatever a file is called."""
         text = f"{self.path}: {self.text}" if self.path else self.text
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return printable(text)
 
 
 class ProblemsError(DataError):

@@ -14,6 +14,7 @@ from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, 
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, StemParameters
 from bnas.packed.reference import group
+from bnas.storage.terminal import printable
 
 OPSET, IR_VERSION = 17, 8
 
@@ -43,7 +44,7 @@ def to_onnx(network: PackedNetwork) -> onnx.ModelProto:
         ir_version=IR_VERSION,
         producer_name="bnas",
     )
-    helper.set_model_props(model, {"classes": "\n".join(card.classes), "hash": network.content.hash})
+    helper.set_model_props(model, {"classes": "\n".join(map(printable, card.classes)), "hash": network.content.hash})
     onnx.checker.check_model(model)
     return model
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Collection, Mapping, Sequence
 
+from bnas.storage.terminal import printable
+
 NOT_RECORDED = "not recorded"
+
+_MARKS = {ord(mark): f"&#{ord(mark)};" for mark in set(string.punctuation) - set(",.'()+-/%")}
 
 
 def percent(share: float) -> str:
@@ -34,13 +39,17 @@ def moment(seconds: float) -> str:
     return f"{1e6 * seconds:.0f} µs" if seconds < 1e-3 else f"{1e3 * seconds:.2f} ms"
 
 
+def literal(text: str) -> str:
+    """Text that is not ours in sentences of the report: none of it is a mark of Markdown or HTML."""
+    return printable(text).translate(_MARKS)
+
+
 def aligned(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list[str]:
     """Lines of a table: headings, a rule, the rows; columns stand at the right except those named.
 
-    All rows have the keys of the first, which are the headings; there must be one. Characters that a terminal would
-    obey rather than print are shown as `?`.
+    All rows have the keys of the first, which are the headings; there must be one.
     """
-    rows = [{name: "".join(c if c.isprintable() else "?" for c in text) for name, text in row.items()} for row in rows]
+    rows = [{name: printable(text) for name, text in row.items()} for row in rows]
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
     table = [{name: name for name in widths}, {name: "-" * width for name, width in widths.items()}, *rows]
 

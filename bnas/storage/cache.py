@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bnas.storage.files import atomic_write
 from bnas.storage.lock import LockedError, lock
+from bnas.storage.terminal import one_line
 
 NETWORKS, CHECKPOINTS = "networks", "checkpoints"
 
-Kind = Literal["finished network", "checkpoint", "leftover"]
+MARK = ".bnas-cache"
+"""The file by which a folder of a cache is known to have been written here."""
+
+Kind = Literal["finished network", "checkpoint", "leftover", "foreign"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in the cache: what it is, where it lies, its size in bytes, and when it was last written."""
+    """One thing in the cache: what it is, where it lies, its size in bytes, and when it was last written.
+
+    What was not written here is foreign, whatever its name.
+    """
 
     kind: Kind
     path: Path
@@ -29,7 +40,7 @@ def entries(root: Path) -> list[Entry]:
     """Everything in a cache, checkpoints first, newest last; locks of running processes are not listed."""
     kinds: dict[str, Kind] = {CHECKPOINTS: "checkpoint", NETWORKS: "finished network"}
     listed = [
-        _entry("leftover" if path.name.startswith(".") else kind, path)
+        _entry(_kind(kind, path), path)
         for folder, kind in kinds.items()
         for path in (root / folder).glob("*")
         if path.suffix != ".lock"
@@ -37,16 +48,45 @@ def entries(root: Path) -> list[Entry]:
     return sorted(listed, key=lambda entry: (entry.kind, entry.modified, entry.path))
 
 
-def remove(chosen: Sequence[Entry]) -> list[Entry]:
-    """Remove entries; returns those that stay because a running process is at work on them."""
-    kept = []
+def mark(folder: Path) -> None:
+    """Make a folder of a cache, if it is not there, and note in it that it was written here."""
+    if not (folder / MARK).exists():
+        atomic_write(folder / MARK, "Written by bnas. `bnas clean` may remove this folder.\n")
+
+
+def remove(chosen: Sequence[Entry]) -> Mapping[Path, str]:
+    """Remove entries that were written here; returns those that stay, and why."""
+    kept = {}
     for entry in chosen:
         try:
+            if os.path.lexists(entry.path) and _kind(entry.kind, entry.path) == "foreign":
+                raise ValueError("not written by bnas")
             with lock(lock_of(entry.path), str(entry.path)):
-                shutil.rmtree(entry.path, ignore_errors=True)
+                _remove(entry.path)
         except LockedError:
-            kept.append(entry)
+            kept[entry.path] = "a running process is at work on it"
+        except FileNotFoundError:
+            pass  # another process was faster
+        except (ValueError, OSError) as error:
+            kept[entry.path] = one_line(error)
     return kept
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its mark last, so that what cannot be removed is not taken for foreign."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARK:
+            path.unlink()
+    (folder / MARK).unlink()
+    folder.rmdir()
+
+
+def _kind(kind: Kind, path: Path) -> Kind:
+    if path.is_symlink() or not (path / MARK).is_file():
+        return "foreign"
+    return "leftover" if path.name.startswith(".") else kind
 
 
 def lock_of(folder: Path) -> Path:
@@ -58,5 +98,9 @@ def lock_of(folder: Path) -> Path:
 
 
 def _entry(kind: Kind, path: Path) -> Entry:
-    files = [file for file in path.rglob("*") if file.is_file()]
-    return Entry(kind, path, sum(file.stat().st_size for file in files), path.stat().st_mtime)
+    status = {}
+    for file in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):  # a process at work has removed it meanwhile
+            status[file] = file.lstat()
+    size = sum(each.st_size for each in status.values() if stat.S_ISREG(each.st_mode))
+    return Entry(kind, path, size, status[path].st_mtime if path in status else 0.0)

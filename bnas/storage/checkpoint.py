@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from bnas.storage.cache import mark
 from bnas.storage.files import atomic_write
 
 _MAGIC = b"bnas checkpoint 1 "
@@ -100,6 +101,7 @@ class Checkpoints:
         content = save(tensors | {_PLAIN: torch.frombuffer(bytearray(plain), dtype=torch.uint8)})
         header = _MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n"
         numbered = self._numbered()
+        mark(self.folder)
         atomic_write(self.folder / f"checkpoint-{max(numbered, default=0) + 1}", header + content)
         for number in sorted(numbered)[: -(_KEPT - 1)]:
             numbered[number].unlink()

@@ -12,11 +12,17 @@ TEXT_LIMIT = 2**28
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: to a temporary name beside it, flushed to disk, then renamed."""
+    """Write a file whole or not at all: to a temporary name beside it, flushed to disk, then renamed.
+
+    A pipe or a device is written into.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     data = content.encode() if isinstance(content, str) else content
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
@@ -26,6 +32,11 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def placed(output: Path, name: str) -> Path:
+    """Where to write what is asked for at `output`: in it under `name` if that is a folder."""
+    return output / name if output.is_dir() else output
 
 
 def read_text(path: Path) -> str:

@@ -32,9 +32,11 @@ from bnas.nn.network import Network, NetworkConfig
 from bnas.records.base import parse
 from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
 from bnas.space.genotype import Genotype
+from bnas.storage.cache import mark
 from bnas.storage.checkpoint import Checkpoints, Resumption, forget
 from bnas.storage.files import atomic_write, read_json
 from bnas.storage.lock import lock
+from bnas.storage.terminal import one_line_warning
 from bnas.storage.weights import read_weights, save_weights
 from bnas.training.family import Family
 from bnas.training.network import train_network
@@ -237,7 +239,7 @@ def _start_worker(ticks: Any) -> None:
     _ticks = ticks
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
-    warnings.formatwarning = lambda message, *where, **line: f"warning: {message}\n"
+    warnings.formatwarning = one_line_warning
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
@@ -270,6 +272,6 @@ def _whole(folder: Path) -> Iterator[Path]:
     """A folder to write into, which takes the name of `folder` when everything is in it."""
     unfinished = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    mark(unfinished)
     yield unfinished
     unfinished.rename(folder)

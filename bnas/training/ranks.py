@@ -28,6 +28,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from torch.distributed.rendezvous import rendezvous
 
 from bnas.storage.checkpoint import State
+from bnas.storage.terminal import complain
 
 T = TypeVar("T")
 
@@ -273,7 +274,7 @@ def give_up(message: str, code: int) -> NoReturn:
         with open(path, "w") as file:
             json.dump({"message": message, "timestamp": str(int(time.time()))}, file)
     else:
-        print(f"rank {os.environ.get('RANK', 0)}: {message}", file=sys.stderr, flush=True)
+        complain(f"rank {os.environ.get('RANK', 0)}", message)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -9,6 +9,7 @@ from bnas.space.operations import OPERATIONS, PLAIN_CONVOLUTION
 from bnas.space.published import PUBLISHED
 from bnas.space.search_space import SearchSpace
 from bnas.storage.complaints import Complaint, Loc, mismatch, one_of
+from bnas.storage.terminal import printable
 from pipeline.params.sections import (
     DataSection,
     FinalNetworkSection,
@@ -75,7 +76,7 @@ def of_data(data: DataSection) -> Iterator[Complaint]:
         if pixels >= (side := own or wanted) > 0:
             expected = f"an integer below the images' {side} pixels"
             yield mismatch(("data", "augmentation", name), expected, pixels)
-    if not data.title.isprintable():
+    if printable(data.title) != data.title:
         yield mismatch(("data", "title"), "a text of printable characters", data.title)
 
 

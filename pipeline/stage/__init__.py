@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import Any
 from bnas.storage.complaints import properties
 from bnas.storage.files import atomic_write as atomic_write  # also for those who import it from here
 from bnas.storage.lock import lock
+from bnas.storage.terminal import complain, one_line_warning
 from pipeline.params import Params, load
 from pipeline.stage.compiled import borrow
 from pipeline.stage.progress import ProgressBar
@@ -125,10 +125,10 @@ def guarded(name: str, call: Callable[[], None]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("BNAS_TRACEBACK"):
             raise
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(name, error)
         return 2
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        complain(name, "interrupted")
         return 130
     return 0
 
@@ -172,8 +172,3 @@ def _folder(name: str) -> Path:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
-
-
-def one_line_warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
-    """A warning without the line of code that raised it."""
-    return f"warning: {message}\n"

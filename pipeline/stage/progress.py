@@ -7,6 +7,8 @@ import time
 
 from tqdm import tqdm
 
+from bnas.storage.terminal import printable, say
+
 PLAIN_SECONDS = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -27,7 +29,7 @@ class ProgressBar:
         """Add `work`, in the unit of the total, and show the note."""
         self.done = min(self.total, self.done + work)
         if self.bar is not None:
-            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.set_postfix_str(printable(note), refresh=False)
             self.bar.update(self.done - self.bar.n)
             return
         now = time.monotonic()
@@ -35,7 +37,7 @@ class ProgressBar:
             self.last = now
             left = (now - self.start) * (self.total - self.done) / (self.done - self.before)
             share = 100 * self.done / self.total
-            print(f"{self.stage}: {share:3.0f} %, about {left:.0f} s left - {note}", flush=True)
+            say(f"{self.stage}: {share:3.0f} %, about {left:.0f} s left - {printable(note)}")
 
     def close(self) -> None:
         """Leave the last state of the bar on the screen."""

@@ -7,15 +7,19 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bnas import packed
 from bnas.cli import main, parser
 from bnas.packed.timing import Timing
 from bnas.space.network_config import NetworkConfig
+from bnas.storage.cache import lock_of, mark
+from bnas.storage.lock import lock
 from tests.bnas.packed import builders, hostile
 
 COMMANDS = ("list", "pick", "predict", "benchmark", "inspect", "export-onnx", "show", "completion")
@@ -323,6 +327,121 @@ def test_an_interrupted_command_ends_quietly(run, model, monkeypatch):
 
     monkeypatch.setattr("bnas.packed.load", interrupted)
     assert run("inspect", model) == (130, "", [])
+
+
+# ---------------------------------------------------------------- text that is not ours
+
+
+HARMFUL = "\x1b]0;pwned\x07\x1b[2J\nhash        0000 forged"
+SHOWN = r"\x1b]0;pwned\x07\x1b[2J\nhash        0000 forged"
+
+
+@pytest.fixture
+def hostile_model(tmp_path) -> Path:
+    """A valid network whose title and classes hold control characters, a new line and a forged line of ours."""
+    config, nodes, wrong = MODELS["front-1"]
+    model, path = builders.network(config, nodes, 0), tmp_path / "hostile.bnn"
+    card = replace(builders.card(model, SIZE, wrong=wrong), title=HARMFUL, classes=(HARMFUL, "\u202egod", "cat"))
+    packed.save(model, path, card)
+    return path
+
+
+def escaped(text: str) -> bool:
+    return not set(text) & {"\x1b", "\x07", "\u202e", "\r"} and "\nhash        0000" not in text
+
+
+def test_what_a_file_says_reaches_the_terminal_as_it_looks_only(run, hostile_model, tmp_path):
+    picture = tmp_path / "a\nbnas predict: \x1b[31mforged.png"
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(picture)
+    (tmp_path / "broken\n\x1b[31m.png").write_bytes(b"no picture")
+    inspected = run("inspect", hostile_model)[1]
+    assert SHOWN in inspected
+    assert escaped(inspected)
+    status, out, errors = run("predict", hostile_model, picture, tmp_path / "broken\n\x1b[31m.png")
+    assert status == 1
+    assert escaped(out)
+    assert r"a\nbnas predict: \x1b[31mforged.png" in out
+    assert len(errors) == 1
+    assert r"broken\n\x1b[31m.png: expected an image" in errors[0]
+    shutil.copy(hostile_model, tmp_path / "copy\x1b[2J.bnn")
+    assert escaped(run("list", "--folder", tmp_path)[1])
+    assert escaped(refusal(run, "inspect", tmp_path / "\x1b[2Jmissing\nforged"))
+    out = run("pick", "--folder", tmp_path, "--max-error", 1, "-o", tmp_path / "mine\x1b[2J")[1]
+    assert rf"copied to {tmp_path}/mine\x1b[2J" in out
+
+
+def test_every_class_is_one_line_of_the_metadata_of_onnx(run, hostile_model, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    assert run("export-onnx", hostile_model)[0] == 0
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "hostile.onnx").metadata_props}
+    assert metadata["classes"].split("\n") == [SHOWN, r"\u202egod", "cat"]
+
+
+def test_predictions_as_json_are_one_list_whatever_their_number(run, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("bnas.cli.IMAGES_AT_ONCE", 2)
+    for name in "abcde":
+        Image.fromarray(np.full((9, 7, 3), ord(name), np.uint8)).save(tmp_path / f"{name}.png")
+    rows = json.loads(run("predict", model, tmp_path, "--json")[1])
+    assert [Path(row["image"]).name for row in rows] == [f"{name}.png" for name in "abcde"]
+    assert json.loads(run("predict", model, tmp_path / "none.png", "--json")[1]) == []
+
+
+# ---------------------------------------------------------------- what is written, and what is removed
+
+
+def test_onnx_is_written_beside_the_network_to_a_file_or_into_a_folder(run, model, tmp_path):
+    pytest.importorskip("onnx")
+    copy = Path(shutil.copy(model, tmp_path / "mine.bnn"))
+    (tmp_path / "folder").mkdir()
+    for more, expected in (
+        ((), tmp_path / "mine.onnx"),
+        (("-o", tmp_path / "other"), tmp_path / "other"),
+        (("-o", tmp_path / "folder"), tmp_path / "folder" / "mine.onnx"),
+    ):
+        status, out, _ = run("export-onnx", copy, *more)
+        assert (status, out) == (0, f"written to {expected}\n")
+        assert expected.read_bytes()
+
+
+def test_onnx_does_not_overwrite_its_network_and_makes_no_folder(run, model, tmp_path):
+    pytest.importorskip("onnx")
+    copy = Path(shutil.copy(model, tmp_path / "mine.bnn"))
+    assert "found the network itself" in refusal(run, "export-onnx", copy, "-o", copy)
+    assert copy.read_bytes() == model.read_bytes()
+    target = tmp_path / "no" / "such.onnx"
+    assert "found no such folder" in refusal(run, "export-onnx", copy, "-o", target)
+    assert not target.parent.exists()
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_copy_is_there_though_nobody_reads_what_was_picked(run, folder, tmp_path, monkeypatch):
+    def closed(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", closed)
+    assert run("pick", "--folder", folder, "--max-ms", 1e6, "-o", tmp_path)[0] == 0
+    assert (tmp_path / "front-4.bnn").exists()
+
+
+def test_clean_removes_what_was_written_here_and_names_the_rest(run, tmp_path):
+    ours, finished, foreign = (tmp_path / name for name in ("checkpoints/a", "networks/b", "checkpoints/\x1bthesis"))
+    for path in (ours, finished):
+        mark(path)
+    foreign.mkdir()
+    (foreign / "chapter").touch()
+    listed = {Path(row["path"]).name: row["kind"] for row in table(run("clean", "--cache", tmp_path)[1])}
+    assert listed == {"a": "checkpoint", "b": "finished network", r"\x1bthesis": "foreign"}
+    left = [rf"bnas clean: {tmp_path}/checkpoints/\x1bthesis: kept, not written by bnas"]
+    status, out, errors = run("clean", "--cache", tmp_path, "--remove")
+    assert (status, errors) == (0, left)
+    assert out.startswith("removed 1 of 1, ")
+    assert out.endswith("; 1 finished network stays (--all removes it)\n")
+    with lock(lock_of(finished), "a worker"):
+        status, out, errors = run("clean", "--cache", tmp_path, "--remove", "--all")
+    assert (status, out) == (1, "removed 0 of 1, 0.00 KiB\n")
+    assert errors == [*left, f"bnas clean: {finished}: kept, a running process is at work on it"]
+    assert run("clean", "--cache", tmp_path, "--remove", "--all")[0] == 0
+    assert (ours.exists(), finished.exists(), (foreign / "chapter").exists()) == (False, False, True)
 
 
 # ---------------------------------------------------------------- help and completion

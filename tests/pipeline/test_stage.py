@@ -149,20 +149,21 @@ def test_warnings_take_one_line():
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "line"),
     [
-        ValueError("data: expected this,\n  found that"),
-        OSError(28, "No space left on device"),
-        FileNotFoundError(2, "No such file or directory", "data/prepared/dataset.json"),
-        json.JSONDecodeError("Expecting value", "x", 0),
+        (ValueError("data: expected this,\n  found that"), "data: expected this, found that"),
+        (ValueError("data/\x1b[31ma\ndemo: done"), r"data/\x1b[31ma\ndemo: done"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (FileNotFoundError(2, "No such file or directory", "data/a.json"), "data/a.json: No such file or directory"),
+        (json.JSONDecodeError("Expecting value", "x", 0), "Expecting value: line 1 column 1 (char 0)"),
     ],
 )
-def test_bad_input_takes_one_line_and_leaves_nothing(error, capsys):
+def test_bad_input_takes_one_line_and_leaves_nothing(error, line, capsys):
     assert main("demo", failing(error)) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
-    assert err == f"demo: {' '.join(str(error).split())}\n"
+    assert err == f"demo: {line}\n"
     assert files() <= {"data/"}
 
 

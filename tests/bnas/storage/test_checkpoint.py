@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+from bnas.storage.cache import MARK
 from bnas.storage.checkpoint import Checkpoints, State, random_state, set_random_state
 
 KEY = "everything that determines the result"
@@ -30,7 +31,8 @@ def again(checkpoints, key=KEY):
 
 
 def files(checkpoints):
-    return sorted(path.name for path in checkpoints.folder.iterdir())
+    assert checkpoints.folder.joinpath(MARK).is_file()
+    return sorted(path.name for path in checkpoints.folder.iterdir() if path.name != MARK)
 
 
 def test_nothing_is_found_where_nothing_was_saved(checkpoints):

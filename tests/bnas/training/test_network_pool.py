@@ -17,6 +17,7 @@ from bnas.data.split import Split
 from bnas.nn.network import Network
 from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
 from bnas.space.genotype import Gene, Genotype
+from bnas.storage.cache import MARK
 from bnas.storage.checkpoint import Resumption, forget
 from bnas.storage.weights import save_weights
 from bnas.training import family as families
@@ -158,7 +159,7 @@ def test_finished_networks_have_whole_folders_and_nothing_else_is_left(trained):
     assert {path.name for path in trained.folder.iterdir()} == {"a", "b", "c", "old", "unfinished"}
     assert not {path.name for path in (trained.folder / "unfinished").iterdir()} & set("abc")
     for name in "abc":
-        assert {path.name for path in (trained.folder / name).iterdir()} == FILES
+        assert {path.name for path in (trained.folder / name).iterdir()} == {*FILES, MARK}
 
 
 def test_a_failing_job_ends_the_others(trained):

@@ -1,0 +1,103 @@
+"""What a terminal is shown: text that is not ours made harmless, an error as one line, a quiet end of the pipe."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import sys
+import unicodedata
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what is obeyed rather than shown: controls, formats, bytes that are no text, new lines."""
+JOINERS = "\u200c\u200d"
+"""Formats that words and emoji are written with."""
+
+
+def printable(text: str) -> str:
+    r"""Text from names, files and other programs as it is printed, logged and written into reports.
+
+    What would be obeyed rather than shown stands as its code, an escape as `\x1b` and a new line as `\n`. Texts that
+    went through this before pass as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in OBEYED and c not in JOINERS else c
+        for c in text
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, of a file that the system refuses its name and why; indented lines go on where they are."""
+    if isinstance(error, OSError) and error.strerror:
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+        return printable(": ".join(filter(None, (where, error.strerror))))
+    return printable(re.sub(r"\n[ \t]+", " ", str(error).strip()) or type(error).__name__)
+
+
+def complain(who: str, problem: BaseException | str) -> None:
+    """Print a line on stderr: who found a problem, and which."""
+    text = one_line(problem) if isinstance(problem, BaseException) else printable(problem)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{who}: {text}", file=sys.stderr, flush=True)
+
+
+def one_line_warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    """A warning without the line of code that raised it."""
+    return f"warning: {printable(str(message))}\n"
+
+
+def say(text: str) -> None:
+    """Print a line of a work that goes on where nobody reads: all that is printed later goes nowhere then."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _go_nowhere()
+
+
+def run_command(who: str, run: Callable[[], int]) -> int:
+    """Run what prints its results; returns its exit code, 2 with one line on stderr for bad input, 130 if interrupted.
+
+    A reader who has seen enough (`| head`) ends it quietly. What the terminal cannot show stands as its code.
+    """
+    warnings.formatwarning = one_line_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return run()
+        finally:
+            _flush()
+    except BrokenPipeError:
+        return 0
+    except (ValueError, OSError, MemoryError) as error:
+        complain(who, error)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments, of which some are names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and a line, and exit with 2."""
+        super().error(printable(message))
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _go_nowhere()  # or Python tries again at its end, and complains
+        raise
+
+
+def _go_nowhere() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
