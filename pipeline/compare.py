@@ -7,8 +7,6 @@ experiment has to be checked out and nothing has to be in DVC's cache.
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,8 +16,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from bnas.report.page.compare import ComparedRun, Point, compare_html, compare_text
+from bnas.storage.complaints import complaints, first_of
+from bnas.storage.files import atomic_write, placed
+from bnas.storage.terminal import Parser, printable, run_command
+from pipeline.git import GitError, git
 from pipeline.params.yaml12 import ParamsError, read_yaml
-from pipeline.stage import REPORTS, atomic_write
+from pipeline.stage import REPORTS
 
 WORKSPACE = "workspace"
 OUTPUT = REPORTS / "compare.html"
@@ -29,23 +31,24 @@ METRICS = (*(REPORTS / "metrics" / f"{name}.json" for name in ("report", "search
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the page and print the tables; 2 with one line on stderr for a run that cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.compare", description=(__doc__ or "").split("\n\n")[1])
+    return run_command("compare", lambda: _compare(arguments))
+
+
+def _compare(arguments: list[str] | None) -> int:
+    parser = Parser(prog="python -m pipeline.compare", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("revisions", nargs="+", metavar="REV", help="commit, branch, tag, experiment or `workspace`")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help=f"the page to write (default: {OUTPUT})")
     options = parser.parse_args(arguments)
     names = list(dict.fromkeys(options.revisions))
-    try:
-        runs = [read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])]
-        if len(runs) < 2 or runs[0].name == runs[1].name:
-            raise ValueError("expected two different runs, found the workspace only")
-        atomic_write(options.output, compare_html(runs))
-    except (ValueError, OSError) as error:
-        print(f"compare: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"Comparison: {options.output}\n\n{compare_text(runs)}")
+    runs = [read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])]
+    if len(runs) < 2 or runs[0].name == runs[1].name:
+        raise ValueError("expected two different runs, found the workspace only")
+    page = placed(options.output, OUTPUT.name)
+    atomic_write(page, compare_html(runs))
+    print(f"Comparison: {printable(str(page))}\n\n{compare_text(runs)}")
     for run in runs:
         if run.missing:
-            print(f"\nNot found in {run.name}: {', '.join(run.missing)}")
+            print(f"\nNot found in {printable(run.name)}: {', '.join(run.missing)}")
     return 0
 
 
@@ -61,7 +64,8 @@ def read_run(name: str) -> ComparedRun:
         points = TypeAdapter(tuple[Point, ...]).validate_json(pareto)
         parameters = _parameters(params)
     except ValidationError as error:
-        raise ValueError(f"{where}: expected rows of network, role, size_kib and test_error: {error}") from None
+        wrong = first_of(complaints(error, tuple[Point, ...]))
+        raise ValueError(f"{where}: expected rows of network, role, size_kib and test_error: {wrong}") from None
     except ParamsError as error:
         raise ValueError(f"{name}: {error}") from None
     files = {path: read_file(commit, path) for path in METRICS}
@@ -74,10 +78,12 @@ def read_run(name: str) -> ComparedRun:
 
 def resolve(name: str) -> str:
     """The commit of a revision or of an experiment's name, as git's refs hold them; raises ValueError for neither."""
-    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
-    if found is not None:
-        return found.decode().strip()
-    listed = (_git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or b"").decode().split("\n")
+    try:
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
+    except GitError as error:
+        if str(error):  # an unknown name is told from all else by silence
+            raise GitError(f"{name}: {error}") from None
+    listed = git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").decode().split("\n")
     experiments: dict[str, list[str]] = {}
     for commit, _, ref in (line.partition(" ") for line in listed):
         parts = ref.split("/")
@@ -97,13 +103,8 @@ def read_file(commit: str | None, path: Path) -> bytes | None:
     """A file of a commit, or of the workspace for None; None if it is not there."""
     if commit is None:
         return path.read_bytes() if path.exists() else None
-    return _git("show", f"{commit}:./{path.as_posix()}")
-
-
-def _git(*arguments: str) -> bytes | None:
-    """What a git command prints; None if it fails."""
-    done = subprocess.run(("git", *arguments), capture_output=True, check=False)
-    return done.stdout if done.returncode == 0 else None
+    listed = git("ls-tree", commit, "--", path.as_posix()).decode().split()  # mode, kind, object, path
+    return git("cat-file", "blob", listed[2]) if listed else None
 
 
 def _parameters(text: bytes) -> Any:

@@ -7,10 +7,8 @@ parameters file that is committed is what this command writes.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from bnas.storage.complaints import Complaint, Loc, suggestion, unknown_key
 from bnas.storage.files import atomic_write, read_text
+from bnas.storage.terminal import Parser, printable, run_command
+from pipeline.git import GitError, git
 from pipeline.params import load
 from pipeline.params.yaml12 import ParamsError, params_error, read_yaml
 from pipeline.transfer import params as transfer
@@ -151,17 +151,16 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
-def uncommitted(file: Path) -> bool:
-    """Whether overwriting the file would lose something: it is neither committed nor what some preset writes."""
-    command = ["git", "status", "--porcelain", "--ignored", "--", file.name]
-    try:
-        status = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=False)
-        if status.returncode == 0 and not status.stdout.strip():
-            return False
-    except FileNotFoundError:  # no git, so nothing is committed
-        pass
+def uncommitted(file: Path) -> str:
+    """What overwriting the file would lose ("" for nothing): edits that are neither committed nor a preset's."""
     text = read_text(file)
-    return not any(text == text_of(name) for name in names() if target_of(name).file == file)
+    if any(text == text_of(name) for name in names() if target_of(name).file == file):
+        return ""
+    try:
+        changed = git("status", "--porcelain", "--ignored", "--", file.name, folder=file.parent).strip()
+    except GitError as error:  # so nothing is known to be committed
+        return f"edits that git does not tell from committed ones ({error}); give --force"
+    return "some; commit them, or give --force" if changed else ""
 
 
 def apply(name: str, *, force: bool) -> list[str]:
@@ -171,8 +170,8 @@ def apply(name: str, *, force: bool) -> list[str]:
     before: Mapping[str, Any] = {}
     notes: list[str] = []
     if file.exists():
-        if not force and uncommitted(file):
-            raise ParamsError(f"{file}: expected no uncommitted edits, found some; commit them, or give --force")
+        if not force and (lost := uncommitted(file)):
+            raise ParamsError(f"{file}: expected no uncommitted edits, found {lost}")
         try:
             before = _mapping(file)
         except ParamsError as error:
@@ -184,25 +183,25 @@ def apply(name: str, *, force: bool) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Apply or list presets; 2 with one line on stderr for what cannot be done."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.preset", description="Write params.yaml from a preset.")
+    return run_command("preset", lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m pipeline.preset", description="Write params.yaml from a preset.")
     parser.add_argument("name", nargs="?", help="of the preset (see --list)")
     parser.add_argument("--list", action="store_true", help="print the presets, with what they are for")
     parser.add_argument("--force", action="store_true", help="overwrite uncommitted edits of the file")
     given = parser.parse_args(arguments)
-    try:
-        if given.list:
-            width = max(map(len, names()))
-            for name in names():
-                print(f"{name:{width}}  {target_of(name).file}: {_purpose(name)}")
-            return 0
-        if given.name is None:
-            raise ParamsError(f"expected a name ({', '.join(names())}), found none")
-        lines = apply(given.name, force=given.force)
-        head = f"{target_of(given.name).file}: preset {given.name}, {len(lines) or 'nothing'} changed"
-        print(head, *lines, sep="\n")
-    except (ValueError, OSError) as error:
-        print(f"preset: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    if given.list:
+        width = max(map(len, names()))
+        for name in names():
+            print(f"{name:{width}}  {target_of(name).file}: {_purpose(name)}")
+        return 0
+    if given.name is None:
+        raise ParamsError(f"expected a name ({', '.join(names())}), found none")
+    lines = apply(given.name, force=given.force)
+    head = f"{target_of(given.name).file}: preset {given.name}, {len(lines) or 'nothing'} changed"
+    print(head, *map(printable, lines), sep="\n")
     return 0
 
 

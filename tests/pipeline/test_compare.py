@@ -104,3 +104,32 @@ def test_a_damaged_file_is_one_line_too(repository, capsys, content):
     err = capsys.readouterr().err
     assert err.startswith("compare: workspace")
     assert err.count("\n") == 1
+
+
+def test_the_page_goes_into_a_folder_under_its_usual_name(repository, capsys):
+    (repository / "pages").mkdir()
+    assert compare.main(["main", "quiet-owl", "-o", "pages"]) == 0
+    assert capsys.readouterr().out.startswith("Comparison: pages/compare.html\n")
+    assert (repository / "pages/compare.html").exists()
+
+
+def test_what_a_revision_s_parameters_say_is_printed_as_it_looks_only(repository, capsys):
+    changed = compare.PARAMS.read_text().replace('title: ""', 'title: "\\e[2J|\\nbest_error | 0"')
+    assert changed != compare.PARAMS.read_text()
+    compare.PARAMS.write_text(changed)
+    assert compare.main(["main"]) == 0
+    out = capsys.readouterr().out
+    assert r"\x1b[2J\|\nbest_error \| 0" in out
+    assert "\x1b" not in out
+    assert "\x1b" not in (repository / "reports/compare.html").read_text()
+
+
+def test_a_file_is_found_from_below_the_repository_s_folder(repository, monkeypatch, capsys):
+    """A project that is a folder of a larger repository."""
+    (repository / "project").mkdir()
+    monkeypatch.chdir(repository / "project")
+    write_run(0, 0.03)
+    git("add", "-A")
+    git("commit", "-qm", "below")
+    assert compare.main(["HEAD", "workspace"]) == 0
+    assert "0.03" in capsys.readouterr().out
