@@ -21,6 +21,7 @@ from bnas.records.search import Front, GenerationRecord, Member, Resource, Searc
 from bnas.records.training import EpochRecord, Predictions
 from bnas.report.weight_bytes import Part
 from bnas.search import pareto
+from bnas.storage.terminal import printable
 
 RESAMPLES = 1000
 """Bootstrap samples of the test split."""
@@ -351,20 +352,27 @@ def loss_rows(run: Retrained) -> list[dict[str, str | float | int | None]]:
 
 
 def confusion_rows(run: Retrained) -> list[dict[str, str | int]]:
-    """How many images of each class the front's most accurate network took for each: actual, predicted, images."""
+    """What the front's most accurate network took images of each class for, and how many: no row for none.
+
+    A row has the names of both classes and, to put them in order, their numbers.
+    """
     network = best_by_test(run.networks)
     assert network is not None  # `Run` refuses to be without a front network
-    classes = run.dataset.classes
-    counts = confusion_matrix(run.predictions[network.name], len(classes)).tolist()
+    classes = list(map(printable, run.dataset.classes))
     return [
-        {"network": network.name, "actual": actual, "predicted": predicted, "images": count}
-        for actual, row in zip(classes, counts, strict=True)
-        for predicted, count in zip(classes, row, strict=True)
+        {
+            "network": network.name,
+            "actual": classes[actual],
+            "actual_number": actual,
+            "predicted": classes[predicted],
+            "predicted_number": predicted,
+            "images": count,
+        }
+        for actual, predicted, count in confusions(run.predictions[network.name])
     ]
 
 
-def confusion_matrix(answers: Predictions, classes: int) -> NDArray[np.int64]:
-    """`[classes, classes]`: how many images of class i (row) were taken for class j (column)."""
-    matrix = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(matrix, (answers.labels, answers.predictions), 1)
-    return matrix
+def confusions(answers: Predictions) -> list[tuple[int, int, int]]:
+    """(class, class that it was taken for, number of such images) wherever there are any, in order."""
+    pairs, counts = np.unique(np.column_stack((answers.labels, answers.predictions)), axis=0, return_counts=True)
+    return [(actual, predicted, count) for actual, predicted, count in np.column_stack((pairs, counts)).tolist()]

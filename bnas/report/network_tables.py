@@ -12,6 +12,7 @@ from bnas.report.analysis import Retrained, best_by_test
 from bnas.report.formats import NOT_RECORDED, aligned, duration, kib, moment, percent
 from bnas.report.sentences import optimistic_note
 from bnas.search.pareto import wilson_interval
+from bnas.storage.terminal import printable
 
 OPTIMISTIC_MARK = "†"
 _PLAIN_MARK = "*"
@@ -30,7 +31,12 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        return markdown_table(pd.DataFrame(self.rows), self.left)
+
+        def cell(text: str) -> str:
+            return printable(text).replace("|", r"\|")
+
+        rows = [{cell(name): cell(text) for name, text in row.items()} for row in self.rows]
+        return markdown_table(pd.DataFrame(rows), [cell(name) for name in self.left])
 
 
 def markdown_table(frame: pd.DataFrame, left: Sequence[str] = ()) -> str:

@@ -17,7 +17,7 @@ from bnas.report.analysis import (
     fidelity,
     pair_agreement,
 )
-from bnas.report.formats import kib, percent
+from bnas.report.formats import kib, literal, percent
 from bnas.search.pareto import wilson_interval
 
 _SIGNIFICANT = 0.05
@@ -38,8 +38,8 @@ def searched(run: Run) -> str:
     data, genotype, counts, space = run.dataset, run.front.members[0].genotype, run.dataset.counts, run.space
     return (
         f"Searched: architectures of space `{genotype.space}` with {genotype.nodes} nodes a cell, for "
-        f"{len(data.classes)} classes of {_image_shape(run)} images ({data.title}: {counts.train} to train on, "
-        f"{counts.validation} to score architectures, {counts.test} to test the finished networks once). Two "
+        f"{len(data.classes)} classes of {_image_shape(run)} images ({literal(data.title)}: {counts.train} to train "
+        f"on, {counts.validation} to score architectures, {counts.test} to test the finished networks once). Two "
         f"objectives: error, and {_RESOURCES[run.resource]} from "
         f"{kib(space.smallest_bytes)} to {kib(space.largest_bytes)} KiB (1 KiB = 1024 bytes) in this space. "
         "Method: two-stage multi-objective search for binary networks (Tan et al. 2026)."
@@ -50,9 +50,9 @@ def transferred(run: Retrained, source: str, handed: int) -> str:
     """What was transferred, and to which images; `source` names the file of the front, which has `handed` members."""
     data, first = run.dataset, run.of_role("front")[0]
     return (
-        f"Transferred: {len(run.of_role('front'))} of the {handed} architectures of `{source}`, the front of a search "
-        f"on other images, as networks of {first.cells} cells and {first.channels} channels. Their weights were "
-        f"trained from scratch on {data.title}: {len(data.classes)} classes of {_image_shape(run)} images, "
+        f"Transferred: {len(run.of_role('front'))} of the {handed} architectures of {literal(source)}, the front of a "
+        f"search on other images, as networks of {first.cells} cells and {first.channels} channels. Their weights were "
+        f"trained from scratch on {literal(data.title)}: {len(data.classes)} classes of {_image_shape(run)} images, "
         f"{data.counts.train + data.counts.validation} to train on, {data.counts.test} to test each finished network "
         f"once. Sizes in the space of the search are from {kib(run.space.smallest_bytes)} to "
         f"{kib(run.space.largest_bytes)} KiB (1 KiB = 1024 bytes) at this depth and width. Files named here lie in "

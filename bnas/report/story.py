@@ -24,7 +24,7 @@ from bnas.report.analysis import (
     paired_test,
 )
 from bnas.report.cell_drawing import cell_words, cells_figure
-from bnas.report.formats import duration, kib, percent
+from bnas.report.formats import duration, kib, literal, percent
 from bnas.report.network_tables import OPTIMISTIC_MARK, Table, network_table, packed_table
 from bnas.report.sentences import (
     course_sentences,
@@ -126,7 +126,7 @@ def search_story(run: Run, bins: int, identity: str, parameters: str) -> Story:
         Section("time", "What it cost", (schedule_sentence(run), *_times(run, STAGES))),
         Section("notes", "To be kept in mind", (_search_notes(run, bins),)),
     )
-    title = f"A family of binary networks for {run.dataset.title}"
+    title = f"A family of binary networks for {literal(run.dataset.title)}"
     return Story(title, (searched(run), identity), sections, parameters.strip())
 
 
@@ -146,7 +146,7 @@ def transfer_story(run: Retrained, source: str, handed: int, bins: int, identity
         Section("time", "What it cost", _times(run, TRANSFER_STAGES)),
         Section("notes", "To be kept in mind", (_TRANSFER_NOTES,)),
     )
-    title = f"A family of binary networks transferred to {run.dataset.title}"
+    title = f"A family of binary networks transferred to {literal(run.dataset.title)}"
     return Story(title, (transferred(run, source, handed), identity), sections, parameters.strip())
 
 

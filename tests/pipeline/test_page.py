@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
+from bnas.records.training import Predictions
 from bnas.report.analysis import Retrained
 from bnas.report.page.build import page_html
 from bnas.report.page.compare import ComparedRun, Point, compare_html
@@ -280,3 +282,59 @@ def test_fronts_of_compared_runs_stand_in_one_plot_beside_what_differs(browser, 
         assert "search.seed" in tables[1]
         assert "stage1.epochs" not in tables[1]
     assert json.dumps(HOSTILE)[1:-1] not in compared.read_text()
+
+
+MANY = 1000
+
+
+@pytest.fixture(scope="module")
+def of_many_classes(run, tmp_path_factory):
+    """Every image of class i taken for class i + 1, and for others, and the last class never for another."""
+    labels = np.repeat(np.arange(MANY), 12)
+    predictions = labels.copy()
+    for place, step in enumerate((1, 1, 2, 3, 4, 5)):
+        predictions[place::12] = np.where(labels[place::12] == MANY - 1, MANY - 1, (labels[place::12] + step) % MANY)
+    wrong = int((labels != predictions).sum())
+    networks = tuple(dataclasses.replace(n, wrong=wrong, test_images=len(labels)) for n in run.networks)
+    classes = (*(f"kind {i}" for i in range(MANY - 2)), HOSTILE, "never\x1b[2J")
+    many = dataclasses.replace(
+        run,
+        dataset=dataclasses.replace(run.dataset, classes=classes),
+        networks=networks,
+        predictions={n.name: Predictions(labels, predictions) for n in networks},
+    )
+    file = tmp_path_factory.mktemp("page") / "index.html"
+    file.write_text(page_html(many, search_story(many, 10, "", ""), None))
+    return file
+
+
+def test_confusions_of_a_thousand_classes_are_a_list_to_search_in(browser, of_many_classes):
+    assert of_many_classes.stat().st_size < 3_000_000
+    with opened(browser, of_many_classes) as (page, watched):
+        box = page.locator("article#front-1 .confusions")
+
+        def rows(asked):
+            box.locator("input").fill(asked)
+            return [row.split("\t") for row in box.locator("tbody tr").all_inner_texts()]
+
+        first = rows("")
+        assert page.locator("article#front-1 .matrix").count() == 0
+        assert 10 <= len(first) <= 30
+        assert {count for *_, count in first} == {"2"}
+        assert "most frequent of 2997" in box.locator("output").inner_text()
+        found = rows("KIND 500")
+        assert found[0] == ["kind 499", "kind 500", "2"]
+        assert ["kind 500", "kind 501", "2"] in found
+        assert len([row for row in found if row[0] == "kind 500"]) == 3
+        assert rows("script>")[0][:2] == ["kind 997", HOSTILE]
+        assert rows(r"never\x1b")[0][1] == r"never\x1b[2J"
+        assert rows("no such kind") == []
+        assert box.locator("output").inner_text() == "No class of this name."
+        assert watched.complaints == []
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_nothing_of_a_thousand_classes_overflows(browser, of_many_classes, width):
+    with opened(browser, of_many_classes, width) as (page, watched):
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert watched.overflow() == []

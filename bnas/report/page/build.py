@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib import resources
@@ -19,19 +20,21 @@ from bnas.report.axes import ROLE_MARKERS
 from bnas.report.formats import kib, moment, percent
 from bnas.report.network_tables import Table
 from bnas.report.page.inline_svg import CHART, STACK, inline_svg
-from bnas.report.page.network_views import NetworkView, class_examples, network_view, picks
+from bnas.report.page.network_views import LISTED, NetworkView, class_examples, network_view, picks
 from bnas.report.sentences import optimistic_note
 from bnas.report.story import Block, Picture, Section, Story
+from bnas.storage.terminal import printable
 
 _ELSEWHERE = ("front", "cells")
 """A picture and a section that the page shows in its own way."""
 
 
 def environment() -> Environment:
-    """Jinja2 with this package's templates; whatever comes from data is escaped."""
+    """Jinja2 with this package's templates; whatever comes from data is printable and escaped."""
     made = Environment(
         loader=PackageLoader("bnas.report.page"),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -40,13 +43,13 @@ def environment() -> Environment:
     made.globals["css"] = Markup((folder / "page.css").read_text(encoding="utf-8"))  # noqa: S704  # a file of ours
     made.globals["javascript"] = Markup((folder / "page.js").read_text(encoding="utf-8"))  # noqa: S704
     made.globals["role_markers"] = ROLE_MARKERS
-    made.filters |= {"kib": kib, "percent": percent, "moment": moment, "marked": _marked}
+    made.filters |= {"kib": kib, "percent": percent, "moment": moment, "marked": _marked, "json": _script_json}
     return made
 
 
 def _marked(text: str) -> Markup:
-    """Markdown's `**strong**` and `` `code` `` as HTML, the rest escaped."""
-    html = str(escape(text))
+    """Markdown's `**strong**` and `` `code` ``, and what `literal` made, as HTML; the rest is printable and escaped."""
+    html = re.sub(r"&amp;(#[0-9]+;)", r"&\1", str(escape(printable(text))))
     for mark, tag in (("**", "strong"), ("`", "code")):
         pieces = html.split(mark)
         html = "".join(f"<{tag}>{piece}</{tag}>" if i % 2 else piece for i, piece in enumerate(pieces))
@@ -82,7 +85,9 @@ def page_html(run: Retrained, story: Story, images: ImageArray | None) -> str:
             examples=class_examples(run, images),
             front_charts=_front_charts(run, views),
             frames=frames,
-            frames_json=Markup(_script_json([asdict(frame) for frame in frames])),  # noqa: S704  # escaped there
+            frames_json=_script_json([asdict(frame) for frame in frames]),
+            classes=[printable(name) for name in run.dataset.classes],
+            listed=LISTED,
         )
     )
 
@@ -127,6 +132,7 @@ def _population(run: Run, story: Story) -> tuple[Markup, list[charts.Frame]]:
     return Markup(drawing) + group, frames  # noqa: S704  # a drawing of ours
 
 
-def _script_json(value: object) -> str:
+def _script_json(value: object) -> Markup:
     """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704  # escaped

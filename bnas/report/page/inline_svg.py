@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from bnas.report.axes import GREY, ROLE_COLOURS, STAGE_COLOURS, STYLE
 from bnas.report.charts import POINT
+from bnas.storage.terminal import printable
 
 _SVG = {**STYLE, "svg.fonttype": "none", "savefig.facecolor": "none"}
 _DROPPED = ("metadata", "style")
@@ -92,7 +93,7 @@ def inline_svg(
     size = root.get("viewBox", "")
     root.attrib.clear()
     role = "group" if points else "img"
-    root.attrib.update({"viewBox": size, "role": role, "aria-label": label, "class": "drawing"})
+    root.attrib.update({"viewBox": size, "role": role, "aria-label": printable(label), "class": "drawing"})
     return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=True))  # noqa: S704  # escaped there
 
 
@@ -165,7 +166,9 @@ def _link(group: ElementTree.Element, name: str, points: Mapping[str, tuple[str,
     place = next(group.iter("use"))
     group.tag = "a"
     group.attrib.clear()
-    group.attrib.update({"href": f"#{name}", "class": f"point {kind}", "aria-label": label, "data-network": name})
+    group.attrib.update(
+        {"href": f"#{name}", "class": f"point {kind}", "aria-label": printable(label), "data-network": name}
+    )
     disc = {"class": "hit", "cx": place.get("x", "0"), "cy": place.get("y", "0"), "r": str(_HIT_RADIUS)}
     group.insert(0, ElementTree.Element("circle", disc))
 

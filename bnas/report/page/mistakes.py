@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bnas.records.training import Predictions
-from bnas.report.analysis import confusion_matrix
+from bnas.report.analysis import confusions
 
 THUMBNAIL_PIXELS = 64
 """Longest side of a picture in the page; larger images are reduced to it."""
@@ -26,16 +27,28 @@ class Confusion:
     images: tuple[int, ...]
 
 
-def worst_confusions(answers: Predictions, classes: int, count: int) -> list[Confusion]:
-    """The `count` most frequent confusions, most frequent first; of equals the lower classes."""
-    matrix = confusion_matrix(answers, classes)
-    np.fill_diagonal(matrix, 0)
-    order = np.argsort(-matrix, axis=None, kind="stable")[:count]
+def worst_first(answers: Predictions) -> list[tuple[int, int, int]]:
+    """(class, another that it was taken for, images), the most frequent first; of equals the lower classes."""
+    return sorted((cell for cell in confusions(answers) if cell[0] != cell[1]), key=lambda cell: -cell[2])
+
+
+def worst_confusions(answers: Predictions, count: int) -> list[Confusion]:
+    """The `count` most frequent confusions, in the order of `worst_first`."""
     found = []
-    for actual, predicted in np.column_stack(np.unravel_index(order, matrix.shape)).tolist():
-        if matrix[actual, predicted]:
-            images = np.flatnonzero((answers.labels == actual) & (answers.predictions == predicted))
-            found.append(Confusion(actual, predicted, tuple(images.tolist())))
+    for actual, predicted, _ in worst_first(answers)[:count]:
+        images = np.flatnonzero((answers.labels == actual) & (answers.predictions == predicted))
+        found.append(Confusion(actual, predicted, tuple(images.tolist())))
+    return found
+
+
+def worst_of_each(answers: Predictions, count: int) -> list[tuple[int, int, int]]:
+    """Of each class the `count` most frequent confusions, in the order of `worst_first`."""
+    seen = Counter[int]()
+    found = []
+    for cell in worst_first(answers):
+        seen[cell[0]] += 1
+        if seen[cell[0]] <= count:
+            found.append(cell)
     return found
 
 

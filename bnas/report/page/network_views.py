@@ -13,19 +13,21 @@ from markupsafe import Markup
 from bnas.data.image_array import ImageArray
 from bnas.records.networks import RetrainedNetwork
 from bnas.records.training import Predictions
-from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusion_matrix
+from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusions
 from bnas.report.axes import ROLE_COLOURS, ROLE_NAMES
 from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cell_words
 from bnas.report.charts import curve_chart
 from bnas.report.formats import duration, kib, moment, percent
 from bnas.report.network_tables import interval_text
 from bnas.report.page.inline_svg import CELL, inline_svg
-from bnas.report.page.mistakes import Confusion, image_uri, worst_confusions
+from bnas.report.page.mistakes import Confusion, image_uri, worst_confusions, worst_of_each
 from bnas.report.weight_bytes import Part
 from bnas.search import pareto
 
 MATRIX_CLASSES = 20
-"""Of more classes a matrix is not shown: its cells would be dots."""
+"""Of more classes no matrix is shown, whose cells would be dots, but a list of confusions to search in."""
+LISTED, LISTED_OF_EACH = 12, 3
+"""Confusions that are shown of that list, and how many of each class are in it: it grows with the classes."""
 CONFUSIONS, CONFUSION_IMAGES = 4, 5
 MOST_EXAMPLES = 10
 
@@ -123,6 +125,8 @@ class NetworkView:
     cells: tuple[CellView, ...]
     curve: Markup | None
     matrix: tuple[MatrixRow, ...]
+    confused: tuple[tuple[int, int, int], ...]
+    """(class, class it was taken for, images), the most frequent first; empty where there is a matrix."""
     mistakes: tuple[Mistake, ...]
     parts: tuple[Part, ...]
     packed: ShippedFile | None
@@ -148,6 +152,7 @@ def network_view(run: Retrained, network: RetrainedNetwork, images: ImageArray |
         cells=tuple(_cells(network)),
         curve=inline_svg(curve_chart(curve, colour), f"curve-{network.name}", words) if curve else None,
         matrix=_matrix(answers, run.dataset.classes),
+        confused=tuple(worst_of_each(answers, LISTED_OF_EACH) if len(run.dataset.classes) > MATRIX_CLASSES else ()),
         mistakes=tuple(_mistakes(answers, run.dataset.classes, images)),
         parts=run.parts.get(network.name, ()),
         packed=packed,
@@ -187,9 +192,9 @@ def _cells(network: RetrainedNetwork) -> Iterator[CellView]:
 def _matrix(answers: Predictions, classes: Sequence[str]) -> tuple[MatrixRow, ...]:
     if len(classes) > MATRIX_CLASSES:
         return ()
-    counts = confusion_matrix(answers, len(classes)).tolist()
-    rows = enumerate(zip(classes, counts, strict=True))
-    return tuple(MatrixRow(number, name, tuple(row)) for number, (name, row) in rows)
+    counts = {(actual, predicted): count for actual, predicted, count in confusions(answers)}
+    numbers = range(len(classes))
+    return tuple(MatrixRow(i, classes[i], tuple(counts.get((i, j), 0) for j in numbers)) for i in numbers)
 
 
 def _mistakes(answers: Predictions, classes: Sequence[str], images: ImageArray | None) -> Iterator[Mistake]:
@@ -197,7 +202,7 @@ def _mistakes(answers: Predictions, classes: Sequence[str], images: ImageArray |
         shown = () if images is None else confusion.images[:CONFUSION_IMAGES]
         return tuple((image_uri(images[i]), i) for i in shown if images is not None)
 
-    for confusion in worst_confusions(answers, len(classes), CONFUSIONS):
+    for confusion in worst_confusions(answers, CONFUSIONS):
         actual, predicted = classes[confusion.actual], classes[confusion.predicted]
         yield Mistake(actual, predicted, len(confusion.images), pictures(confusion))
 

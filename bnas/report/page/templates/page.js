@@ -39,6 +39,26 @@
   addEventListener("beforeprint", () => { closed = all("details:not([open])"); for (const one of closed) one.open = true; });
   addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
 
+  // Confusions of many classes: those of the classes that are asked for, or the most frequent of all.
+  const names = JSON.parse(document.getElementById("classes")?.textContent ?? "[]");
+  for (const box of all(".confusions")) {
+    const input = box.querySelector("input");
+    const body = box.querySelector("tbody");
+    const cells = JSON.parse(box.querySelector("script").textContent);
+    const first = body.rows.length;
+    input.addEventListener("input", () => {
+      const asked = input.value.trim().toLowerCase();
+      const found = asked ? cells.filter((cell) => cell.slice(0, 2).some((i) => names[i].toLowerCase().includes(asked))) : cells;
+      body.replaceChildren(...found.slice(0, first).map((cell) => {
+        const row = document.createElement("tr");
+        [names[cell[0]], names[cell[1]], cell[2]].forEach((text, i) => { row.insertCell().textContent = text; row.cells[i].className = i === 1 ? "left" : ""; });
+        return row;
+      }));
+      const known = found.length || names.some((name) => name.toLowerCase().includes(asked));
+      box.querySelector("output").textContent = found.length > first ? `The ${first} most frequent of ${found.length}.` : found.length ? `${found.length} found.` : known ? "Never taken for another." : "No class of this name.";
+    });
+  }
+
   // The population, generation by generation.
   const data = document.getElementById("frames");
   if (!data) return;
