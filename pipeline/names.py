@@ -1,4 +1,4 @@
-"""Before DVC looks at a data set: names of its files that are not UTF-8, which DVC would end at without naming them."""
+"""Before DVC looks at a data set: files of it that DVC would end at, with words of its own or without their names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ from pipeline.transfer import params as transfer
 from pipeline.transfer.stage import PARAMS
 
 SHOWN = 3
-"""Names that a message says; the others are counted."""
+"""Files that a message names; the others are counted."""
 
 
-def foreign_names(folder: Path) -> list[str]:
-    """Paths below a folder with a name that is not UTF-8, each in printable characters."""
-    paths = (os.path.join(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
-    return [printable(path) for path in paths if not is_utf8(path)]
+NAMES = ("names in UTF-8", "rename them (convmv does)")
+LINKS = ("files", "they are links that lead nowhere: remove them")
+RIGHTS = ("files that may be read", "change their rights")
+"""What DVC expects of all files, and what to do about others."""
+
+
+def unfit(folder: Path) -> dict[tuple[str, str], list[str]]:
+    """What is expected of files below a folder and what to do → the paths that are otherwise, as they are printed."""
+    found: dict[tuple[str, str], list[str]] = {NAMES: [], LINKS: [], RIGHTS: []}
+    for place, folders, files in os.walk(folder):
+        for path in (os.path.join(place, name) for name in (*folders, *files)):
+            if not is_utf8(path):
+                found[NAMES].append(printable(path))
+            elif not os.path.exists(path):
+                found[LINKS].append(printable(path))
+            elif not os.access(path, os.R_OK):
+                found[RIGHTS].append(printable(path))
+    return found
 
 
 def check(file: Path) -> str:
@@ -28,11 +42,11 @@ def check(file: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the stages read the parameters, too, and warn
         params = transfer.load(file) if file == PARAMS else load(file)
-    names = foreign_names(Path(params.runtime.data_root) / params.data.name)
-    if not names:
-        return ""
-    more = f"; and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"expected names in UTF-8, found {'; '.join(names[:SHOWN])}{more}; rename them (convmv does)"
+    for (expected, remedy), paths in unfit(Path(params.runtime.data_root) / params.data.name).items():
+        if paths:
+            more = f"; and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+            return f"expected {expected}, found {'; '.join(paths[:SHOWN])}{more}; {remedy}"
+    return ""
 
 
 if __name__ == "__main__":

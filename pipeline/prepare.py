@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,9 +41,9 @@ def run(stage: Stage) -> None:
         keyed = ProblemsError(error.root, map(_with_key, error.problems))
         raise DataError(f"{keyed} (listed in {_listed(keyed.problems)})") from None
     if written.skipped:
-        warnings.warn(
-            f"{root}: {len(written.skipped)} files left out, listed in {_listed(written.skipped)}", stacklevel=1
-        )
+        count, listed = len(written.skipped), _listed(written.skipped)
+        (why, most), *_ = Counter(problem.text for problem in written.skipped).most_common(1)
+        warnings.warn(f"{root}: {count} files left out, listed in {listed}; {most} of them: {why}", stacklevel=1)
     _, height, width, channels = loaded.images.shape
     description = DatasetDescription(
         name=params.name,

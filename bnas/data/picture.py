@@ -46,6 +46,14 @@ AVIF_EXIF = rb"(infe.{8})Exif"
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+KINDS = {
+    rb"\Z": "an empty file",
+    rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC, which Pillow does not read: convert it to JPEG or PNG",
+    rb".{4}ftyp(qt|mp4|iso|M4V|3g|avc1)|.{4}(moov|mdat|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3": "a video",
+    rb"\s*<[!?a-zA-Z]": "HTML or XML",
+}
+"""First bytes of what telephones, cameras and browsers put beside pictures → what it is."""
+
 T = TypeVar("T")
 
 
@@ -207,16 +215,25 @@ def _refused_as_picture(path: Path) -> Iterator[None]:
         else:
             yield
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: expected an image that Pillow reads, found something else") from None
+        raise ImageError(f"{path}: expected an image that Pillow reads, found {_kind(path)}") from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ImageError(f"{path}: expected at most {most} pixels, found more") from None
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     except OSError as error:
-        raise ImageError(f"{path}: expected a whole image, found {error}") from None
+        expected = "a file that can be read" if error.errno else "a whole image"
+        raise ImageError(f"{path}: expected {expected}, found {error.strerror or error}") from None
     except Exception as error:  # Pillow's decoders raise whatever they come across in a damaged file
         raise ImageError(f"{path}: expected a whole image, found {type(error).__name__}: {error}") from None
+
+
+def _kind(path: Path) -> str:
+    """What a file is that is no picture, as far as its first bytes tell."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    found = (kind for pattern, kind in KINDS.items() if re.match(pattern, start, re.DOTALL))
+    return next(found, "something else")
 
 
 def converted(picture: Image.Image, channels: int, kind: str | None = None) -> Image.Image:

@@ -41,9 +41,20 @@ JUNK = frozenset(
 """Names, in lower case, of files and folders that systems leave behind."""
 
 
+KINDS_SHOWN = 8
+"""Kinds of junk that a message names; the others are counted."""
+
+
 def is_junk(name: str) -> bool:
     """Whether a system leaves files or folders of this name behind: those in `JUNK`, and hidden ones."""
     return name.startswith(".") or name.lower() in JUNK or name.lower().endswith(":zone.identifier")
+
+
+def _kind(name: str) -> str:
+    """What counts as one kind of junk: all that macOS or Windows leave beside each file, else those of one name."""
+    if name.startswith("._"):
+        return "._*"
+    return "*:Zone.Identifier" if name.lower().endswith(":zone.identifier") else name
 
 
 class PictureFiles:
@@ -74,8 +85,14 @@ class PictureFiles:
 
     def left_out_text(self) -> str:
         """One line that says what was left out ("" for nothing)."""
-        names = ", ".join(f"{count} {printable(name)}" for name, count in sorted(self.left_out.items()))
-        return f"left out what systems leave in folders: {names}" if names else ""
+        several = Counter(map(_kind, self.left_out))
+        kinds = Counter[str]()
+        for name, count in sorted(self.left_out.items()):
+            kinds[_kind(name) if several[_kind(name)] > 1 else name] += count
+        names = ", ".join(f"{count} {printable(kind)}" for kind, count in kinds.most_common(KINDS_SHOWN))
+        others = sum(count for _, count in kinds.most_common()[KINDS_SHOWN:])
+        more = f", {others} others" if others else ""
+        return f"left out what systems leave in folders: {names}{more}" if names else ""
 
     def _walk(self, inside: str, above: tuple[os.stat_result, ...]) -> Iterator[str]:
         entries = self._entries(inside)

@@ -79,6 +79,9 @@ class Retrained:
             answers = self.predictions[network.name]
             if not np.array_equal(answers.labels, self.predictions[first].labels):
                 raise ValueError(f"{where}: expected the labels that {first} was tested on, found others")
+            last = max(answers.labels.max(initial=0), answers.predictions.max(initial=0))
+            if last >= len(self.dataset.classes):
+                raise ValueError(f"{where}: expected classes below {len(self.dataset.classes)}, found {last}")
             wrong, images = int((~answers.correct).sum()), len(answers.labels)
             if (wrong, images) != (network.wrong, network.test_images):
                 expected = f"{network.wrong} mistakes in {network.test_images} images"

@@ -44,6 +44,11 @@ def literal(text: str) -> str:
     return printable(text).translate(_MARKS)
 
 
+def code(text: str) -> str:
+    """Text that is not ours as code in sentences of the report, which a back tick of its own would end."""
+    return f"`{printable(text).replace('`', chr(39))}`"
+
+
 def aligned(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list[str]:
     """Lines of a table: headings, a rule, the rows; columns stand at the right except those named.
 

@@ -17,7 +17,7 @@ from bnas.report.analysis import (
     fidelity,
     pair_agreement,
 )
-from bnas.report.formats import kib, literal, percent
+from bnas.report.formats import code, kib, literal, percent
 from bnas.search.pareto import wilson_interval
 
 _SIGNIFICANT = 0.05
@@ -50,7 +50,7 @@ def transferred(run: Retrained, source: str, handed: int) -> str:
     """What was transferred, and to which images; `source` names the file of the front, which has `handed` members."""
     data, first = run.dataset, run.of_role("front")[0]
     return (
-        f"Transferred: {len(run.of_role('front'))} of the {handed} architectures of {literal(source)}, the front of a "
+        f"Transferred: {len(run.of_role('front'))} of the {handed} architectures of {code(source)}, the front of a "
         f"search on other images, as networks of {first.cells} cells and {first.channels} channels. Their weights were "
         f"trained from scratch on {literal(data.title)}: {len(data.classes)} classes of {_image_shape(run)} images, "
         f"{data.counts.train + data.counts.validation} to train on, {data.counts.test} to test each finished network "

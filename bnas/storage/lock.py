@@ -45,6 +45,9 @@ def _acquire(path: Path, what: str, wait: bool) -> int:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
             raise LockedError(f"{what} is at work already in process {holder} ({path} is locked)") from None
+        except OSError as error:  # some servers of files keep no locks
+            os.close(descriptor)
+            raise OSError(f"{path}: cannot be locked: {error.strerror}; is it on a local disk?") from error
         except BaseException:
             os.close(descriptor)
             raise

@@ -1,10 +1,10 @@
-"""Names that are not UTF-8 are said before DVC ends at them."""
+"""Files that DVC would end at are named before."""
 
 import os
 import subprocess
 import sys
 
-from pipeline.names import check, foreign_names
+from pipeline.names import LINKS, NAMES, RIGHTS, check, unfit
 from tests.imports import ROOT
 
 
@@ -13,8 +13,23 @@ def test_names_that_are_not_utf8_are_found_in_files_and_folders(tmp_path):
         path = os.fsencode(tmp_path) + b"/" + name
         os.makedirs(os.path.dirname(path), exist_ok=True)
         open(path, "w").close()
-    shown = sorted(foreign_names(tmp_path))
+    shown = sorted(unfit(tmp_path)[NAMES])
     assert shown == [rf"{tmp_path}/a/caf\udce9.jpg", rf"{tmp_path}/f\udcfcr", rf"{tmp_path}/f\udcfcr/b.jpg"]
+
+
+def test_links_that_lead_nowhere_and_files_that_may_not_be_read_are_found(tmp_path, monkeypatch):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/good.jpg").touch()
+    (tmp_path / "cat/link.jpg").symlink_to("good.jpg")
+    (tmp_path / "cat/nowhere.jpg").symlink_to("nowhere at all")
+    (tmp_path / "cat/locked.jpg").touch()
+    # As for a user who is not root, whom no right stops.
+    monkeypatch.setattr("os.access", lambda path, mode: "locked" not in path)
+    assert unfit(tmp_path) == {
+        NAMES: [],
+        LINKS: [f"{tmp_path}/cat/nowhere.jpg"],
+        RIGHTS: [f"{tmp_path}/cat/locked.jpg"],
+    }
 
 
 def test_the_data_set_that_is_chosen_is_looked_at(tmp_path, monkeypatch):

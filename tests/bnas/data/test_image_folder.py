@@ -142,6 +142,9 @@ def spoil(root: Path) -> dict[str, str]:
     good = (root / "train/cat/1.jpg").read_bytes()
     (root / "train/cat/empty.jpg").write_bytes(b"")
     (root / "train/cat/text.jpg").write_text("no picture")
+    (root / "train/cat/page.jpg").write_text("<!doctype html>")
+    (root / "train/cat/photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    (root / "train/cat/live.MOV").write_bytes(b"\0\0\0\x14ftypqt  " + bytes(99))
     (root / "test/cat/short.jpg").write_bytes(good[: len(good) // 2])
     (root / "test/cat/nowhere.jpg").symlink_to("nowhere at all")
     (root / "train/Zebra/twin.bin").write_bytes((root / "test/Zebra/0.png").read_bytes())
@@ -149,7 +152,10 @@ def spoil(root: Path) -> dict[str, str]:
         "test/cat/nowhere.jpg": "expected a file that can be read, found No such file or directory",
         "test/cat/short.jpg": "expected a whole image, found ",
         "train/Zebra/twin.bin": "expected no image of the test split, found the bytes of test/Zebra/0.png",
-        "train/cat/empty.jpg": "expected an image that Pillow reads, found something else",
+        "train/cat/empty.jpg": "expected an image that Pillow reads, found an empty file",
+        "train/cat/live.MOV": "expected an image that Pillow reads, found a video",
+        "train/cat/page.jpg": "expected an image that Pillow reads, found HTML or XML",
+        "train/cat/photo.HEIC": "expected an image that Pillow reads, found HEIC, which Pillow does not read",
         "train/cat/text.jpg": "expected an image that Pillow reads, found something else",
     }
 
@@ -167,7 +173,7 @@ def test_everything_wrong_with_files_is_said_at_once(tmp_path, threads):
     for path, text in expected.items():
         assert found[path].startswith(text)
         assert path in str(error.value)
-    assert str(error.value).startswith(f"{root}: found 5 problems: ")
+    assert str(error.value).startswith(f"{root}: found 8 problems: ")
 
 
 def test_skipped_files_are_named_and_the_rest_is_as_if_they_had_never_been(tmp_path):
@@ -431,3 +437,14 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     pixels = 3400 * 32 * 32 * 3
     assert peaks[1] - peaks[0] < pixels / 2, "as many as would be held if pixels were"
     assert peaks[1] < 200 * 2**20
+
+
+def test_what_a_mac_leaves_beside_each_file_is_one_kind_in_the_message(tmp_path):
+    root = tree(tmp_path / "in")
+    for i in range(20):
+        (root / f"train/cat/._IMG_{i}.JPG").touch()
+        (root / f"train/cat/IMG_{i}.JPG:Zone.Identifier").touch()
+        (root / f"train/cat/.tmp{i}").touch()
+    (note,) = load(root).notes
+    assert note.startswith("left out what systems leave in folders: 20 ._*, 20 *:Zone.Identifier, 1 .tmp0, ")
+    assert note.endswith(", 14 others")

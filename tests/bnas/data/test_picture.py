@@ -370,8 +370,8 @@ def test_a_broken_picture_is_refused_in_one_line_that_names_it(folder, case):
 
 
 def test_a_missing_picture_and_a_folder_are_refused(folder):
-    assert "expected a whole image" in refusal(folder / "no such.png")
-    assert "expected a whole image" in refusal(folder)
+    assert "expected a file that can be read" in refusal(folder / "no such.png")
+    assert "found Is a directory" in refusal(folder)
 
 
 def read_or_refused(path: Path) -> None:

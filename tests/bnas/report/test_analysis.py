@@ -182,3 +182,13 @@ def test_a_generation_that_was_not_rescored_has_no_rescored_indicators(run):
 def test_operation_shares_add_up_to_one():
     for record in finished_run.generations(random.Random(3)):
         assert sum(analysis.operation_shares(record).values()) == pytest.approx(1.0)
+
+
+def test_an_answer_that_is_no_class_is_refused(run):
+    name = run.networks[0].name
+    answers = run.predictions[name]
+    spoilt = answers.predictions.copy()
+    spoilt[np.flatnonzero(~answers.correct)[0]] = len(run.dataset.classes)
+    predictions = {**run.predictions, name: dataclasses.replace(answers, predictions=spoilt)}
+    with pytest.raises(ValueError, match=rf"predictions of {name}: expected classes below 10, found 10"):
+        dataclasses.replace(run, predictions=predictions)

@@ -64,3 +64,12 @@ def test_a_removed_lock_file_is_not_mistaken_for_the_one_that_is_there(tmp_path)
         with lock(path, "x"), pytest.raises(LockedError), lock(path, "x"):
             pass
         process.kill()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def none(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(OSError, match=r"a.lock: cannot be locked: No locks available; is it on a local disk"):
+        lock(tmp_path / "a.lock", "x").__enter__()
