@@ -69,6 +69,28 @@ def _of(node: ast.AST) -> list[str]:
     return []
 
 
+TERMINAL = ROOT / "bnas/storage/terminal.py"
+"""The one place that decides what is harmless to print, and that writes to stderr."""
+
+
+def told_elsewhere(text: str) -> list[str]:
+    """Where a module escapes text or prints to stderr by itself."""
+    return [
+        f"{node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(text))
+        if (isinstance(node, ast.Attribute) and node.attr == "isprintable")
+        or (isinstance(node, ast.Constant) and node.value == "unicode_escape")
+        or (isinstance(node, ast.Call) and "sys.stderr" in {ast.unparse(keyword.value) for keyword in node.keywords})
+    ]
+
+
+def test_text_is_made_harmless_and_complained_of_in_one_place() -> None:
+    modules = [path for path in FILES if path != TERMINAL]
+    found = {path.relative_to(ROOT).as_posix(): told_elsewhere(path.read_text()) for path in modules}
+    assert {path: places for path, places in found.items() if places} == {}
+    assert len(told_elsewhere(TERMINAL.read_text())) == 3
+
+
 def test_no_code_is_run_from_data_and_nothing_is_unpickled() -> None:
     assert {path.relative_to(ROOT).as_posix(): found for path in FILES if (found := forbidden(path.read_text()))} == {}
 

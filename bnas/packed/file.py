@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def read(path: str | os.PathLike[str]) -> PackedContent:
     """The file's content, checked. Raises PackedError for anything but a whole packed network of this version."""
     path = Path(path)
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to open a pipe could take for ever
+            raise PackedError(f"{path}: expected a packed network, found no regular file")
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
             card = _card(path, metadata)
@@ -94,7 +97,7 @@ def read(path: str | os.PathLike[str]) -> PackedContent:
     expected = content_hash(metadata["card"], bits, floats)
     if metadata.get("hash") != expected:
         raise PackedError(f"{path}: expected the content hash {expected}, found {metadata.get('hash', 'none')!s:.64}")
-    return PackedContent(card, bits, floats, expected, size)
+    return PackedContent(card, bits, floats, expected, status.st_size)
 
 
 def _card(path: Path, metadata: dict[str, str]) -> ModelCard:

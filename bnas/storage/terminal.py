@@ -36,8 +36,8 @@ def printable(text: str) -> str:
 def one_line(error: BaseException) -> str:
     """What an error says, of a file that the system refuses its name and why; indented lines go on where they are."""
     if isinstance(error, OSError) and error.strerror:
-        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-        return printable(": ".join(filter(None, (where, error.strerror))))
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return printable(": ".join([" -> ".join(names), error.strerror] if names else [error.strerror]))
     return printable(re.sub(r"\n[ \t]+", " ", str(error).strip()) or type(error).__name__)
 
 
@@ -93,7 +93,8 @@ class Parser(argparse.ArgumentParser):
 
 def _flush() -> None:
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is, where a shell closed it (`>&-`)
+            sys.stdout.flush()
     except OSError:
         _go_nowhere()  # or Python tries again at its end, and complains
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tracemalloc
 
@@ -205,3 +206,10 @@ def test_a_changed_byte_around_the_card_is_refused_or_means_the_same(path, posit
 def test_random_bytes_are_refused(path, content):
     path.write_bytes(content)
     refusal(path)
+
+
+def test_a_pipe_or_a_folder_is_refused_without_being_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.bnn")
+    for path in (tmp_path / "pipe.bnn", tmp_path):
+        with pytest.raises(PackedError, match="expected a packed network, found no regular file"):
+            read(path)

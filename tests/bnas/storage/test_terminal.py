@@ -59,6 +59,11 @@ def test_an_error_is_one_line_and_says_which_file(capsys, tmp_path):
     with pytest.raises(FileNotFoundError) as raised:
         missing.read_bytes()
     assert one_line(raised.value) == rf"{tmp_path}/a\nforged: line: No such file or directory"
+    (tmp_path / "full/file").mkdir(parents=True)
+    with pytest.raises(OSError, match="not empty") as raised:
+        tmp_path.joinpath("other").mkdir() or tmp_path.joinpath("other").replace(tmp_path / "full")
+    assert one_line(raised.value) == f"{tmp_path}/other -> {tmp_path}/full: Directory not empty"
+    assert one_line(OSError("of our own")) == "of our own"
     assert one_line(MemoryError()) == "MemoryError"
     complain("bnas", ValueError("\x1b[31mred\nbnas: fine"))
     assert capsys.readouterr().err == "bnas: \\x1b[31mred\\nbnas: fine\n"
@@ -76,6 +81,15 @@ PRINTING = {
 @pytest.mark.parametrize("what", PRINTING)
 def test_a_command_ends_quietly_where_nobody_reads_on(what, unbuffered):
     assert _into_a_closed_pipe(PRINTING[what], unbuffered) == (0, "")
+
+
+def test_a_command_without_any_output_is_none_that_fails():
+    program = (
+        "import sys; from bnas.storage.terminal import run_command; sys.exit(run_command('x', lambda: print(1) or 0))"
+    )
+    command = 'exec "$0" -c "$1" >&-'
+    done = subprocess.run(["sh", "-c", command, sys.executable, program], stderr=subprocess.PIPE, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_work_goes_on_where_nobody_reads_its_lines():
