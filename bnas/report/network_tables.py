@@ -31,18 +31,17 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown."""
-
-        def cell(text: str) -> str:
-            return printable(text).replace("|", r"\|")
-
-        rows = [{cell(name): cell(text) for name, text in row.items()} for row in self.rows]
-        return markdown_table(pd.DataFrame(rows), [cell(name) for name in self.left])
+        return markdown_table(pd.DataFrame(self.rows), self.left)
 
 
 def markdown_table(frame: pd.DataFrame, left: Sequence[str] = ()) -> str:
     """A table of texts in Markdown; columns stand at the right except those named."""
+
+    def cell(text: str) -> str:
+        return printable(str(text)).replace("|", r"\|")
+
     sides = ["left" if name in left else "right" for name in frame.columns]
-    return frame.to_markdown(index=False, disable_numparse=True, colalign=sides)
+    return frame.rename(columns=cell).map(cell).to_markdown(index=False, disable_numparse=True, colalign=sides)
 
 
 def interval_text(network: RetrainedNetwork) -> str:
