@@ -30,10 +30,8 @@ def unfit(folder: Path) -> dict[tuple[str, str], list[str]]:
         for path in (os.path.join(place, name) for name in (*folders, *files)):
             if not is_utf8(path):
                 found[NAMES].append(printable(path))
-            elif not os.path.exists(path):
-                found[LINKS].append(printable(path))
             elif not os.access(path, os.R_OK):
-                found[RIGHTS].append(printable(path))
+                found[RIGHTS if os.path.exists(path) else LINKS].append(printable(path))
     return found
 
 

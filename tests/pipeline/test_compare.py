@@ -97,7 +97,10 @@ def test_an_experiment_s_name_that_two_have_is_refused(repository, capsys):
     assert "expected one experiment, found 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '[{"network": "a"}]', '{"front": 1}'])
+HOSTILE = '[{"network": "\\u001b[2J\\nx", "role": "front", "size_kib": 1.0, "test_error": 0.1}]'
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '[{"network": "a"}]', '{"front": 1}', HOSTILE])
 def test_a_damaged_file_is_one_line_too(repository, capsys, content):
     compare.PARETO.write_text(content)
     assert compare.main(["main", "workspace"]) == 2

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from bnas.records.networks import Name
 from bnas.report import charts
 from bnas.report.network_tables import Table
 from bnas.report.page.build import environment
@@ -19,7 +20,7 @@ ABSENT = "–"
 class Point:
     """A retrained network of some run, as `reports/plots/pareto.json` holds it."""
 
-    network: str
+    network: Name
     role: str
     size_kib: float
     test_error: float
