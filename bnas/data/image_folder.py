@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -105,16 +106,20 @@ def _trees(listing: PictureFiles, test: str, notes: list[str]) -> tuple[str, ...
 
 
 def _files_of_classes(listing: PictureFiles, tree: str, notes: list[str]) -> Mapping[str, list[str]]:
-    """Class → paths of its files, from the data set's folder."""
+    """Class → paths of its files, from the data set's folder.
+
+    A class is what its name looks like: a Mac and a NAS may spell an accent as one character or as two.
+    """
     files: dict[str, list[str]] = {}
     for name in listing.folders(tree):
         folder = f"{tree}/{name}" if tree else name
-        files[name] = listing.files(folder)
-        if not files[name]:
+        inside = listing.files(folder)
+        files.setdefault(unicodedata.normalize("NFC", name), []).extend(inside)
+        if not inside:
             listing.problems.append(FileProblem(folder, "expected images, found an empty folder", False))
         if printable(name) != name:
             listing.problems.append(FileProblem(folder, "expected a class name of printable characters", False))
-        inner = {path.split("/")[-2] for path in files[name]} - {name}
+        inner = {path.split("/")[-2] for path in inside} - {name}
         if splits := sorted(other for other in inner if other.lower() in TRAINING + TESTING):
             notes.append(f"took all images in {folder} for one class, though it holds {', '.join(splits)}")
     return files

@@ -448,3 +448,13 @@ def test_what_a_mac_leaves_beside_each_file_is_one_kind_in_the_message(tmp_path)
     (note,) = load(root).notes
     assert note.startswith("left out what systems leave in folders: 20 ._*, 20 *:Zone.Identifier, 1 .tmp0, ")
     assert note.endswith(", 14 others")
+
+
+def test_a_class_is_what_its_name_looks_like_however_a_system_spells_it(tmp_path):
+    one, two = "Caf\u00e9", "Cafe\u0301"
+    root = tree(tmp_path / "in")
+    (root / "train/cat").rename(root / "train" / two)
+    (root / "test/cat").rename(root / "test" / one)
+    found, written = prepared(root, tmp_path / "out")
+    assert found.classes == ("Caf\u00e9", "Zebra", "big dog")
+    assert sum(written.counts.values()) == 48
