@@ -336,8 +336,7 @@ def clean(arguments: argparse.Namespace) -> int:
     for path, why in {**{entry.path: "not written by bnas" for entry in foreign}, **failed}.items():
         complain("bnas clean", f"{path}: kept, {why}")
     freed = sum(entry.size for entry in chosen if entry.path not in failed)
-    counted = "1 finished network stays" if len(kept) == 1 else f"{len(kept)} finished networks stay"
-    finished = f"; {counted} (--all removes {'it' if len(kept) == 1 else 'them'})" if kept else ""
+    finished = f"; finished networks that stay: {len(kept)} (--all removes them)" if kept else ""
     print(f"removed {len(chosen) - len(failed)} of {len(chosen)}, {kib(freed)} KiB{finished}")
     return 1 if failed else 0
 

@@ -70,10 +70,18 @@ def run_command(who: str, run: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        try:
-            return run()
-        finally:
-            _flush()
+        code = _code(who, run)
+    finally:
+        unwritten = _flush()
+    if unwritten and not isinstance(unwritten, BrokenPipeError):
+        complain(who, unwritten)
+        return code or 2
+    return code
+
+
+def _code(who: str, run: Callable[[], int]) -> int:
+    try:
+        return run()
     except BrokenPipeError:
         return 0
     except (ValueError, OSError, MemoryError) as error:
@@ -91,13 +99,15 @@ class Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def _flush() -> None:
+def _flush() -> OSError | None:
+    """Write out what was printed; an error where that fails, and nothing is tried again when Python ends."""
     try:
         if sys.stdout is not None:  # it is, where a shell closed it (`>&-`)
             sys.stdout.flush()
-    except OSError:
-        _go_nowhere()  # or Python tries again at its end, and complains
-        raise
+    except OSError as error:
+        _go_nowhere()
+        return error
+    return None
 
 
 def _go_nowhere() -> None:

@@ -435,7 +435,7 @@ def test_clean_removes_what_was_written_here_and_names_the_rest(run, tmp_path):
     status, out, errors = run("clean", "--cache", tmp_path, "--remove")
     assert (status, errors) == (0, left)
     assert out.startswith("removed 1 of 1, ")
-    assert out.endswith("; 1 finished network stays (--all removes it)\n")
+    assert out.endswith("; finished networks that stay: 1 (--all removes them)\n")
     with lock(lock_of(finished), "a worker"):
         status, out, errors = run("clean", "--cache", tmp_path, "--remove", "--all")
     assert (status, out) == (1, "removed 0 of 1, 0.00 KiB\n")

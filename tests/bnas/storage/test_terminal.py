@@ -71,7 +71,6 @@ def test_an_error_is_one_line_and_says_which_file(capsys, tmp_path):
 
 PRINTING = {
     "command": "run_command('x', lambda: print('y' * 100_000) or 0)",
-    "error after output": "run_command('x', lambda: print('y') or open('/no/such/file'))",
     "short": "run_command('x', lambda: print('y') or 0)",
     "help": "run_command('x', lambda: Parser().parse_args(['--help']))",
 }
@@ -81,6 +80,21 @@ PRINTING = {
 @pytest.mark.parametrize("what", PRINTING)
 def test_a_command_ends_quietly_where_nobody_reads_on(what, unbuffered):
     assert _into_a_closed_pipe(PRINTING[what], unbuffered) == (0, "")
+
+
+def test_an_error_is_said_though_nobody_reads_the_rest():
+    code = "run_command('x', lambda: print('y') or open('/no/such/file'))"
+    assert _into_a_closed_pipe(code) == (2, "x: /no/such/file: No such file or directory\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_finds_no_room_is_an_error():
+    program = "from bnas.storage.terminal import run_command; raise SystemExit(run_command('x', lambda: print(1) or 0))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, check=False, cwd=ROOT
+        )
+    assert (done.returncode, done.stderr) == (2, b"x: No space left on device\n")
 
 
 def test_a_command_without_any_output_is_none_that_fails():
