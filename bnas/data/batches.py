@@ -22,6 +22,7 @@ from bnas.data.augmentation import Augmentation as Augmentation
 from bnas.data.problems import DataError as DataError
 from bnas.data.reader_processes import file_parts, streamed
 from bnas.data.split import Normalise, Split
+from bnas.data.split_rows import balancing
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,6 @@ def _dealt(
             dealt[part].append(row)
             total[part] += weights[row]
     return [np.array(rows) for rows in dealt]
-
-
-def balancing(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A weight for each label, `[N]`, by which all classes that occur weigh the same; the mean is 1."""
-    counts = np.bincount(labels)
-    return len(labels) / (np.count_nonzero(counts) * counts[labels])
 
 
 KEPT_BYTES = 2**28

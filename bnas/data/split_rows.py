@@ -74,3 +74,9 @@ def stratified_split(
                     f"found none for {name} among its {len(order)}"
                 )
     return {name: np.sort(np.concatenate(chunks)) for name, chunks in parts.items()}
+
+
+def balancing(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A weight for each label, `[N]`, by which all classes that occur weigh the same; the mean is 1."""
+    counts = np.bincount(labels)
+    return len(labels) / (np.count_nonzero(counts) * counts[labels])

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnas.data.batches import MiniBatches, balancing
+from bnas.data.batches import MiniBatches
 from bnas.data.split import Split
+from bnas.data.split_rows import balancing
 from bnas.scoring.supernet_scorer import ScoringData, supernet_scorer
 from bnas.search.pareto import guessing_error
 from tests.bnas import tiny
