@@ -7,11 +7,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from bnas.data.datasets import LOADERS
 from bnas.data.labelled_images import Request
+from bnas.data.npy import open_array
 from bnas.data.prepare import prepare
 from bnas.data.problems import DataError, FileProblem, ProblemsError
-from bnas.data.split_rows import Cut
+from bnas.data.split_rows import SPLITS, Cut, counted, uneven
 from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
 from pipeline.stage import Stage, atomic_write, cache_root, main, write_json
 
@@ -43,6 +46,10 @@ def run(stage: Stage) -> None:
         warnings.warn(
             f"{root}: {len(written.skipped)} files left out, listed in {_listed(written.skipped)}", stacklevel=1
         )
+    labels = np.concatenate([open_array(stage.out / name / "labels.npy") for name in SPLITS])
+    if uneven(counts := np.bincount(labels, minlength=len(loaded.classes))):
+        named = counted(loaded.classes, counts)
+        warnings.warn(f"{root}: classes differ in size: {named}; balanced errors count them alike", stacklevel=1)
     _, height, width, channels = loaded.images.shape
     description = DatasetDescription(
         name=params.name,

@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from bnas.data.split_rows import balancing
+from bnas.data.split_rows import balancing, uneven
 from bnas.records.dataset import DatasetDescription
 from bnas.records.export import ExportedNetwork, NetworkLatency
 from bnas.records.networks import ROLES, LinearBaseline, RetrainedNetwork, Role
@@ -22,9 +22,6 @@ from bnas.records.search import ErrorKind, Front, GenerationRecord, Member, Reso
 from bnas.records.training import EpochRecord, Predictions
 from bnas.report.weight_bytes import Part
 from bnas.search import pareto
-
-UNEVEN = 1.5
-"""Times as many test images in the largest class as in the smallest, above which classes are no longer even."""
 
 RESAMPLES = 1000
 """Bootstrap samples of the test split."""
@@ -107,8 +104,7 @@ class Retrained:
     @property
     def shows_balanced(self) -> bool:
         """Whether balanced errors are told beside plain ones: if they were minimised, or the classes are not even."""
-        counts = self.class_counts
-        return self.error == "balanced" or bool(counts.max() > UNEVEN * counts.min())
+        return self.error == "balanced" or uneven(self.class_counts)
 
     def balanced_error(self, network: RetrainedNetwork) -> float:
         """The mean of the network's test errors within each class, in [0, 1]."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
+from bnas.data.split_rows import counted
 from bnas.records.networks import LinearBaseline, RetrainedNetwork
 from bnas.records.search import ErrorKind
 from bnas.report.analysis import (
@@ -26,8 +26,6 @@ _SIGNIFICANT = 0.05
 KINDS = {"plain": "", "balanced": "balanced "}
 """What stands before "error" for an error of a kind."""
 _ERRORS = {"plain": "error", "balanced": "balanced error (the mean of the errors within each class)"}
-_CLASSES_NAMED = 12
-"""Classes whose test images are counted one by one; of more, the largest and the smallest."""
 _RESOURCES = {
     "size": "the size of the finished network,",
     "ops": "the operations of the finished network; sizes go",
@@ -95,7 +93,7 @@ def class_sentences(run: Retrained) -> list[str]:
     if run.shows_balanced:
         best = min(run.of_role("front"), key=lambda network: (run.balanced_error(network), network.size_bytes))
         said.append(
-            f"Test images by class: {_counted(run.dataset.classes, counts.tolist())}. Always naming the largest, "
+            f"Test images by class: {counted(run.dataset.classes, counts)}. Always naming the largest, "
             f"{largest}, is {percent(guessing_error(run.labels))} % test error and "
             f"{percent(guessing_error(run.labels, balanced=True))} % balanced error (the mean of the errors "
             f"within each class). Lowest balanced error: {best.name}, {percent(run.balanced_error(best))} %."
@@ -108,14 +106,6 @@ def class_sentences(run: Retrained) -> list[str]:
             f"{KINDS[run.error]}test error against {percent(bound)} %.**"
         )
     return said
-
-
-def _counted(classes: Sequence[str], counts: Sequence[int]) -> str:
-    """Images of each class, most first; of many classes the ends and the median."""
-    named = [f"{name} {count}" for count, name in sorted(zip(counts, classes, strict=True), key=lambda each: -each[0])]
-    if len(named) > _CLASSES_NAMED:
-        named = [f"{named[0]} to {named[-1]} (median {statistics.median(counts):g}, {len(named)} classes)"]
-    return ", ".join(named)
 
 
 def linear_note(linear: LinearBaseline, networks: Sequence[RetrainedNetwork]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -250,6 +251,8 @@ def _random(run: Retrained, bins: int, difference: Interval | None) -> Section:
         }
         for name, side in zip(("front", "random"), zip(*run.pairs, strict=True), strict=True)
     ]
+    even = 1 - 1 / len(run.dataset.classes)
+    guess = "guessing" if math.isclose(space.chance_error, even) else "always naming the largest class"
     tests = [paired_test(run, first.name, second.name) for first, second in run.pairs]
     pairs = [
         {
@@ -267,7 +270,7 @@ def _random(run: Retrained, bins: int, difference: Interval | None) -> Section:
         title,
         (
             Table(sides, ("",)),
-            f"Equal counts on both sides. Hypervolume: {KINDS[run.error]}error divided by that of guessing "
+            f"Equal counts on both sides. Hypervolume: {KINDS[run.error]}error divided by that of {guess} "
             f"({100 * space.chance_error:.0f} %), log size between the smallest and the largest network of the "
             "space, reference point (1, 1); larger is better. Size coverage: share of equal log-size bins that "
             "hold a non-dominated network. Hand-designed and published networks are points in the picture only: fewer, "
