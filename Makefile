@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# What pytest runs; all tests if empty.
+TESTS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run experiments test test-runtime test-lower-bounds audit lint style bench chaos fuzz format lock clean
+.PHONY: help install install-dev run experiments test test-runtime test-lower-bounds constraints audit lint style bench chaos fuzz
+.PHONY: format lock clean repository
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,10 +17,16 @@ install: $(VENV)/.installed ## make .venv and install the project into it (Pytho
 
 install-dev: $(VENV)/.installed-dev ## the same, with what tests and checks need
 
-run: install ## run what is stale of the pipeline on params.yaml and print the table of networks
+run: repository install ## run what is stale of the pipeline on params.yaml and print the table of networks
 	@$(IN_VENV) python -m pipeline.names
 	$(IN_VENV) dvc repro
 	@$(IN_VENV) bnas show
+
+# Before minutes of installing: DVC runs in a git repository only.
+repository:
+	@found=$$(LC_ALL=C git rev-parse --git-dir 2>&1) || { case "$$found" in \
+	  *"not a git repository (or"*) echo "DVC needs a git repository, and this folder is none (a downloaded archive?): run 'git init' first";; \
+	  *) echo "$$found";; esac >&2; exit 1; }
 
 # Columns with a slash are hashes of what stages read; the named metrics stand there even if they are equal.
 experiments: install ## compare experiments: changed parameters, hypervolumes, best error, smallest, tau, seconds in all
@@ -29,7 +38,7 @@ test: style ## style and type checks, and all tests
 	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1; \
 	found=$$(mktemp); trap 'kill $$mypy 2>/dev/null; rm -f "$$found"' EXIT; \
 	mypy >"$$found" 2>&1 & mypy=$$!; \
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS); tests=$$?; \
 	wait $$mypy; types=$$?; echo "mypy:"; cat "$$found"; \
 	exit $$((tests + types))
 
@@ -49,6 +58,9 @@ test-lower-bounds: | $(VENV)/bin/python ## install the oldest packages that are 
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
 	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	  python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+constraints: install-dev ## write the versions in .venv, with which all tests passed, to constraints.txt
+	$(IN_VENV) python -m tests.tested_versions --write
 
 # Strict, because pip-audit passes over a package that its service does not answer for, and calls that a success.
 audit: install-dev ## look all installed packages up among known vulnerabilities (needs the network)
@@ -81,7 +93,7 @@ lock: install ## fail if dvc.lock does not match the code and params.yaml
 	echo "dvc.lock is up to date"
 
 clean: ## remove .venv and the tools' caches; data, results, checkpoints and DVC's cache stay
-	rm -rf $(VENV) .venv-lowest *.egg-info build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-second *.egg-info build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.dvc/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -93,9 +105,11 @@ $(VENV)/bin/python:
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV); PyTorch is large, this can take minutes ..."
 	@$(PIP_INSTALL) -e '.[pipeline]'
+	@$(VENV)/bin/python -m tests.tested_versions
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing into $(VENV), with the tools for development; PyTorch is large, this can take minutes ..."
 	@$(PIP_INSTALL) -e '.[dev]'
+	@$(VENV)/bin/python -m tests.tested_versions
 	@touch $(VENV)/.installed $@

@@ -106,15 +106,22 @@ def variation(section: schema.VariationSection) -> VariationRates:
     return VariationRates(section.crossover, section.mutation_rate, section.random_share)
 
 
-def scoring(section: schema.ScoringSection, workers: int) -> ScoringPlan:
+def scoring(params: Params, section: schema.ScoringSection) -> ScoringPlan:
     """How individuals are scored."""
-    return ScoringPlan(section.batch_size, section.batch_norm, section.calibration_batches, workers)
+    return ScoringPlan(
+        section.batch_size,
+        section.batch_norm,
+        section.calibration_batches,
+        params.runtime.workers,
+        balanced=params.objectives.error == "balanced",
+    )
 
 
-def frozen_scoring(section: schema.GrowingEvaluationSection, workers: int) -> ScoringPlan:
+def frozen_scoring(params: Params) -> ScoringPlan:
     """How individuals are scored while the weights stand still."""
+    section = params.search.evaluation
     references = 0 if section.mode == "full" else section.references
-    return replace(scoring(section, workers), references=references, score=section.score)
+    return replace(scoring(params, section), references=references, score=section.score)
 
 
 def scored_batches(section: schema.ScoringSection, count: int) -> int:
@@ -166,7 +173,7 @@ def frozen_scorer(
     """
     params, on = stage.params, device(stage.params.runtime, ranks)
     supernet = load_supernet(params, description, space, folder / "supernet.safetensors").to(on).eval()
-    plan = frozen_scoring(params.search.evaluation, params.runtime.workers)
+    plan = frozen_scoring(params)
     data = scoring_data(params, description, normalise(description, on))
     population = read_genotypes(folder / "population.json", space)
     with named("search.evaluation"):

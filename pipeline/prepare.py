@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from bnas.data.datasets import LOADERS
 from bnas.data.labelled_images import Request
+from bnas.data.npy import open_array
 from bnas.data.prepare import prepare
 from bnas.data.problems import DataError, FileProblem, ProblemsError
-from bnas.data.split_rows import Cut
+from bnas.data.split_rows import SPLITS, Cut, counted, uneven
 from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
 from pipeline.stage import Stage, atomic_write, cache_root, main, write_json
 
@@ -44,6 +47,10 @@ def run(stage: Stage) -> None:
         count, listed = len(written.skipped), _listed(written.skipped)
         (why, most), *_ = Counter(problem.text for problem in written.skipped).most_common(1)
         warnings.warn(f"{root}: {count} files left out, listed in {listed}; {most} of them: {why}", stacklevel=1)
+    labels = np.concatenate([open_array(stage.out / name / "labels.npy") for name in SPLITS])
+    if uneven(counts := np.bincount(labels, minlength=len(loaded.classes))):
+        named = counted(loaded.classes, counts)
+        warnings.warn(f"{root}: classes differ in size: {named}; balanced errors count them alike", stacklevel=1)
     _, height, width, channels = loaded.images.shape
     description = DatasetDescription(
         name=params.name,

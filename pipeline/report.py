@@ -42,7 +42,8 @@ CORRELATION = REPORTS / "metrics" / "latency_table.json"
 def run(stage: Stage) -> None:
     """Read everything, draw everything, then write."""
     bins = stage.params.report.size_bins
-    results = dataclasses.replace(read_run(), resource=stage.params.objectives.resource)
+    objectives = stage.params.objectives
+    results = dataclasses.replace(read_run(), resource=objectives.resource, error=objectives.error)
     write(stage, results, search_story(results, bins, identity(stage), parameters_text(stage)))
     stage.metrics |= analysis.metrics(results)
     write_json(TIMES / "total.json", {"seconds": round(sum(results.stage_seconds.values()), 1)})

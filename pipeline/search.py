@@ -55,7 +55,8 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     records = rescored([*earlier, *searched.generations], scorer, common, work)
     if not ranks.is_main:
         return
-    space = problem.range(len(description.classes))
+    labels, balanced = scorer.batches.split.labels, params.objectives.error == "balanced"
+    space = problem.range(pareto.guessing_error(labels, balanced=balanced))
     write_json(stage.out / "front.json", Front(space, front).to_dict())
     write_json(stage.out / "generations.json", Generations(tuple(records)).to_dict())
     write_json(stage.out / "summary.json", summary.to_dict())
@@ -74,8 +75,9 @@ def confirm(
     resources = problem.resources(searched.evaluated)
     front = []
     for genotype in confirm_front(searched.evaluated, resources, scorer, margin):
-        cost, wrong = problem.costs(genotype), scorer.wrong(genotype, everything)
-        front.append(FrontMember(genotype, wrong / images, wrong, images, cost.size_bytes, cost.params, cost.ops))
+        cost, error = problem.costs(genotype), scorer.error(genotype, everything)
+        wrong = scorer.wrong(genotype, everything)
+        front.append(FrontMember(genotype, error, wrong, images, cost.size_bytes, cost.params, cost.ops))
     spent = scorer.image_evaluations
     scorer.score(searched.population, everything)
     tau = pareto.kendall_tau(scheduled, [scorer.error(genotype, everything) for genotype in searched.population])

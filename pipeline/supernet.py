@@ -43,7 +43,7 @@ def run(
 
     def scorer(supernet: Supernet, seed: int) -> Scorer:
         with named(f"{stage.name}.evaluation"):
-            return supernet_scorer(supernet, build.scoring(scoring, params.runtime.workers), seen, seed, ranks=ranks)
+            return supernet_scorer(supernet, build.scoring(params, scoring), seen, seed, ranks=ranks)
 
     plan = SupernetPlan(
         stage="stage2" if stage.name == "stage2" else "stage1",

@@ -127,11 +127,11 @@ def test_no_stage_declares_runtime_parameters() -> None:
     assert not [name for name, stage in STAGES.items() if "runtime" in stage["params"]]
 
 
-def test_every_cached_output_is_ignored_by_git() -> None:
+def test_every_output_beside_the_small_files_is_ignored_by_git() -> None:
     ignored = (ROOT / ".gitignore").read_text().split()
     for stage in SCRIPTS.values():
         for out in stage.get("outs", []):
-            assert f"/{out}/" in ignored
+            assert f"/{out if isinstance(out, str) else next(iter(out))}/" in ignored
 
 
 def test_torch_stays_where_it_is_needed() -> None:

@@ -8,6 +8,7 @@ it is.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from bnas.data.augmentation import Augmentation as Augmentation
 from bnas.data.problems import DataError as DataError
 from bnas.data.reader_processes import file_parts, streamed
 from bnas.data.split import Normalise, Split
+from bnas.data.split_rows import balancing
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
     Scoring on mini-batches' own statistics is sound only if each mixes the classes as the split does; hence the
     shuffle, also for a split that lies sorted by class. With the `difficulty` of each image, `[N]`, every mini-batch
     gets its share of each class and of its easy and hard images (a stratified sample: nearer to the split than a
-    random one) [ours]. Item i is (inputs `[B, C, H, W]`, labels `[B]`). Raises
-    DataError if the split holds fewer images than one mini-batch.
+    random one) [ours]. With `balanced` images weigh the more the rarer their class is in the split, 1 otherwise. Item
+    i is (inputs `[B, C, H, W]`, labels `[B]`). Raises DataError if the split holds fewer images than one mini-batch.
     """
 
     def __init__(
@@ -123,19 +125,25 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
         normalise: Normalise,
         seed: int,
         difficulty: NDArray[np.float64] | None = None,
+        balanced: bool = False,
     ) -> None:
         if batch_size > len(split):
             raise DataError(f"batch_size: expected at most the {len(split)} images there are, found {batch_size}")
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(split))
         self.split, self.normalise = split, normalise
+        weights = balancing(split.labels) if balanced else np.ones(len(split))
         count = max(1, min(-(-len(split) // batch_size), len(split) // 2))
         if difficulty is None:
             parts = np.array_split(order, count)
         else:
-            parts = _dealt(order[np.lexsort((difficulty[order], split.labels[order]))], difficulty, count, rng)
+            hard = difficulty * weights
+            parts = _dealt(order[np.lexsort((hard[order], split.labels[order]))], hard, count, rng)
         self._rows = [np.sort(rows) for rows in parts]
         self._images = [0, *itertools.accumulate(len(rows) for rows in self._rows)]
+        self._weights = [torch.from_numpy(weights[rows]).to(normalise.device) for rows in self._rows]
+        sums = [float(each.sum()) for each in self._weights]
+        self._weight = [math.fsum(sums[:count]) for count in range(len(sums) + 1)]
         self._kept: dict[int, NDArray[np.uint8]] = {}
         fit = KEPT_BYTES // (int(np.prod(split.images.shape[1:])) * len(self._rows[0]))
         self._keep = range(fit if file_parts(split.images) else 0)
@@ -160,3 +168,11 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
     def images(self, count: int) -> int:
         """Images in the first `count` mini-batches."""
         return self._images[min(count, len(self))]
+
+    def weights(self, index: int) -> Tensor:
+        """What a mistake in each image of mini-batch `index` weighs: float64 `[B]`."""
+        return self._weights[index]
+
+    def weight(self, count: int) -> float:
+        """What all images in the first `count` mini-batches weigh."""
+        return self._weight[min(count, len(self))]

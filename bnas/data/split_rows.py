@@ -13,6 +13,12 @@ from bnas.data.problems import DataError
 
 SPLITS = ("train", "validation", "test")
 
+UNEVEN = 1.5
+"""Times as many images in the largest class as in the smallest, above which classes are no longer even."""
+
+CLASSES_NAMED = 12
+"""Classes whose images are counted one by one; of more, the ends and the median are named."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -74,3 +80,23 @@ def stratified_split(
                     f"found none for {name} among its {len(order)}"
                 )
     return {name: np.sort(np.concatenate(chunks)) for name, chunks in parts.items()}
+
+
+def balancing(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A weight for each label, `[N]`, by which all classes that occur weigh the same; the mean is 1."""
+    counts = np.bincount(labels)
+    return len(labels) / (np.count_nonzero(counts) * counts[labels])
+
+
+def uneven(counts: NDArray[np.int64]) -> bool:
+    """Whether so many images of each class are no longer even."""
+    return bool(counts.max() > UNEVEN * counts.min())
+
+
+def counted(classes: Sequence[str], counts: NDArray[np.int64]) -> str:
+    """The images of each class in words, most first; of many classes the ends and the median."""
+    order = np.argsort(-counts, kind="stable")
+    named = [f"{classes[i]} {counts[i]}" for i in order]
+    if len(named) <= CLASSES_NAMED:
+        return ", ".join(named)
+    return f"{named[0]} to {named[-1]} (median {np.median(counts):g}, {len(named)} classes)"

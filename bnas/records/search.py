@@ -15,6 +15,9 @@ StageName = Literal["stage1", "stage2", "search"]
 
 Resource = Literal["size", "ops", "latency"]
 
+ErrorKind = Literal["plain", "balanced"]
+"""The share of wrong answers, or the mean over classes of the share within each."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Member(OfGenotype):

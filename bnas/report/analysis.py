@@ -7,17 +7,18 @@ networks are paired, image by image, because all were tested on the same split [
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from bnas.data.split_rows import balancing, uneven
 from bnas.records.dataset import DatasetDescription
 from bnas.records.export import ExportedNetwork, NetworkLatency
 from bnas.records.networks import ROLES, LinearBaseline, RetrainedNetwork, Role
-from bnas.records.search import Front, GenerationRecord, Member, Resource, SearchSummary, SpaceRange
+from bnas.records.search import ErrorKind, Front, GenerationRecord, Member, Resource, SearchSummary, SpaceRange
 from bnas.records.training import EpochRecord, Predictions
 from bnas.report.weight_bytes import Part
 from bnas.search import pareto
@@ -49,7 +50,8 @@ class Retrained:
     `space` is the range of sizes at the networks' scale. `curves`, `predictions` and `network_seconds` map a
     network's name, `stage_seconds` a stage's. `parts` (where its bytes are) and `packed` map a network's name
     and may lack entries; `linear` is None where no such baseline was trained. `resource` is what the search minimised
-    beside the error, `latency_correlation` that of a latency table's sums with whole networks (None: no table).
+    beside the `error` of its kind, `latency_correlation` that of a latency table's sums with whole networks (None: no
+    table).
 
     Raises ValueError if there is no front network, or if a network's per-image answers are missing, were given to
     other images than the first network's, or hold another number of mistakes than its record.
@@ -66,6 +68,7 @@ class Retrained:
     packed: Mapping[str, ShippedFile] = field(default_factory=dict)
     linear: LinearBaseline | None = None
     resource: Resource = "size"
+    error: ErrorKind = "plain"
     latency_correlation: float | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +96,34 @@ class Retrained:
         return tuple(sorted(chosen, key=lambda network: (network.size_bytes, network.name)))
 
     @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each test image, `[N]`."""
+        return self.predictions[self.networks[0].name].labels
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """Test images of each class, `[classes]`."""
+        return np.bincount(self.labels, minlength=len(self.dataset.classes))
+
+    @property
+    def shows_balanced(self) -> bool:
+        """Whether balanced errors are told beside plain ones: if they were minimised, or the classes are not even."""
+        return self.error == "balanced" or uneven(self.class_counts)
+
+    def balanced_error(self, network: RetrainedNetwork) -> float:
+        """The mean of the network's test errors within each class, in [0, 1]."""
+        return float(np.average(~self.predictions[network.name].correct, weights=balancing(self.labels)))
+
+    def error_of(self, network: RetrainedNetwork) -> float:
+        """The network's test error, of the kind that the search minimised."""
+        return network.test_error if self.error == "plain" else self.balanced_error(network)
+
+    @property
+    def best(self) -> RetrainedNetwork:
+        """The front network with the lowest error of that kind (of equals the smallest)."""
+        return min(self.of_role("front"), key=lambda network: (self.error_of(network), network.size_bytes))
+
+    @property
     def pairs(self) -> tuple[tuple[RetrainedNetwork, RetrainedNetwork], ...]:
         """(front network, random network of its size), smallest first; one random network each."""
         matches: dict[str | None, RetrainedNetwork] = {}
@@ -111,16 +142,23 @@ class Run(Retrained):
     summary: SearchSummary
 
 
-def best_by_test(networks: Sequence[RetrainedNetwork]) -> RetrainedNetwork | None:
+def plain_error(network: RetrainedNetwork) -> float:
+    """The share of test images that a network gets wrong."""
+    return network.test_error
+
+
+def best_by_test(
+    networks: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float] = plain_error
+) -> RetrainedNetwork | None:
     """The front network with the lowest test error (of equals the smallest): chosen by the test split."""
     front = [network for network in networks if network.role == "front"]
-    return min(front, key=lambda network: (network.test_error, network.size_bytes), default=None)
+    return min(front, key=lambda network: (error(network), network.size_bytes), default=None)
 
 
-def network_hypervolume(networks: Sequence[RetrainedNetwork], space: SpaceRange) -> float:
+def network_hypervolume(run: Retrained, networks: Sequence[RetrainedNetwork]) -> float:
     """Hypervolume of the networks' test errors and sizes; 0.0 for none."""
-    errors = [network.test_error for network in networks]
-    return _hypervolume(errors, [network.size_bytes for network in networks], space)
+    errors = [run.error_of(network) for network in networks]
+    return _hypervolume(errors, [network.size_bytes for network in networks], run.space)
 
 
 def _hypervolume(errors: Sequence[float] | NDArray[np.float64], sizes: Sequence[float], space: SpaceRange) -> float:
@@ -136,25 +174,25 @@ def coverage(sizes: Sequence[float], space: SpaceRange, bins: int) -> float:
     return pareto.size_coverage(sizes, space.smallest_bytes, space.largest_bytes, bins)
 
 
-def network_coverage(networks: Sequence[RetrainedNetwork], space: SpaceRange, bins: int) -> float:
+def network_coverage(run: Retrained, networks: Sequence[RetrainedNetwork], bins: int) -> float:
     """Size coverage of the networks on the front of their test errors and sizes."""
     if not networks:
         return 0.0
-    mask = pareto.nondominated([(network.test_error, network.size_bytes) for network in networks])
-    return coverage([n.size_bytes for n, kept in zip(networks, mask, strict=True) if kept], space, bins)
+    mask = pareto.nondominated([(run.error_of(network), network.size_bytes) for network in networks])
+    return coverage([n.size_bytes for n, kept in zip(networks, mask, strict=True) if kept], run.space, bins)
 
 
 def fidelity(run: Retrained) -> float:
     """Kendall τ-b between supernet error and test error over front and random networks; nan if undefined."""
     scored = [n for n in run.of_role("front", "random") if n.supernet_error is not None]
     errors = [n.supernet_error for n in scored if n.supernet_error is not None]
-    return pareto.kendall_tau(errors, [n.test_error for n in scored])
+    return pareto.kendall_tau(errors, [run.error_of(n) for n in scored])
 
 
 def pair_agreement(run: Retrained) -> tuple[int, int]:
     """(agreed, decided): size-matched pairs that both errors order, and those of them ordered equally."""
     signs = [
-        ((first.supernet_error - other.supernet_error) * (first.test_error - other.test_error))
+        ((first.supernet_error - other.supernet_error) * (run.error_of(first) - run.error_of(other)))
         for first, other in run.pairs
         if first.supernet_error is not None and other.supernet_error is not None
     ]
@@ -221,9 +259,11 @@ def hypervolume_difference(run: Retrained, *, seed: int = 0, resamples: int = RE
     space = run.space
     wrong = [np.stack([~run.predictions[n.name].correct for n in side]) for side in sides]  # [networks, images]
     sizes = [[n.size_bytes for n in side] for side in sides]
+    weights = balancing(run.labels) if run.error == "balanced" else np.ones(len(run.labels))
 
     def difference(sample: NDArray[np.int64]) -> float:
-        front, other = (_hypervolume(w[:, sample].mean(axis=1), s, space) for w, s in zip(wrong, sizes, strict=True))
+        errors = (np.average(w[:, sample], axis=1, weights=weights[sample]) for w in wrong)
+        front, other = (_hypervolume(e, s, space) for e, s in zip(errors, sizes, strict=True))
         return front - other
 
     rng, every = np.random.default_rng(seed), np.arange(wrong[0].shape[1])
@@ -305,17 +345,24 @@ def _mean(values: Sequence[float]) -> float:
 def metrics(run: Retrained) -> dict[str, float | None]:
     """What searches are compared by, under names that no other stage uses; None where a number does not exist.
 
-    `tau` (Kendall's, of errors in the supernet and test errors) is left out where there was no search.
+    `tau` (Kendall's, of errors in the supernet and test errors) is left out where there was no search, balanced errors
+    where `Retrained.shows_balanced` says so.
     """
     front, partners = run.of_role("front"), [partner for _, partner in run.pairs]
     values = {
-        "hypervolume": network_hypervolume(front, run.space),
-        "hypervolume_random": network_hypervolume(partners, run.space) if partners else math.nan,
+        "hypervolume": network_hypervolume(run, front),
+        "hypervolume_random": network_hypervolume(run, partners) if partners else math.nan,
         "best_error": min(network.test_error for network in front),
+        **(_balanced_metrics(run) if run.shows_balanced else {}),
         "smallest_kib": min(network.size_bytes for network in front) / 1024,
         **({"tau": fidelity(run)} if isinstance(run, Run) else {}),
     }
     return {name: None if math.isnan(value) else round(value, ROUNDING) for name, value in values.items()}
+
+
+def _balanced_metrics(run: Retrained) -> dict[str, float]:
+    balanced = min(run.balanced_error(network) for network in run.of_role("front"))
+    return {"best_balanced_error": balanced, "majority_error": pareto.guessing_error(run.labels)}
 
 
 def pareto_rows(run: Retrained) -> list[dict[str, str | float]]:
@@ -359,9 +406,7 @@ def confusion_rows(run: Retrained) -> list[dict[str, str | int]]:
 
     A row has the names of both classes and, to put them in order, their numbers.
     """
-    network = best_by_test(run.networks)
-    assert network is not None  # `Run` refuses to be without a front network
-    classes = list(map(printable, run.dataset.classes))
+    network, classes = run.best, list(map(printable, run.dataset.classes))
     return [
         {
             "network": network.name,

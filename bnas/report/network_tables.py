@@ -50,15 +50,13 @@ def interval_text(network: RetrainedNetwork) -> str:
     return f"{percent(low)}–{percent(high)}"
 
 
-def network_table(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> Table:
-    """Every finished network, by role and size. `seconds` maps names and may lack some.
-
-    Supernet errors have a column where there are any.
-    """
+def network_table(run: Retrained) -> Table:
+    """Every finished network, by role and size. Supernet and balanced errors have a column where they are told."""
+    networks, seconds = run.networks, run.network_seconds
     scored = any(network.supernet_error is not None for network in networks)
     rows = [
         {
-            "network": _marked(network, networks, OPTIMISTIC_MARK),
+            "network": _marked(network, run.best, OPTIMISTIC_MARK),
             "role": network.role,
             "genotype": f"`{network.key}`",
             "size, KiB": kib(network.size_bytes),
@@ -67,6 +65,7 @@ def network_table(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
             **({"supernet error, %": _supernet_error(network)} if scored else {}),
             "test error, %": percent(network.test_error),
             "95 % interval": interval_text(network),
+            **({"balanced error, %": percent(run.balanced_error(network))} if run.shows_balanced else {}),
             "training time": duration(seconds.get(network.name)),
         }
         for network in _ordered(networks)
@@ -104,9 +103,10 @@ def packed_table(run: Retrained) -> Table:
 
 def finished_networks(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> str:
     """Plain text, at most 100 columns wide: every finished network, by role and size."""
+    best = best_by_test(networks)
     rows = [
         {
-            "network": _marked(network, networks, _PLAIN_MARK),
+            "network": _marked(network, best, _PLAIN_MARK),
             "genotype": network.key,
             "KiB": kib(network.size_bytes),
             "params": f"{network.params:,}",
@@ -119,7 +119,7 @@ def finished_networks(networks: Sequence[RetrainedNetwork], seconds: Mapping[str
         for network in _ordered(networks)
     ]
     lines = aligned(rows, left=("network", "genotype"))
-    if best_by_test(networks) is not None:
+    if best is not None:
         lines.append(f"{_PLAIN_MARK} {optimistic_note(networks)}")
     return "\n".join(lines)
 
@@ -128,8 +128,8 @@ def _ordered(networks: Sequence[RetrainedNetwork]) -> list[RetrainedNetwork]:
     return sorted(networks, key=lambda network: (ROLES.index(network.role), network.size_bytes, network.name))
 
 
-def _marked(network: RetrainedNetwork, networks: Sequence[RetrainedNetwork], mark: str) -> str:
-    return f"{network.name} {mark}" if network == best_by_test(networks) else network.name
+def _marked(network: RetrainedNetwork, best: RetrainedNetwork | None, mark: str) -> str:
+    return f"{network.name} {mark}" if network == best else network.name
 
 
 def _supernet_error(network: RetrainedNetwork) -> str:

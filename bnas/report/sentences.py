@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from bnas.data.split_rows import counted
 from bnas.records.networks import LinearBaseline, RetrainedNetwork
+from bnas.records.search import ErrorKind
 from bnas.report.analysis import (
     STAGE_NAMES,
     GenerationIndicators,
@@ -18,9 +20,12 @@ from bnas.report.analysis import (
     pair_agreement,
 )
 from bnas.report.formats import code, kib, literal, percent
-from bnas.search.pareto import wilson_interval
+from bnas.search.pareto import guessing_error, wilson_interval
 
 _SIGNIFICANT = 0.05
+KINDS = {"plain": "", "balanced": "balanced "}
+"""What stands before "error" for an error of a kind."""
+_ERRORS = {"plain": "error", "balanced": "balanced error (the mean of the errors within each class)"}
 _RESOURCES = {
     "size": "the size of the finished network,",
     "ops": "the operations of the finished network; sizes go",
@@ -40,7 +45,7 @@ def searched(run: Run) -> str:
         f"Searched: architectures of space `{genotype.space}` with {genotype.nodes} nodes a cell, for "
         f"{len(data.classes)} classes of {_image_shape(run)} images ({literal(data.title)}: {counts.train} to train "
         f"on, {counts.validation} to score architectures, {counts.test} to test the finished networks once). Two "
-        f"objectives: error, and {_RESOURCES[run.resource]} from "
+        f"objectives: {_ERRORS[run.error]}, and {_RESOURCES[run.resource]} from "
         f"{kib(space.smallest_bytes)} to {kib(space.largest_bytes)} KiB (1 KiB = 1024 bytes) in this space. "
         "Method: two-stage multi-objective search for binary networks (Tan et al. 2026)."
     )
@@ -70,12 +75,38 @@ def tested(network: RetrainedNetwork) -> str:
     )
 
 
-def optimistic_note(networks: Sequence[RetrainedNetwork]) -> str:
-    """What must stand beside a network that was picked by its test error."""
+def optimistic_note(networks: Sequence[RetrainedNetwork], kind: ErrorKind = "plain") -> str:
+    """What must stand beside a network that was picked by its test error of a kind."""
     count = sum(network.role == "front" for network in networks)
     if count == 1:
         return "the only network of the front, so not chosen by the test split"
-    return f"lowest test error of {count} networks: optimistic, chosen by the test split"
+    return f"lowest {KINDS[kind]}test error of {count} networks: optimistic, chosen by the test split"
+
+
+def class_sentences(run: Retrained) -> list[str]:
+    """How uneven the classes are, what naming the largest one comes to, and whether the best network does better.
+
+    Nothing where the classes are even and the best network is better than that.
+    """
+    counts, said = run.class_counts, []
+    classes = list(map(literal, run.dataset.classes))
+    largest = classes[int(counts.argmax())]
+    if run.shows_balanced:
+        best = min(run.of_role("front"), key=lambda network: (run.balanced_error(network), network.size_bytes))
+        said.append(
+            f"Test images by class: {counted(classes, counts)}. Always naming the largest, "
+            f"{largest}, is {percent(guessing_error(run.labels))} % test error and "
+            f"{percent(guessing_error(run.labels, balanced=True))} % balanced error (the mean of the errors "
+            f"within each class). Lowest balanced error: {best.name}, {percent(run.balanced_error(best))} %."
+        )
+    reached = run.error_of(run.best)
+    bound = guessing_error(run.labels, balanced=run.error == "balanced")
+    if reached > bound - 1e-9:  # not better, whatever the rounding
+        said.append(
+            f"**No network of the front is better than always naming one class, {largest}: {percent(reached)} % "
+            f"{KINDS[run.error]}test error against {percent(bound)} %.**"
+        )
+    return said
 
 
 def linear_note(linear: LinearBaseline, networks: Sequence[RetrainedNetwork]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from bnas.report.analysis import (
     Interval,
     Retrained,
     Run,
-    best_by_test,
     coverage,
     generation_indicators,
     hypervolume_difference,
@@ -27,6 +27,8 @@ from bnas.report.cell_drawing import cell_words, cells_figure
 from bnas.report.formats import duration, kib, literal, percent
 from bnas.report.network_tables import OPTIMISTIC_MARK, Table, network_table, packed_table
 from bnas.report.sentences import (
+    KINDS,
+    class_sentences,
     course_sentences,
     fidelity_sentence,
     latency_check,
@@ -165,20 +167,21 @@ def _search_summary(run: Run, difference: Interval | None) -> Items:
         sentences.append(
             f"{tested(pick)}: the lowest validation error in the supernet, so picked without the test split."
         )
-    return Items((*sentences, verdict(difference, run.dataset.counts.test)))
+    return Items((*sentences, *class_sentences(run), verdict(difference, run.dataset.counts.test)))
 
 
 def _transfer_summary(run: Retrained, difference: Interval | None) -> Items:
     front = run.of_role("front")
     sizes = f"from {kib(front[0].size_bytes)} to {kib(front[-1].size_bytes)} KiB"
     said = verdict(difference, run.dataset.counts.test)
-    return Items((f"Networks transferred: {len(front)}, {sizes}.", *_best_and_smallest(run), said))
+    return Items(
+        (f"Networks transferred: {len(front)}, {sizes}.", *_best_and_smallest(run), *class_sentences(run), said)
+    )
 
 
 def _best_and_smallest(run: Retrained) -> list[str]:
-    best, smallest = best_by_test(run.networks), run.of_role("front")[0]
-    assert best is not None  # `Retrained` refuses to be without a front network
-    return [f"{tested(best)}: **{optimistic_note(run.networks)}**.", f"{tested(smallest)}: the smallest."]
+    best, smallest, note = run.best, run.of_role("front")[0], optimistic_note(run.networks, run.error)
+    return [f"{tested(best)}: **{note}**.", f"{tested(smallest)}: the smallest."]
 
 
 def _networks(run: Retrained) -> Section:
@@ -192,8 +195,8 @@ def _networks(run: Retrained) -> Section:
         "networks",
         "Finished networks",
         (
-            network_table(run.networks, run.network_seconds),
-            f"{OPTIMISTIC_MARK} {optimistic_note(run.networks)}. OPs = FLOPs + BOPs/64, in millions of "
+            network_table(run),
+            f"{OPTIMISTIC_MARK} {optimistic_note(run.networks, run.error)}. OPs = FLOPs + BOPs/64, in millions of "
             f"multiply-accumulates; intervals are Wilson's, for {run.dataset.counts.test} test images; random "
             "networks were matched in size to the front network of the same number; all networks had the same "
             f"recipe and {run.networks[0].epochs} epochs.{supernet}",
@@ -242,12 +245,14 @@ def _random(run: Retrained, bins: int, difference: Interval | None) -> Section:
         {
             "": name,
             "networks": str(len(side)),
-            "hypervolume": f"{network_hypervolume(side, space):.4f}",
-            f"size coverage ({bins} bins)": f"{network_coverage(side, space, bins):.2f}",
-            "mean test error, %": percent(sum(n.test_error for n in side) / len(side)),
+            "hypervolume": f"{network_hypervolume(run, side):.4f}",
+            f"size coverage ({bins} bins)": f"{network_coverage(run, side, bins):.2f}",
+            f"mean {KINDS[run.error]}test error, %": percent(sum(run.error_of(n) for n in side) / len(side)),
         }
         for name, side in zip(("front", "random"), zip(*run.pairs, strict=True), strict=True)
     ]
+    even = 1 - 1 / len(run.dataset.classes)
+    guess = "guessing" if math.isclose(space.chance_error, even) else "always naming the largest class"
     tests = [paired_test(run, first.name, second.name) for first, second in run.pairs]
     pairs = [
         {
@@ -265,7 +270,7 @@ def _random(run: Retrained, bins: int, difference: Interval | None) -> Section:
         title,
         (
             Table(sides, ("",)),
-            "Equal counts on both sides. Hypervolume: error divided by that of guessing "
+            f"Equal counts on both sides. Hypervolume: {KINDS[run.error]}error divided by that of {guess} "
             f"({100 * space.chance_error:.0f} %), log size between the smallest and the largest network of the "
             "space, reference point (1, 1); larger is better. Size coverage: share of equal log-size bins that "
             "hold a non-dominated network. Hand-designed and published networks are points in the picture only: fewer, "

@@ -17,12 +17,14 @@ from bnas.space.genotype import Genotype
 
 
 class Answers(NamedTuple):
-    """Answers to the images of a mini-batch: how many are wrong, and how many were to be expected to be.
+    """Answers to the images of a mini-batch: how many are wrong, what those weigh, and what was to be expected.
 
-    Expected: the sum of 1 − p, where p is the probability of the image's class (softmax of the logits).
+    Expected: the sum of 1 − p, each by its image's weight, where p is the probability of the image's class (softmax of
+    the logits).
     """
 
     wrong: int
+    weight: float
     expected: float
 
 
@@ -48,15 +50,15 @@ class Way:
 def answers_on(model: Callable[[Tensor], Tensor], batches: MiniBatches, index: int) -> Answers:
     """A model's answers to mini-batch `index`; raises ValueError for outputs that are not finite."""
     x, y = batches[index]
-    return answers_from(model(x), y, index)
+    return answers_from(model(x), y, batches.weights(index), index)
 
 
-def answers_from(logits: Tensor, y: Tensor, index: int) -> Answers:
-    """Answers by logits `[N, classes]` for labels `[N]`; `index` and errors as in `answers_on`."""
+def answers_from(logits: Tensor, y: Tensor, weights: Tensor, index: int) -> Answers:
+    """Answers by logits `[N, classes]` for labels and weights `[N]`; `index` and errors as in `answers_on`."""
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"mini-batch {index}: expected finite outputs, found nan or infinity")
-    wrong = (logits.argmax(1) != y).sum()
-    return Answers(int(wrong), float(doubts(logits, y).sum()))
+    wrong = logits.argmax(1) != y
+    return Answers(int(wrong.sum()), float((wrong * weights).sum()), float((doubts(logits, y) * weights).sum()))
 
 
 def doubts(logits: Tensor, y: Tensor) -> Tensor:

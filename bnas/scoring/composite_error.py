@@ -18,7 +18,8 @@ PRIOR_IMAGES = 50
 class Composite:
     """A composite estimate, as in small-area estimation (Rao and Molina, 2015): direct where much was seen [ours].
 
-    Of n images out of the N of the split w were answered wrong, where v were to be expected (`answers.Answers`):
+    Of n images out of the N of the split w were answered wrong, where v were to be expected, each image counted by its
+    weight (`answers.Answers`):
 
         e = (n/N) · w/n + (1 − n/N) · (s + b₀ + b₁ s + b₂ s²),   s = v/n,   at least 0.
 
@@ -27,13 +28,13 @@ class Composite:
     counted error.
     """
 
-    total: int
+    total: float
     """N, the images of the split."""
     correction: tuple[float, float, float]
     """b₀, b₁ and b₂."""
 
     @classmethod
-    def fitted(cls, total: int, answered: Sequence[tuple[int, float, int]]) -> Composite:
+    def fitted(cls, total: float, answered: Sequence[tuple[float, float, float]]) -> Composite:
         """The correction that fits (w, v, n) of several networks best; 0 where there are none.
 
         It minimises Σ n (w/n − s − b₀ − b₁ s − b₂ s²)² + `PRIOR_IMAGES` · |b|².
@@ -45,17 +46,17 @@ class Composite:
         b0, b1, b2 = np.linalg.solve(evidence, terms.T @ (wrong - expected)).tolist()
         return cls(total, (b0, b1, b2))
 
-    def __call__(self, wrong: int, expected: float, images: int) -> float:
+    def __call__(self, wrong: float, expected: float, images: float) -> float:
         """The estimate e for a network with these w, v and n."""
         share, seen = expected / images, images / self.total
         b0, b1, b2 = self.correction
         return max(seen * wrong / images + (1 - seen) * (share + b0 + b1 * share + b2 * share**2), 0.0)
 
 
-def composite_errors(total: int, ranks: Ranks = ALONE) -> Estimator:
+def composite_errors(total: float, ranks: Ranks = ALONE) -> Estimator:
     """Estimates by a `Composite`, corrected alike on all ranks, whatever their rounding."""
 
-    def fitted(everyone: Sequence[tuple[int, float, int]]) -> Composite:
+    def fitted(everyone: Sequence[tuple[float, float, float]]) -> Composite:
         composite = Composite.fitted(total, everyone)
         if not everyone:
             return composite

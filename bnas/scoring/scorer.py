@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from bnas.data.batches import MiniBatches
 from bnas.scoring.answer_store import AnswerStore
-from bnas.scoring.answers import Way
+from bnas.scoring.answers import Answers, Way
 from bnas.space.genotype import Genotype
 
-Estimate = Callable[[int, float, int], float]
-"""(wrong answers, those that were to be expected, images behind them) → the error on the whole split."""
+Estimate = Callable[[float, float, float], float]
+"""(wrong answers, those that were to be expected, images behind them), all by weight → the error on the whole split."""
 
-Estimator = Callable[[Sequence[tuple[int, float, int]]], Estimate]
+Estimator = Callable[[Sequence[tuple[float, float, float]]], Estimate]
 """What everyone who was scored has answered, as an `Estimate` takes it → the estimate to be used from now on."""
 
 OnImages = Callable[[int], None]
@@ -27,13 +28,16 @@ def ignore_images(images: int) -> None:
     """The `OnImages` of who need not be told."""
 
 
-def counted_errors(everyone: Sequence[tuple[int, float, int]]) -> Estimate:
+def counted_errors(everyone: Sequence[tuple[float, float, float]]) -> Estimate:
     """The share of wrong answers to what was seen, whatever the others answered."""
     return lambda wrong, expected, images: wrong / images
 
 
 class Scorer:
     """Errors of genotypes on a fixed sequence of mini-batches, while the weights that are scored stand still.
+
+    An error is what wrong answers weigh over what all images seen weigh (`MiniBatches.weights`): the share of wrong
+    answers, or the mean over classes of the share within each, exactly on the whole split and nearly on a part of it.
 
     Everyone is scored on the same first mini-batches (common random numbers: differences lose the sampling noise that
     individuals share), and an answer once computed is kept in `store`, so that whoever is scored on more of the
@@ -102,13 +106,16 @@ class Scorer:
 
     def wrong(self, genotype: Genotype, count: int) -> int:
         """Wrong answers on the first `count` mini-batches, computing what is not known yet."""
-        if self.known(genotype) < count:
-            self.score([genotype], count)
-        return sum(answers.wrong for answers in self.store.known(genotype)[:count])
+        return sum(answers.wrong for answers in self._answers(genotype, count))
 
     def error(self, genotype: Genotype, count: int) -> float:
-        """Share of wrong answers on the first `count` mini-batches, in [0, 1]."""
-        return self.wrong(genotype, count) / self.batches.images(count)
+        """The error on the first `count` mini-batches, in [0, 1], computing what is not known yet."""
+        return math.fsum(answers.weight for answers in self._answers(genotype, count)) / self.batches.weight(count)
+
+    def _answers(self, genotype: Genotype, count: int) -> Sequence[Answers]:
+        if self.known(genotype) < count:
+            self.score([genotype], count)
+        return self.store.known(genotype)[:count]
 
     def best_known(self, genotype: Genotype) -> float:
         """Error estimated from all mini-batches this genotype has been scored on; it must have been on one."""
@@ -117,10 +124,11 @@ class Scorer:
             self._unfitted = False
         return self._estimate(*self._seen(genotype))
 
-    def _seen(self, genotype: Genotype) -> tuple[int, float, int]:
-        """Wrong answers, those that were to be expected, and images behind them."""
+    def _seen(self, genotype: Genotype) -> tuple[float, float, float]:
+        """What wrong answers, those that were to be expected, and the images behind them weigh."""
         known = self.store.known(genotype)
-        return sum(each.wrong for each in known), sum(each.expected for each in known), self.images[len(known)]
+        wrong, expected = math.fsum(each.weight for each in known), sum(each.expected for each in known)
+        return wrong, expected, self.batches.weight(len(known))
 
     def scored(self) -> dict[Genotype, tuple[float, int]]:
         """(error, images behind it) of everyone scored so far, in the order of their first scores."""

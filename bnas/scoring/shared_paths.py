@@ -251,7 +251,7 @@ def answers(
                 x, y = batches[index]
                 for genotype, logits in paths.logits(plan, x):
                     try:
-                        done.put((genotype, index, answers_from(logits, y, index)))
+                        done.put((genotype, index, answers_from(logits, y, batches.weights(index), index)))
                     except ValueError as error:
                         raise EvaluationError(genotype, error) from error
                     if stop.is_set():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from bnas.space.genotype import Genotype
 from bnas.space.search_space import sample_uniform
 from bnas.training.ranks import ALONE, Ranks
 
-ESTIMATORS: Mapping[str, Callable[[int, Ranks], Estimator]] = {
+ESTIMATORS: Mapping[str, Callable[[float, Ranks], Estimator]] = {
     "error": lambda images, ranks: counted_errors,
     "composite": composite_errors,
 }
@@ -34,7 +35,8 @@ class ScoringPlan:
     `calibration_batches` mini-batches of training images. `workers` are scored side by side, which changes no score.
     `references` members of a population say how hard each image is, so that all mini-batches are alike; 0: they are cut
     by chance. That is for weights that stand still, and of no use where everyone is scored on all images [ours].
-    `score` names what stands for the error on the split, one of `ESTIMATORS`.
+    `score` names what stands for the error on the split, one of `ESTIMATORS`. `balanced`: the error is the mean of the
+    errors within each class; 1 / (classes · images of its class) is what each validation image weighs then [ours].
     """
 
     batch_size: int
@@ -43,6 +45,7 @@ class ScoringPlan:
     workers: int
     references: int = 0
     score: str = "error"
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         if self.score not in ESTIMATORS:
@@ -77,16 +80,17 @@ def supernet_scorer(
     if plan.batch_norm == "recalibrated":
         inputs = MiniBatches(data.train, plan.batch_size, data.normalise, seed)
         calibration = [inputs[i][0] for i in range(min(plan.calibration_batches, len(inputs)))]
-    batches = MiniBatches(data.validation, plan.batch_size, data.normalise, seed)
+    cut = partial(MiniBatches, data.validation, plan.batch_size, data.normalise, seed, balanced=plan.balanced)
+    batches = cut()
     if plan.references:
         references = [*population[:: max(1, len(population) // plan.references)][: plan.references]]
         references += sample_uniform(supernet.space, random.Random(seed), plan.references - len(references))
         # All ranks have to cut alike, whatever their rounding.
         hard = np.array(ranks.main_value(difficulty(supernet, batches, references).tolist()))
-        batches = MiniBatches(data.validation, plan.batch_size, data.normalise, seed, difficulty=hard)
+        batches = cut(difficulty=hard)
     return Scorer(
         batches,
         way_of(supernet, batches, calibration, plan.workers, ranks),
-        estimator=ESTIMATORS[plan.score](len(data.validation), ranks),
+        estimator=ESTIMATORS[plan.score](batches.weight(len(batches)), ranks),
         images_spent=plan.references * len(data.validation),
     )

@@ -67,10 +67,19 @@ def size_coverage(sizes: ArrayLike, low: float, high: float, bins: int = 10) -> 
     return len(np.unique(held)) / bins
 
 
+def guessing_error(labels: ArrayLike, *, balanced: bool = False) -> float:
+    """The least error of answers that are always the same class, for labels `[N]`: that of naming the largest class.
+
+    `balanced`: the mean of the errors within each class, for which that is 1 − 1/classes whatever their sizes.
+    """
+    counts = np.bincount(np.asarray(labels))
+    return 1 - (1 / np.count_nonzero(counts) if balanced else float(counts.max() / counts.sum()))
+
+
 def normalise(errors: ArrayLike, sizes: ArrayLike, chance_error: float, low: float, high: float) -> NDArray[np.float64]:
     """Points [n, 2] for `hypervolume` with reference (1, 1): error / chance error, log size in [0, 1].
 
-    `chance_error` is 1 − 1/classes; the log size is `log(size / low) / log(high / low)` between the
+    `chance_error` is that of guessing; the log size is `log(size / low) / log(high / low)` between the
     smallest and the largest network of the space, so that the scale is the same for every run on a data set
     and space [ours]. Worse than chance is above 1. Raises ValueError for a negative error, a size outside
     [low, high], a chance error outside (0, 1], or unequal lengths.

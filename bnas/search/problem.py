@@ -76,10 +76,10 @@ class SearchProblem:
         ordered = tuple(sorted(members, key=lambda member: (member.size_bytes, member.key)))
         return GenerationRecord(stage, number, rule, ordered)
 
-    def range(self, classes: int) -> SpaceRange:
-        """The fixed frame of the indicators: the sizes of the space, and the error of guessing."""
+    def range(self, chance_error: float) -> SpaceRange:
+        """The fixed frame of the indicators: the sizes of the space, and `pareto.guessing_error`."""
         low, high = self.costs.size_range()
-        return SpaceRange(low, high, 1 - 1 / classes)
+        return SpaceRange(low, high, chance_error)
 
     def topped_up(self, population: Sequence[Genotype], count: int, rng: random.Random) -> list[Genotype]:
         """The population with newly drawn genotypes appended until it holds `count` (or the space no more)."""

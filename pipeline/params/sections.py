@@ -95,6 +95,7 @@ class NetworkSection(FinalNetworkSection):
 class ObjectivesSection(Section):
     """The objectives of the search."""
 
+    error: Literal["plain", "balanced"]
     resource: Literal["size", "ops", "latency"]
     margin: Annotated[float, Field(ge=1)]
 

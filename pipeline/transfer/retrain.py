@@ -7,9 +7,12 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bnas.nn.cost import CostTable
-from bnas.records.dataset import DatasetDescription
 from bnas.records.search import Front, SpaceRange, read_front
+from bnas.search.pareto import guessing_error
 from bnas.space.baselines import size_matched, spread
 from bnas.space.search_space import SearchSpace
 from bnas.training.ranks import ALONE, Ranks
@@ -33,11 +36,11 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         space(front, params.source.operations, path),
         (description.image.channels, description.image.height, description.image.width),
     )
-    build.split("test", description, stage.params.runtime)  # so that a broken one is refused before the training
+    test = build.split("test", description, stage.params.runtime)  # so that a broken one is refused before the training
     retrain.train(stage, candidates(front, params, costs), description, costs, ranks)
     if not ranks.is_main:
         return
-    write_json(stage.out / "space.json", space_range(costs, description).to_dict())
+    write_json(stage.out / "space.json", space_range(costs, test.labels).to_dict())
 
 
 def space(front: Front, operations: tuple[str, ...], path: Path) -> SearchSpace:
@@ -52,10 +55,10 @@ def space(front: Front, operations: tuple[str, ...], path: Path) -> SearchSpace:
     return searched
 
 
-def space_range(costs: CostTable, description: DatasetDescription) -> SpaceRange:
-    """The fixed frame of the indicators for these images and this scale."""
+def space_range(costs: CostTable, labels: NDArray[np.int64]) -> SpaceRange:
+    """The fixed frame of the indicators for images of these labels `[N]`, and this scale."""
     smallest, largest = costs.size_range()
-    return SpaceRange(smallest, largest, 1 - 1 / len(description.classes))
+    return SpaceRange(smallest, largest, guessing_error(labels))
 
 
 def candidates(front: Front, params: TransferParams, costs: CostTable) -> list[Candidate]:

@@ -182,7 +182,7 @@ def searched(
 
 def front_hypervolume(problem: SearchProblem, front: Sequence[Genotype], scorer: Scorer) -> float:
     """Hypervolume of a front by its errors on the whole split, as a scorer cuts it."""
-    everything, space = len(scorer.batches), problem.range(10)
+    everything, space = len(scorer.batches), problem.range(0.9)
     scorer.score(front, everything)
     errors = [scorer.error(genotype, everything) for genotype in front]
     sizes = [problem.costs.size(genotype) for genotype in front]

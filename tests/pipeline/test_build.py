@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bnas.scoring.scorer import ALL_BATCHES
-from pipeline.build import frozen_scoring, require_bfloat16, scored_batches
+from pipeline.build import frozen_scoring, require_bfloat16, scored_batches, scoring
 from pipeline.params import load
 from tests.imports import ROOT
 from tests.pipeline.conftest import Searched
@@ -41,7 +41,20 @@ def test_a_stage_refuses_it_in_one_line(searched: Searched, forks: Forks, tmp_pa
 
 
 def test_mode_full_scores_on_all_mini_batches_and_needs_no_references() -> None:
-    section = load(ROOT / "params.yaml").search.evaluation.model_copy(update={"mode": "minibatch", "references": 3})
+    params = load(ROOT / "params.yaml")
+    section = params.search.evaluation.model_copy(update={"mode": "minibatch", "references": 3})
     full = section.model_copy(update={"mode": "full"})
     assert (scored_batches(section, 4), scored_batches(full, 4)) == (4, ALL_BATCHES)
-    assert (frozen_scoring(section, 1).references, frozen_scoring(full, 1).references) == (3, 0)
+    scored = (
+        params.model_copy(update={"search": params.search.model_copy(update={"evaluation": each})})
+        for each in (section, full)
+    )
+    assert [frozen_scoring(each).references for each in scored] == [3, 0]
+
+
+def test_the_parameter_of_the_error_reaches_every_scoring() -> None:
+    params = load(ROOT / "params.yaml")
+    assert not frozen_scoring(params).balanced
+    balanced = params.model_copy(update={"objectives": params.objectives.model_copy(update={"error": "balanced"})})
+    assert frozen_scoring(balanced).balanced
+    assert scoring(balanced, params.stage1.evaluation).balanced

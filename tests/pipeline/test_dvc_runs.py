@@ -62,6 +62,19 @@ def test_queued_experiments_run_side_by_side_and_are_listed_with_their_metrics(f
     compared = finished.run("python", "-m", "pipeline.compare", *names).stdout
     assert "retrain.seed" in compared
     assert "Not found" not in compared
+    finished.run("dvc", "exp", "apply", names[0])
+    finished.git("checkout", "-q", ".")
+    finished.run("dvc", "checkout")
+
+
+def test_results_are_restored_where_nobody_has_run_the_transfer_that_is_recorded(finished: Workspace) -> None:
+    front = finished.folder / "data/search/front.json"
+    found = front.read_bytes()
+    shutil.rmtree(front.parent)
+    assert (finished.folder / "pipeline/transfer/dvc.lock").exists()
+    assert not (finished.folder / "transfer/data").exists()
+    finished.run("dvc", "checkout")
+    assert front.read_bytes() == found
 
 
 def test_dvc_fills_the_templates_of_its_own_plots(finished: Workspace) -> None:

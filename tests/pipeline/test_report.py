@@ -208,7 +208,7 @@ def test_the_table_can_do_without_times(tmp_path, monkeypatch, capsys):
     code, out, _ = print_table(tmp_path, monkeypatch, capsys)
     assert code == 0
     assert all(line.endswith("  -") for line in out.splitlines() if line.startswith(("front-", "random-", "hand-")))
-    assert "not recorded" in network_table(networks_of(tmp_path), {}).markdown()
+    assert "not recorded" in network_table(finished_run.read(tmp_path)).markdown()
 
 
 def test_without_a_finished_run_one_line_says_what_to_do(tmp_path, monkeypatch, capsys):

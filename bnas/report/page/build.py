@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from bnas.data.image_array import ImageArray
 from bnas.records.networks import ROLES
 from bnas.report import charts
-from bnas.report.analysis import STAGE_NAMES, Retrained, Run, best_by_test
+from bnas.report.analysis import STAGE_NAMES, Retrained, Run
 from bnas.report.axes import ROLE_MARKERS
 from bnas.report.formats import kib, moment, percent
 from bnas.report.network_tables import Table
@@ -79,8 +79,8 @@ def page_html(run: Retrained, story: Story, images: ImageArray | None) -> str:
             drawings=drawings,
             views=views,
             picks=picks(run),
-            best=best_by_test(run.networks),
-            optimistic=optimistic_note(run.networks),
+            best=run.best,
+            optimistic=optimistic_note(run.networks, run.error),
             stage_names=STAGE_NAMES,
             examples=class_examples(run, images),
             front_charts=_front_charts(run, views),

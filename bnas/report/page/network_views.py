@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from bnas.data.image_array import ImageArray
 from bnas.records.networks import RetrainedNetwork
 from bnas.records.training import Predictions
-from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusions
+from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusions, plain_error
 from bnas.report.axes import ROLE_COLOURS, ROLE_NAMES
 from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cell_words
 from bnas.report.charts import curve_chart
@@ -50,10 +50,10 @@ def picks(run: Retrained) -> list[Pick]:
             reasons.setdefault(network.name, []).append(reason)
 
     name("smallest", front[0])
-    name("knee", knee(front))
+    name("knee", knee(front, run.error_of))
     if (limit := round_limit(front)) is not None:
-        name(f"best under {limit:g} KiB", best_by_test([n for n in front if n.size_bytes < 1024 * limit]))
-    name("most accurate", best_by_test(front))
+        name(f"best under {limit:g} KiB", best_by_test([n for n in front if n.size_bytes < 1024 * limit], run.error_of))
+    name("most accurate", run.best)
     return [Pick(tuple(reasons[network.name]), network) for network in front if network.name in reasons]
 
 
@@ -64,21 +64,23 @@ def round_limit(front: Sequence[RetrainedNetwork]) -> float | None:
     return max((limit for limit in limits if min(sizes) < limit <= max(sizes)), default=None)
 
 
-def knee(front: Sequence[RetrainedNetwork]) -> RetrainedNetwork | None:
+def knee(
+    front: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float] = plain_error
+) -> RetrainedNetwork | None:
     """The non-dominated network farthest below the line between the ends, over (log size, test error) [ours].
 
     None with fewer than three such networks, or if none is below the line.
     """
-    kept = pareto.nondominated([(network.size_bytes, network.test_error) for network in front])
+    kept = pareto.nondominated([(network.size_bytes, error(network)) for network in front])
     chosen = sorted((n for n, on in zip(front, kept, strict=True) if on), key=lambda n: n.size_bytes)
     if len(chosen) < 3:
         return None
     first, last = chosen[0], chosen[-1]
-    width, height = math.log(last.size_bytes / first.size_bytes), first.test_error - last.test_error
+    width, height = math.log(last.size_bytes / first.size_bytes), error(first) - error(last)
 
     def depth(network: RetrainedNetwork) -> float:
         along = math.log(network.size_bytes / first.size_bytes) / width
-        return (first.test_error - network.test_error) / height - along
+        return (error(first) - error(network)) / height - along
 
     best = max(chosen, key=depth)
     return best if depth(best) > 0 else None
@@ -148,7 +150,7 @@ def network_view(run: Retrained, network: RetrainedNetwork, images: ImageArray |
     return NetworkView(
         network=network,
         role_name=ROLE_NAMES[network.role],
-        facts=tuple(_facts(network, packed)),
+        facts=tuple(_facts(run, network, packed)),
         cells=tuple(_cells(network)),
         curve=inline_svg(curve_chart(curve, colour), f"curve-{network.name}", words) if curve else None,
         matrix=_matrix(answers, run.dataset.classes),
@@ -160,10 +162,12 @@ def network_view(run: Retrained, network: RetrainedNetwork, images: ImageArray |
     )
 
 
-def _facts(network: RetrainedNetwork, packed: ShippedFile | None) -> Iterator[tuple[str, str]]:
+def _facts(run: Retrained, network: RetrainedNetwork, packed: ShippedFile | None) -> Iterator[tuple[str, str]]:
     yield "size", f"{kib(network.size_bytes)} KiB"
     yield "test error", f"{percent(network.test_error)} %"
     yield "95 % interval", f"{interval_text(network)} %"
+    if run.shows_balanced:
+        yield "balanced error", f"{percent(run.balanced_error(network))} %"
     yield "operations", f"{network.ops / 1e6:.3f} M"
     yield "parameters", f"{network.params:,}"
     if packed is not None:
