@@ -10,8 +10,8 @@ from pathlib import Path
 from bnas.data.picture_files import is_utf8
 from bnas.data.problems import FileProblem
 from pipeline.params import load
-from pipeline.transfer import params as transfer
-from pipeline.transfer.stage import PARAMS
+from pipeline.tabular.stage import TABULAR
+from pipeline.transfer.stage import TRANSFER
 
 SHOWN = 3
 """Names that a message says; the others are counted."""
@@ -27,7 +27,8 @@ def check(file: Path) -> str:
     """One line that names such files of the data set that a file of parameters chooses ("" if there are none)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the stages read the parameters, too, and warn
-        params = transfer.load(file) if file == PARAMS else load(file)
+        read = next((side.load for side in (TRANSFER, TABULAR) if side.params == file), load)
+        params = read(file)
     names = foreign_names(Path(params.runtime.data_root) / params.data.name)
     if not names:
         return ""

@@ -186,15 +186,36 @@ class SearchSection(Section):
     evaluation: GrowingEvaluationSection
 
 
-class RetrainSection(TrainingSection):
-    """The recipe of the finished networks and of their baselines."""
+class TrialSection(TrainingSection):
+    """The search that goes on by short trainings from scratch."""
 
     seed: Seed
-    count: Natural
+    source: Literal["search", "random", "none"]
+    population: Population
+    generations: Count
+    candidates: Annotated[int, Field(ge=1, le=64)]
+    selection: Literal[SelectionRule, "two_stage"]
+    variation: VariationSection
+    epochs: Natural
+    finalists: Count
+    finalist_epochs: Natural
+    bins: Few
+
+
+class RecipeSection(TrainingSection):
+    """The recipe of networks that are trained from scratch."""
+
+    seed: Seed
     epochs: Natural
     drop_path: DropProbability
     label_smoothing: DropProbability
     auxiliary_weight: NonNegative
+
+
+class RetrainSection(RecipeSection):
+    """The finished networks and their baselines."""
+
+    count: Natural
     hand_designed_channels: tuple[Width, ...]
     linear_baseline: bool
     published: tuple[str, ...]
@@ -228,6 +249,7 @@ class Params(Section):
     stage1: CoevolutionSection
     stage2: Stage2Section
     search: SearchSection
+    trial: TrialSection
     retrain: RetrainSection
     report: ReportSection
     runtime: RuntimeSection
