@@ -31,8 +31,9 @@ from pipeline.config import dataset, network_config
 from pipeline.params import sections as schema
 from pipeline.processes import main
 from pipeline.stage import REPORTS, Stage, write_json
+from pipeline.trial import finished_trial, supernet_errors
 
-SEARCH = Path("data/search")
+TRIAL = Path("data/trial")
 STAGE2 = Path("data/stage2")
 
 NOT_OF_THE_RECIPE = {"count", "hand_designed_channels", "linear_baseline", "published"}
@@ -41,7 +42,7 @@ NOT_OF_THE_RECIPE = {"count", "hand_designed_channels", "linear_baseline", "publ
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to be trained: its name and role, its supernet error, the front member it was matched to."""
+    """A network to be trained: its name and role, what its error was estimated by, the front member it matches."""
 
     name: str
     role: Role
@@ -49,6 +50,7 @@ class Candidate:
     channels: int
     supernet_error: float | None
     matched: str | None = None
+    trial_estimate: float | None = None
 
 
 def run(stage: Stage, ranks: Ranks = ALONE) -> None:
@@ -147,11 +149,12 @@ def candidates(
 ) -> list[Candidate]:
     """Members spread over the front, random architectures of their sizes, the hand-designed cell, published ones.
 
-    Every one but a hand-designed one of another width has its supernet error, from the whole validation split.
+    Every one but a hand-designed one of another width has its supernet error, from the whole validation split, and what
+    the trial lets expect of it.
     """
     params = stage.params
     section, channels = params.retrain, params.network.final.channels
-    front = read_front(SEARCH / "front.json").members
+    front = read_front(TRIAL / "front.json").members
     for member in front:
         problem.space.validate(member.genotype)
     if len(front) < section.count:
@@ -160,15 +163,24 @@ def candidates(
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
     scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
     full = len(scorer.batches)
-    chosen = [Candidate(f"front-{i}", "front", m.genotype, channels, m.error) for i, m in enumerate(members, 1)]
-    matches = size_matched(
-        [m.genotype for m in members], problem.space, problem.costs.size, random.Random(section.seed)
-    )
+
+    def error(genotype: Genotype) -> float:
+        return scorer.error(genotype, full)
+
+    genotypes = [member.genotype for member in members]
+    matches = size_matched(genotypes, problem.space, problem.costs.size, random.Random(section.seed))
+    chosen = [Candidate(f"front-{i}", "front", g, channels, error(g)) for i, g in enumerate(genotypes, 1)]
     chosen += [
-        Candidate(f"random-{i}", "random", g, channels, scorer.error(g, full), f"front-{i}")
-        for i, g in enumerate(matches, 1)
+        Candidate(f"random-{i}", "random", g, channels, error(g), f"front-{i}") for i, g in enumerate(matches, 1)
     ]
-    return chosen + fixed(section, problem.space, channels, lambda genotype: scorer.error(genotype, full))
+    chosen += fixed(section, problem.space, channels, error)
+    trial = finished_trial(problem, supernet_errors(scorer, params.search.evaluation.rescore_batches), ranks)
+    if trial is None:
+        return chosen
+    return [
+        replace(each, trial_estimate=trial.final([each.genotype])[0]) if each.channels == channels else each
+        for each in chosen
+    ]
 
 
 def fixed(
@@ -204,6 +216,7 @@ def result(
         params=weight.params,
         ops=weight.ops,
         supernet_error=candidate.supernet_error,
+        trial_estimate=candidate.trial_estimate,
         wrong=int((~answers.correct).sum()),
         test_images=len(answers.labels),
         epochs=epochs,

@@ -10,7 +10,7 @@ from pathlib import Path
 from bnas.records.dataset import DatasetDescription
 from bnas.records.search import Front, FrontMember, read_front, read_generations
 from bnas.records.training import EpochRecord, read_epochs, read_predictions
-from bnas.records.trial import Origin, TrialNetwork, TrialNetworks
+from bnas.records.trial import Origin, TrialNetwork, TrialNetworks, read_trial
 from bnas.scoring.scorer import Scorer
 from bnas.search.generation import VariationRates
 from bnas.search.problem import SearchProblem
@@ -41,17 +41,12 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
             write_json(stage.out / "networks.json", TrialNetworks(()).to_dict())
         return
     problem = build.problem(params, description)
+    score = None
+    if section.source == "search":
+        scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
+        score = supernet_errors(scorer, params.search.evaluation.rescore_batches)
+    trial = Trial(problem, section.epochs, score, ranks.main_value)
     plan = plan_of(section)
-    scorer = (
-        build.frozen_scorer(stage, description, problem.space, STAGE2, ranks) if section.source == "search" else None
-    )
-    trial = Trial(
-        problem,
-        section.epochs,
-        section.finalist_epochs,
-        supernet_errors(scorer, params.search.evaluation.rescore_batches) if scorer else None,
-        ranks.main_value,
-    )
     origins = run_trial(trial, plan, first(plan, section.source, problem), trainer(stage, description, ranks))
     if not ranks.is_main:
         return
@@ -59,6 +54,20 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     write_json(stage.out / "networks.json", TrialNetworks(tuple(records)).to_dict())
     members = [member(genotype, trial, problem) for genotype in front(trial)]
     write_json(stage.out / "front.json", Front(searched.space, tuple(members)).to_dict())
+
+
+def finished_trial(problem: SearchProblem, score: Score, ranks: Ranks = ALONE) -> Trial | None:
+    """The trial that the stage recorded, for estimates of further networks; None where nothing was trained."""
+    records = read_trial(RESULT / "networks.json")
+    if not records:
+        return None
+    scores = {each.genotype: each.supernet_error for each in records if each.supernet_error is not None}
+    rungs = sorted({each.epochs for each in records})
+    trial = Trial(problem, rungs[0], score if scores else None, ranks.main_value, supernet=scores)
+    for epochs in rungs:
+        those = [each for each in records if each.epochs == epochs]
+        trial.learn({each.genotype: ShortRun(each.loss, each.wrong, each.images) for each in those}, epochs)
+    return trial
 
 
 def plan_of(section: schema.TrialSection) -> TrialPlan:
@@ -163,7 +172,7 @@ def trained(trial: Trial, origins: Mapping[Genotype, Origin]) -> list[TrialNetwo
 
 def member(genotype: Genotype, trial: Trial, problem: SearchProblem) -> FrontMember:
     """A member of the front, with the validation error that it had after its longest training."""
-    result, cost = trial.runs[max(trial.runs)][genotype], problem.costs(genotype)
+    result, cost = trial.runs[trial.longest][genotype], problem.costs(genotype)
     error = result.wrong / result.images
     return FrontMember(genotype, error, result.wrong, result.images, cost.size_bytes, cost.params, cost.ops)
 

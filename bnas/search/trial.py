@@ -69,7 +69,6 @@ class Trial:
 
     problem: SearchProblem
     epochs: int
-    finalist_epochs: int
     score: Score | None = None
     agree: Callable[[list[float]], list[float]] = list
     runs: dict[int, dict[Genotype, ShortRun]] = field(default_factory=dict)
@@ -94,9 +93,14 @@ class Trial:
         predicted = self._regressions[epochs](self._rows(genotypes, epochs))
         return self.agree(np.maximum(predicted, 0.0).tolist())
 
+    @property
+    def longest(self) -> int:
+        """The epochs of the longest trainings."""
+        return max(self.runs)
+
     def final(self, genotypes: Sequence[Genotype]) -> list[float]:
         """The estimate by all that was trained: of the finalists' rung if there is one."""
-        return self.predict(genotypes, max(self._regressions))
+        return self.predict(genotypes, self.longest)
 
     def _rows(self, genotypes: Sequence[Genotype], epochs: int) -> NDArray[np.float64]:
         """Features `[U, F]`; in the finalists' rung they are log size and the estimate of the first rung."""
@@ -181,7 +185,7 @@ def best_of_bins(estimates: Mapping[Genotype, float], problem: SearchProblem, co
 
 def front(trial: Trial) -> list[Genotype]:
     """The non-dominated ones of those trained longest, by their estimates and the second objective, smallest first."""
-    estimates = trial.estimates[max(trial.estimates)]
+    estimates = trial.estimates[trial.longest]
     genotypes = sorted(estimates, key=lambda genotype: (trial.problem.costs.size(genotype), genotype.key))
     points = np.column_stack([[estimates[genotype] for genotype in genotypes], trial.problem.resources(genotypes)])
     return [genotypes[row] for row in np.flatnonzero(nondominated(points))]
