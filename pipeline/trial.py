@@ -14,7 +14,7 @@ from bnas.records.trial import Origin, TrialNetwork, TrialNetworks, read_trial
 from bnas.scoring.scorer import Scorer
 from bnas.search.generation import VariationRates
 from bnas.search.problem import SearchProblem
-from bnas.search.trial import Score, ShortRun, Train, Trial, TrialPlan, best_of_bins, front, run_trial
+from bnas.search.trial import Score, ShortRun, Train, Trial, TrialPlan, best_of_bins, run_trial
 from bnas.space.genotype import Genotype
 from bnas.training import network_pool
 from bnas.training.family import TRIAL, Recipe
@@ -52,7 +52,8 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         return
     records = trained(trial, origins)
     write_json(stage.out / "networks.json", TrialNetworks(tuple(records)).to_dict())
-    members = [member(genotype, trial, problem) for genotype in front(trial)]
+    handed_over = best_of_bins(trial.estimates[trial.longest], problem, plan.bins)
+    members = [member(genotype, trial, problem) for genotype in handed_over]
     write_json(stage.out / "front.json", Front(searched.space, tuple(members)).to_dict())
 
 
@@ -89,13 +90,14 @@ def plan_of(section: schema.TrialSection) -> TrialPlan:
     )
 
 
-def first(plan: TrialPlan, source: str, problem: SearchProblem) -> list[Genotype]:
+def first(plan: TrialPlan, source: str, problem: SearchProblem) -> dict[Genotype, Origin]:
     """The first population: what the search found best in every size bin, and a share of random ones."""
     best: list[Genotype] = []
     if source == "search":
         count = plan.population - round(plan.variation.random_share * plan.population)
-        best = best_of_bins(survivors(SEARCH / "generations.json"), problem, count, plan.bins)
-    return problem.topped_up(best, plan.population, random.Random(plan.seed))
+        best = best_of_bins(survivors(SEARCH / "generations.json"), problem, plan.bins, count)
+    everyone = problem.topped_up(best, plan.population, random.Random(plan.seed))
+    return {genotype: "search" if i < len(best) else "random" for i, genotype in enumerate(everyone)}
 
 
 def survivors(path: Path) -> dict[Genotype, float]:

@@ -36,8 +36,8 @@ class RetrainedNetwork(Tested, OfGenotype):
     """A network trained from scratch and tested once.
 
     `channels` and `cells` are its width and depth, `ops` is counted per image, `supernet_error` is its validation error
-    with the supernet's weights (None where it was not scored), `trial_estimate` what short trainings let expect of it,
-    in nats of training loss (None without a trial), `matched` names the front network whose size a random baseline has.
+    with the supernet's weights (None where it was not scored), `matched` names the front network whose size a random
+    baseline has, `trial_estimate` is what short trainings let expect of it, in nats of training loss (None without).
     """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key", "test_error")
@@ -51,11 +51,11 @@ class RetrainedNetwork(Tested, OfGenotype):
     params: Natural
     ops: Positive
     supernet_error: Share | None
-    trial_estimate: NonNegative | None
     wrong: Count
     test_images: Natural
     epochs: Natural
     matched: Name | None
+    trial_estimate: NonNegative | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,8 @@ from bnas.records.trial import Origin
 from bnas.search import generation
 from bnas.search.generation import Screening, VariationRates
 from bnas.search.network_regression import Features, NetworkRegression
-from bnas.search.pareto import nondominated
 from bnas.search.problem import SearchProblem
-from bnas.search.selection import Selection, rule_of
+from bnas.search.selection import Selection, bin_ranks, rule_of
 from bnas.space.genotype import Genotype
 
 
@@ -116,13 +114,13 @@ class Trial:
         return np.column_stack([rows, [self.supernet[genotype] for genotype in genotypes]])
 
 
-def run_trial(trial: Trial, plan: TrialPlan, first: Sequence[Genotype], train: Train) -> dict[Genotype, Origin]:
+def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], train: Train) -> dict[Genotype, Origin]:
     """Train the first population, generations of offspring, and the finalists; where each of them came from.
 
     With `candidates` 1 and `random_share` 1 all offspring are random and none is chosen: random search.
     """
     problem, rng = trial.problem, random.Random(plan.seed)
-    origins: dict[Genotype, Origin] = {}
+    origins = dict(first)
     breeder = problem.breeder(plan.variation)
 
     def sampler(rng: random.Random, count: int) -> list[Genotype]:
@@ -165,27 +163,21 @@ def run_trial(trial: Trial, plan: TrialPlan, first: Sequence[Genotype], train: T
         population = step.population
     trained(population, plan.epochs)
     if plan.finalists:
-        trained(best_of_bins(trial.estimates[plan.epochs], problem, plan.finalists, plan.bins), plan.finalist_epochs)
-    return {
-        genotype: "search" if genotype in first else origins.get(genotype, "offspring")
-        for genotype in trial.runs[plan.epochs]
-    }
+        trained(best_of_bins(trial.estimates[plan.epochs], problem, plan.bins, plan.finalists), plan.finalist_epochs)
+    return {genotype: origins.get(genotype, "offspring") for genotype in trial.runs[plan.epochs]}
 
 
-def best_of_bins(estimates: Mapping[Genotype, float], problem: SearchProblem, count: int, bins: int) -> list[Genotype]:
-    """`count` genotypes: the best of every one of `bins` equal log-size bins, then the second best, and so on."""
-    low, high = (math.log(size) for size in problem.costs.size_range())
-    queues: list[list[Genotype]] = [[] for _ in range(bins)]
-    for genotype in sorted(estimates, key=lambda each: (estimates[each], each.key)):
-        place = (math.log(problem.costs.size(genotype)) - low) / (high - low)
-        queues[min(bins - 1, max(0, int(place * bins + 1e-9)))].append(genotype)
-    ranked = chain.from_iterable(zip_longest(*queues))
-    return list(islice((genotype for genotype in ranked if genotype is not None), count))
+def best_of_bins(
+    estimates: Mapping[Genotype, float], problem: SearchProblem, bins: int, count: int | None = None
+) -> list[Genotype]:
+    """The best of every one of `bins` parts of the space's range of log resource, smallest first.
 
-
-def front(trial: Trial) -> list[Genotype]:
-    """The non-dominated ones of those trained longest, by their estimates and the second objective, smallest first."""
-    estimates = trial.estimates[trial.longest]
-    genotypes = sorted(estimates, key=lambda genotype: (trial.problem.costs.size(genotype), genotype.key))
-    points = np.column_stack([[estimates[genotype] for genotype in genotypes], trial.problem.resources(genotypes)])
-    return [genotypes[row] for row in np.flatnonzero(nondominated(points))]
+    With `count` so many: after them the second best of every bin, and so on. After a short training small networks are
+    ahead of large ones that will overtake them, so estimates are compared at equal size only [ours].
+    """
+    genotypes = sorted(estimates, key=lambda each: (problem.resource(each), each.key))
+    objectives = problem.objectives(genotypes, [estimates[each] for each in genotypes])
+    least, most = problem.resource.range()
+    ranks = bin_ranks(objectives, bins, (least / most / problem.margin, 1 / problem.margin))
+    chosen = np.argsort(ranks, kind="stable")[: int((ranks == 0).sum()) if count is None else count]
+    return [genotypes[row] for row in chosen]

@@ -14,7 +14,7 @@ from bnas.records.base import Count, Natural, NonNegative, Positive, Share
 from pipeline.params.yaml12 import ParamsError
 
 DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder", "imagenet"]
-SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars"]
+SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars", "bins"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Population = Annotated[int, Field(ge=4, le=2**16, multiple_of=4)]  # as DEAP's tournament wants it
