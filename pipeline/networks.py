@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import torch
@@ -34,6 +36,15 @@ def family(
         params.runtime.loader_workers,
     )
     return Family(recipe, data, device, use)
+
+
+def start_over(jobs: Iterable[network_pool.Job]) -> None:
+    """Forget what is kept of these networks, if the user wants to start over."""
+    if not cache.no_resume():
+        return
+    for each in jobs:
+        shutil.rmtree(each.folder, ignore_errors=True)
+        each.unfinished().remove()
 
 
 def job(

@@ -26,7 +26,7 @@ from bnas.training import network_pool
 from bnas.training.family import Recipe
 from bnas.training.linear_baseline import train_linear
 from bnas.training.ranks import ALONE, Ranks
-from pipeline import build, cache, networks
+from pipeline import build, networks
 from pipeline.config import dataset, network_config
 from pipeline.params import sections as schema
 from pipeline.processes import main
@@ -80,10 +80,8 @@ def train(
         c.name: networks.job(c.name, replace(final, channels=c.channels), c.genotype, trained, description, how)
         for c in chosen
     }
-    if ranks.is_main and cache.no_resume():
-        for each in jobs.values():
-            shutil.rmtree(each.folder, ignore_errors=True)
-            each.unfinished().remove()
+    if ranks.is_main:
+        networks.start_over(jobs.values())
     waiting = [each for each in jobs.values() if ranks.is_main and not each.is_finished(section.epochs)]
     done = sum(each.unfinished().count for each in waiting)
     advance = stage.progress((len(waiting) + section.linear_baseline) * section.epochs, done)

@@ -134,6 +134,8 @@ def trainer(stage: Stage, description: DatasetDescription, ranks: Ranks) -> Trai
         recipe = Recipe(seed=section.seed, epochs=epochs, **kept)
         family = networks.family(params, description, recipe, device, TRIAL)
         jobs = [networks.job(each.key, final, each, family, description) for each in genotypes]
+        if ranks.is_main:
+            networks.start_over(jobs)
 
         def on_epoch(name: str, record: EpochRecord) -> None:
             advance(1, f"{name}, epoch {record.epoch}/{epochs}")

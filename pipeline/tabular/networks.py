@@ -20,9 +20,12 @@ from bnas.training.family import Recipe, Use
 from bnas.training.network_pool import Job
 from pipeline import build, networks
 from pipeline.config import dataset, network_config, search_space
-from pipeline.stage import REPORTS, Stage, atomic_write
+from pipeline.stage import Stage, atomic_write
+from pipeline.stage.side import PROJECT
 from pipeline.tabular.params import NetworksSection, TabularParams
 from pipeline.tabular.stage import TABULAR
+
+TABLES = PROJECT / "reports/tabular"
 
 POOL = 8000
 """Random architectures that networks are chosen from: half with uniform genes, half of all sizes."""
@@ -75,7 +78,7 @@ def run(stage: Stage) -> None:
         advance(training.epochs * (len(jobs) - len(waiting)) + sum(each.unfinished().count for each in waiting), "kept")
         network_pool.train_family(waiting, trained, workers=params.runtime.workers, on_epoch=on_epoch)
         rows += [row(entry, training, use, finished, costs) for entry, finished in jobs.items()]
-    atomic_write(REPORTS / f"{params.name}.csv", text(rows, params.recipe.epochs))
+    atomic_write(TABLES / f"{params.name}.csv", text(rows, params.recipe.epochs))
 
 
 def use_of(section: NetworksSection, training: Training) -> Use:

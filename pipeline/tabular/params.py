@@ -82,9 +82,7 @@ def _broken_rules(file: TabularFile) -> Iterator[Complaint]:
         if epochs >= params.recipe.epochs:
             expected = f"an integer below recipe.epochs ({params.recipe.epochs})"
             complaints.append(mismatch(("networks", "schedules", i), expected, epochs))
-    if params.networks.folds == 1:
-        pass
-    elif params.networks.seeds > params.networks.folds:
-        expected = f"at most folds ({params.networks.folds}), so that each seed has images of its own to judge by"
+    if 1 < params.networks.folds < params.networks.seeds:
+        expected = f"an integer of at most folds ({params.networks.folds}), so that each seed has its own to judge by"
         complaints.append(mismatch(("networks", "seeds"), expected, params.networks.seeds))
     yield from (Complaint(("tabular", *loc), text) for loc, text in complaints)
