@@ -10,8 +10,8 @@ from pathlib import Path
 from bnas.data.picture_files import is_utf8
 from bnas.storage.terminal import complain, printable
 from pipeline.params import load
-from pipeline.transfer import params as transfer
-from pipeline.transfer.stage import PARAMS
+from pipeline.tabular.stage import TABULAR
+from pipeline.transfer.stage import TRANSFER
 
 SHOWN = 3
 """Files that a message names; the others are counted."""
@@ -39,7 +39,8 @@ def check(file: Path) -> str:
     """One line that names such files of the data set that a file of parameters chooses ("" if there are none)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the stages read the parameters, too, and warn
-        params = transfer.load(file) if file == PARAMS else load(file)
+        read = next((side.load for side in (TRANSFER, TABULAR) if side.params == file), load)
+        params = read(file)
     for (expected, remedy), paths in unfit(Path(params.runtime.data_root) / params.data.name).items():
         if paths:
             more = f"; and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""

@@ -25,7 +25,8 @@ from bnas.storage.terminal import Parser, printable, run_command
 from pipeline.git import GitError, git
 from pipeline.params import load
 from pipeline.params.yaml12 import ParamsError, params_error, read_yaml
-from pipeline.transfer import params as transfer
+from pipeline.tabular.stage import TABULAR
+from pipeline.transfer.stage import TRANSFER
 
 PRESETS = Path(__file__).with_name("presets")
 
@@ -41,7 +42,8 @@ class Target:
 
 TARGETS = (
     Target(Path("params.yaml"), "mnist5k", load),
-    Target(Path("pipeline/transfer/params.yaml"), "mnist5k-transfer", transfer.load),
+    Target(TRANSFER.params, "mnist5k-transfer", TRANSFER.load),
+    Target(TABULAR.params, "mnist5k-tabular", TABULAR.load),
 )
 
 

@@ -22,6 +22,7 @@ from bnas.records.latencies import read_latency_correlation
 from bnas.records.networks import read_linear, read_network_times, read_networks
 from bnas.records.search import SpaceRange, read_front, read_generations, read_summary
 from bnas.records.training import read_epochs, read_predictions
+from bnas.records.trial import read_trial
 from bnas.report import analysis
 from bnas.report.charts import render
 from bnas.report.page.build import page_html
@@ -32,7 +33,7 @@ from pipeline.params.sections import RuntimeSection
 from pipeline.stage import PREPARED, REPORTS, Stage, atomic_write, main, write_json
 
 SUPERNET_STAGES = ("stage1", "stage2")
-SEARCH, RETRAIN, EXPORT = Path("data/search"), Path("data/retrain"), Path("data/export")
+SEARCH, TRIAL, RETRAIN, EXPORT = (Path("data") / name for name in ("search", "trial", "retrain", "export"))
 LINEAR = RETRAIN / "linear.json"
 TEST = PREPARED / "test"
 FIGURES, PAGE, TIMES = REPORTS / "figures", REPORTS / "index.html", REPORTS / "times"
@@ -92,6 +93,7 @@ def read_run() -> analysis.Run:
         generations=read_generations(SEARCH / "generations.json"),
         front=front,
         summary=read_summary(SEARCH / "summary.json"),
+        trial=read_trial(TRIAL / "networks.json"),
     )
 
 

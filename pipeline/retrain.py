@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from bnas.nn.cost import CostTable, cost
-from bnas.nn.network import Network, NetworkConfig
+from bnas.nn.network import Network
 from bnas.records.dataset import DatasetDescription
 from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role
 from bnas.records.search import read_front
@@ -24,19 +22,19 @@ from bnas.space.baselines import hand_designed, size_matched, spread
 from bnas.space.genotype import Genotype
 from bnas.space.published import PUBLISHED
 from bnas.space.search_space import SearchSpace
-from bnas.storage.cache import CHECKPOINTS, MARK, NETWORKS
-from bnas.storage.source_code import source_hash
+from bnas.storage.cache import MARK
 from bnas.training import network_pool
-from bnas.training.family import Family, FamilyData, Recipe
+from bnas.training.family import Recipe
 from bnas.training.linear_baseline import train_linear
 from bnas.training.ranks import ALONE, Ranks
-from pipeline import build, cache
-from pipeline.config import dataset, files_root, network_config
+from pipeline import build, networks
+from pipeline.config import dataset, network_config
 from pipeline.params import sections as schema
 from pipeline.processes import main
-from pipeline.stage import PREPARED, REPORTS, Stage, cache_root, write_json
+from pipeline.stage import REPORTS, Stage, write_json
+from pipeline.trial import finished_trial, supernet_errors
 
-SEARCH = Path("data/search")
+TRIAL = Path("data/trial")
 STAGE2 = Path("data/stage2")
 
 NOT_OF_THE_RECIPE = {"count", "hand_designed_channels", "linear_baseline", "published"}
@@ -45,7 +43,7 @@ NOT_OF_THE_RECIPE = {"count", "hand_designed_channels", "linear_baseline", "publ
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to be trained: its name and role, its supernet error, the front member it was matched to."""
+    """A network to be trained: its name and role, what its error was estimated by, the front member it matches."""
 
     name: str
     role: Role
@@ -53,6 +51,7 @@ class Candidate:
     channels: int
     supernet_error: float | None
     matched: str | None = None
+    trial_estimate: float | None = None
 
 
 def run(stage: Stage, ranks: Ranks = ALONE) -> None:
@@ -74,23 +73,16 @@ def train(
     device = build.device(params.runtime, ranks)
     build.require_bfloat16(section.mixed_precision, device)
     recipe = Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
-    data = FamilyData(
-        PREPARED,
-        description.mean,
-        description.std,
-        build.augmentation(params),
-        files_root(description, params.runtime),
-        params.runtime.loader_workers,
-    )
-    family = Family(recipe, data, device)
+    trained = networks.family(params, description, recipe, device)
     together = trained_together(len(chosen), recipe, ranks)
     how = f"{ranks.size} processes, {params.runtime.threads} threads" if together else ""
     final = network_config(params, description, params.network.final)
-    jobs = {c.name: job(c, final, family, description, how) for c in chosen}
-    if ranks.is_main and cache.no_resume():
-        for each in jobs.values():
-            shutil.rmtree(each.folder, ignore_errors=True)
-            each.unfinished().remove()
+    jobs = {
+        c.name: networks.job(c.name, replace(final, channels=c.channels), c.genotype, trained, description, how)
+        for c in chosen
+    }
+    if ranks.is_main:
+        networks.start_over(jobs.values())
     waiting = [each for each in jobs.values() if ranks.is_main and not each.is_finished(section.epochs)]
     done = sum(each.unfinished().count for each in waiting)
     advance = stage.progress((len(waiting) + section.linear_baseline) * section.epochs, done)
@@ -102,14 +94,14 @@ def train(
         advance(1, f"{name}, epoch {record.epoch}/{section.epochs}")
 
     if together:
-        network_pool.train_together(ordered, family, ranks=ranks, on_epoch=on_epoch)
+        network_pool.train_together(ordered, trained, ranks=ranks, on_epoch=on_epoch)
     else:
         workers = params.runtime.workers
-        network_pool.train_family(ordered, family, workers=workers, on_epoch=on_epoch, ranks=ranks)
+        network_pool.train_family(ordered, trained, workers=workers, on_epoch=on_epoch, ranks=ranks)
     if not ranks.is_main:
         return
     if section.linear_baseline:
-        baseline = train_linear(family, len(description.classes), partial(on_epoch, "linear baseline"))
+        baseline = train_linear(trained, len(description.classes), partial(on_epoch, "linear baseline"))
         write_json(stage.out / "linear.json", baseline.to_dict())
     collect(stage, chosen, jobs, description, section.epochs)
 
@@ -139,13 +131,13 @@ def collect(
     epochs: int,
 ) -> None:
     """Write what the finished networks' folders hold to the outputs."""
-    networks, times = [], []
+    finished_networks, times = [], []
     for candidate in chosen:
         finished, target = jobs[candidate.name], stage.out / candidate.name
         shutil.copytree(finished.folder, target, ignore=shutil.ignore_patterns("seconds.json", MARK))
         times.append(NetworkTime(candidate.name, network_pool.read_seconds(finished.folder)).to_dict())
-        networks.append(result(candidate, finished, target, description, epochs))
-    write_json(stage.out / "networks.json", RetrainedNetworks(tuple(networks)).to_dict())
+        finished_networks.append(result(candidate, finished, target, description, epochs))
+    write_json(stage.out / "networks.json", RetrainedNetworks(tuple(finished_networks)).to_dict())
     write_json(REPORTS / "times" / "networks.json", times)
 
 
@@ -154,11 +146,12 @@ def candidates(
 ) -> list[Candidate]:
     """Members spread over the front, random architectures of their sizes, the hand-designed cell, published ones.
 
-    Every one but a hand-designed one of another width has its supernet error, from the whole validation split.
+    Every one but a hand-designed one of another width has its supernet error, from the whole validation split, and what
+    the trial lets expect of it.
     """
     params = stage.params
     section, channels = params.retrain, params.network.final.channels
-    front = read_front(SEARCH / "front.json").members
+    front = read_front(TRIAL / "front.json").members
     for member in front:
         problem.space.validate(member.genotype)
     if len(front) < section.count:
@@ -167,15 +160,24 @@ def candidates(
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
     scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
     full = len(scorer.batches)
-    chosen = [Candidate(f"front-{i}", "front", m.genotype, channels, m.error) for i, m in enumerate(members, 1)]
-    matches = size_matched(
-        [m.genotype for m in members], problem.space, problem.costs.size, random.Random(section.seed)
-    )
+
+    def error(genotype: Genotype) -> float:
+        return scorer.error(genotype, full)
+
+    genotypes = [member.genotype for member in members]
+    matches = size_matched(genotypes, problem.space, problem.costs.size, random.Random(section.seed))
+    chosen = [Candidate(f"front-{i}", "front", g, channels, error(g)) for i, g in enumerate(genotypes, 1)]
     chosen += [
-        Candidate(f"random-{i}", "random", g, channels, scorer.error(g, full), f"front-{i}")
-        for i, g in enumerate(matches, 1)
+        Candidate(f"random-{i}", "random", g, channels, error(g), f"front-{i}") for i, g in enumerate(matches, 1)
     ]
-    return chosen + fixed(section, problem.space, channels, lambda genotype: scorer.error(genotype, full))
+    chosen += fixed(section, problem.space, channels, error)
+    trial = finished_trial(problem, supernet_errors(scorer, params.search.evaluation.rescore_batches), ranks)
+    if trial is None:
+        return chosen
+    return [
+        replace(each, trial_estimate=trial.final([each.genotype])[0]) if each.channels == channels else each
+        for each in chosen
+    ]
 
 
 def fixed(
@@ -191,32 +193,6 @@ def fixed(
         space.validate(genotype)
         chosen.append(Candidate(f"published-{name}", "published", genotype, channels, error(genotype)))
     return chosen
-
-
-def job(
-    candidate: Candidate,
-    final: NetworkConfig,
-    family: Family,
-    description: DatasetDescription,
-    how: str = "",
-) -> network_pool.Job:
-    """The training of a candidate; its folder is named by everything that determines the result, code included.
-
-    `how` tells processes and threads where the rounding depends on them.
-    """
-    config = NetworkConfig(**{**asdict(final), "channels": candidate.channels})
-    determines = {
-        "genotype": candidate.genotype.to_dict(),
-        "config": asdict(config),
-        "recipe": asdict(family.recipe),
-        "augmentation": asdict(family.data.augmentation),
-        "data": description.hash,
-        "code": source_hash(network_pool.__name__),
-        "machine": f"{cache.machine(family.device)} {how}".strip(),
-    }
-    key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:32]
-    finished, unfinished = cache_root() / NETWORKS / key, cache_root() / CHECKPOINTS / f"network-{key}"
-    return network_pool.Job(candidate.name, config, candidate.genotype, finished, unfinished)
 
 
 def result(
@@ -237,6 +213,7 @@ def result(
         params=weight.params,
         ops=weight.ops,
         supernet_error=candidate.supernet_error,
+        trial_estimate=candidate.trial_estimate,
         wrong=int((~answers.correct).sum()),
         test_images=len(answers.labels),
         epochs=epochs,

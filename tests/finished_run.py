@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import random
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from bnas.records.export import ExportedNetwork, ExportedNetworks, NetworkLatenc
 from bnas.records.networks import ROLES, LinearBaseline, NetworkTime, RetrainedNetwork, RetrainedNetworks
 from bnas.records.search import Front, FrontMember, GenerationRecord, Generations, Member, SearchSummary, SpaceRange
 from bnas.records.training import EpochRecord, Predictions
+from bnas.records.trial import Origin, TrialNetwork, TrialNetworks
 from bnas.report.analysis import Run
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
@@ -75,11 +78,13 @@ def networks(found: Front, rng: random.Random, count: int = 4) -> list[Retrained
     made = []
     for i, m in enumerate(chosen, 1):
         common = (8, 3, m.size_bytes, m.params, m.ops)
-        made.append(RetrainedNetwork(f"front-{i}", "front", m.genotype, *common, m.error, 30 - 5 * i, IMAGES, 6, None))
+        made.append(
+            RetrainedNetwork(f"front-{i}", "front", m.genotype, *common, m.error, 30 - 5 * i, IMAGES, 6, None, 0.5)
+        )
         other = SPACE.sample(rng)
         made.append(
             RetrainedNetwork(
-                f"random-{i}", "random", other, *common, m.error + 0.05, 36 - 5 * i, IMAGES, 6, f"front-{i}"
+                f"random-{i}", "random", other, *common, m.error + 0.05, 36 - 5 * i, IMAGES, 6, f"front-{i}", 0.6
             )
         )
     hand = SPACE.sample(rng)
@@ -88,6 +93,17 @@ def networks(found: Front, rng: random.Random, count: int = 4) -> list[Retrained
     published = SPACE.sample(rng)
     made.append(RetrainedNetwork("ebnas", "published", published, 8, 3, 8000.0, 2500, 3e6, 0.3, 18, IMAGES, 6, None))
     return sorted(made, key=lambda network: ROLES.index(network.role))
+
+
+def trial(rng: random.Random, count: int = 12) -> list[TrialNetwork]:
+    """Two rungs: every origin in turn, and the best of the first trained for longer."""
+    first = []
+    for i in range(count):
+        genotype, origin = SPACE.sample_mixed(rng), get_args(Origin)[i % 3]
+        loss = 1 + _error(genotype, 0.5, rng)
+        first.append(TrialNetwork(genotype, origin, 1, loss, 40, 200, size(genotype), loss / 4, round(loss, 3)))
+    best = sorted(first, key=lambda network: network.estimate)[: count // 3]
+    return first + [dataclasses.replace(n, epochs=3, loss=n.loss / 2, estimate=n.estimate / 2) for n in best]
 
 
 def predictions(wrong: int, rng: np.random.Generator) -> Predictions:
@@ -130,6 +146,7 @@ def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
     _write(root / "data/search/front.json", found.to_dict())
     summary = SearchSummary(520, 40000, 104000, 0.81, 0.2, 0.75)
     _write(root / "data/search/summary.json", summary.to_dict())
+    _write(root / "data/trial/networks.json", TrialNetworks(tuple(trial(rng))).to_dict())
     made = networks(found, rng)
     _write(root / "data/retrain/networks.json", RetrainedNetworks(tuple(made)).to_dict())
     _write(root / "data/retrain/linear.json", LinearBaseline(120, IMAGES, 6).to_dict())

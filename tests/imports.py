@@ -7,7 +7,7 @@ from pathlib import Path
 from bnas.storage import source_code
 
 ROOT = Path(__file__).resolve().parent.parent
-OWNED = ("records", "transfer")
+OWNED = ("records", "tabular", "transfer")
 """Packages whose modules each have one owner among the stages: stages depend on those modules, not on the package."""
 
 

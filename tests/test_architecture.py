@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,8 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 TRANSFER = yaml.safe_load((ROOT / "pipeline/transfer/dvc.yaml").read_text())["stages"]
 SCRIPTS = {f"pipeline.{name}": stage for name, stage in STAGES.items()}
 SCRIPTS |= {f"pipeline.transfer.{name}": stage for name, stage in TRANSFER.items()}
+TABULAR = yaml.safe_load((ROOT / "pipeline/tabular/dvc.yaml").read_text())["stages"]
+SCRIPTS |= {f"pipeline.tabular.{name}": stage for name, stage in TABULAR.items()}
 FILES = sorted([*ROOT.glob("bnas/**/*.py"), *ROOT.glob("pipeline/**/*.py")])
 FLOORS = (
     ("storage",),
@@ -97,10 +100,16 @@ def test_a_transfer_needs_no_supernet_and_tests_only_in_the_end() -> None:
     assert readers == {"retrain", "export", "report"}, "the report shows what was mistaken, and measures nothing again"
 
 
-def test_no_parameter_of_a_transfer_has_the_name_of_another() -> None:
-    names = {key for stage in TRANSFER.values() for file in stage["params"] for keys in file.values() for key in keys}
-    assert all(name.startswith("transfer.") for name in names), "`dvc exp show` would print file names before all"
-    assert "transfer.runtime" not in names
+@pytest.mark.parametrize(("name", "stages"), [("transfer", TRANSFER), ("tabular", TABULAR)])
+def test_no_parameter_of_a_side_pipeline_has_the_name_of_another(name: str, stages: dict[str, Any]) -> None:
+    names = {key for stage in stages.values() for file in stage["params"] for keys in file.values() for key in keys}
+    assert all(key.startswith(f"{name}.") for key in names), "`dvc exp show` would print file names before all"
+    assert f"{name}.runtime" not in names
+
+
+def test_a_table_never_sees_the_test_split() -> None:
+    assert not [dep for dep in TABULAR["networks"]["deps"] if dep.startswith("tabular/data/prepared/test")]
+    assert "tabular/data/prepared" not in TABULAR["networks"]["deps"]
 
 
 def test_nothing_before_retraining_sees_the_test_split() -> None:

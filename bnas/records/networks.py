@@ -37,7 +37,7 @@ class RetrainedNetwork(Tested, OfGenotype):
 
     `channels` and `cells` are its width and depth, `ops` is counted per image, `supernet_error` is its validation error
     with the supernet's weights (None where it was not scored), `matched` names the front network whose size a random
-    baseline has.
+    baseline has, `trial_estimate` is what short trainings let expect of it, in nats of training loss (None without).
     """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key", "test_error")
@@ -55,6 +55,7 @@ class RetrainedNetwork(Tested, OfGenotype):
     test_images: Natural
     epochs: Natural
     matched: Name | None
+    trial_estimate: NonNegative | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

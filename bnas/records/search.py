@@ -80,7 +80,10 @@ class SpaceRange(Record):
 
 @dataclass(frozen=True, config=STRICT)
 class FrontMember(OfGenotype):
-    """A member of the front that `search` found, scored on the whole validation split of `images` images."""
+    """A network that `search` or `trial` hands over: wrong answers to all `images` images of the validation split.
+
+    After `search` they are those of the supernet, after `trial` those of the network's longest training there.
+    """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key",)
 
@@ -99,7 +102,7 @@ class FrontMember(OfGenotype):
 
 @dataclass(frozen=True, config=STRICT)
 class Front(Record):
-    """`data/search/front.json`, written by `search`: the front, and the frame of its indicators."""
+    """`data/search/front.json`, `data/trial/front.json`: what a stage hands over, and the frame of the indicators."""
 
     space: SpaceRange
     members: Annotated[tuple[FrontMember, ...], Field(min_length=1)]
@@ -129,7 +132,7 @@ def read_generations(path: Path) -> tuple[GenerationRecord, ...]:
 
 
 def read_front(path: Path) -> Front:
-    """`data/search/front.json`."""
+    """`data/search/front.json` or `data/trial/front.json`."""
     return read_record(path, Front)
 
 

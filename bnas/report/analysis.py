@@ -7,8 +7,10 @@ networks are paired, image by image, because all were tested on the same split [
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import scipy
@@ -20,9 +22,13 @@ from bnas.records.export import ExportedNetwork, NetworkLatency
 from bnas.records.networks import ROLES, LinearBaseline, RetrainedNetwork, Role
 from bnas.records.search import ErrorKind, Front, GenerationRecord, Member, Resource, SearchSummary, SpaceRange
 from bnas.records.training import EpochRecord, Predictions
+from bnas.records.trial import Origin, TrialNetwork
 from bnas.report.weight_bytes import Part
 from bnas.search import pareto
 from bnas.storage.terminal import printable
+
+Estimate = Callable[[RetrainedNetwork], float | None]
+"""What was expected of a network before it was trained; None where nothing was."""
 
 RESAMPLES = 1000
 """Bootstrap samples of the test split."""
@@ -140,6 +146,7 @@ class Run(Retrained):
     generations: tuple[GenerationRecord, ...]
     front: Front
     summary: SearchSummary
+    trial: tuple[TrialNetwork, ...] = ()
 
 
 def plain_error(network: RetrainedNetwork) -> float:
@@ -182,21 +189,78 @@ def network_coverage(run: Retrained, networks: Sequence[RetrainedNetwork], bins:
     return coverage([n.size_bytes for n, kept in zip(networks, mask, strict=True) if kept], run.space, bins)
 
 
-def fidelity(run: Retrained) -> float:
-    """Kendall τ-b between supernet error and test error over front and random networks; nan if undefined."""
-    scored = [n for n in run.of_role("front", "random") if n.supernet_error is not None]
-    errors = [n.supernet_error for n in scored if n.supernet_error is not None]
-    return pareto.kendall_tau(errors, [run.error_of(n) for n in scored])
+def supernet_error(network: RetrainedNetwork) -> float | None:
+    """The estimate of a network's error by the supernet."""
+    return network.supernet_error
 
 
-def pair_agreement(run: Retrained) -> tuple[int, int]:
+def trial_estimate(network: RetrainedNetwork) -> float | None:
+    """The estimate of a network's error by the trial."""
+    return network.trial_estimate
+
+
+def fidelity(run: Retrained, estimate: Estimate = supernet_error) -> float:
+    """Kendall τ-b between an estimate and test error over front and random networks; nan if undefined."""
+    scored = [(estimate(n), run.error_of(n)) for n in run.of_role("front", "random") if estimate(n) is not None]
+    return pareto.kendall_tau([value for value, _ in scored if value is not None], [error for _, error in scored])
+
+
+def pair_agreement(run: Retrained, estimate: Estimate = supernet_error) -> tuple[int, int]:
     """(agreed, decided): size-matched pairs that both errors order, and those of them ordered equally."""
-    signs = [
-        ((first.supernet_error - other.supernet_error) * (run.error_of(first) - run.error_of(other)))
-        for first, other in run.pairs
-        if first.supernet_error is not None and other.supernet_error is not None
-    ]
+    signs = []
+    for first, other in run.pairs:
+        one, two = estimate(first), estimate(other)
+        if one is not None and two is not None:
+            signs.append((one - two) * (run.error_of(first) - run.error_of(other)))
     return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
+
+
+@dataclass(frozen=True)
+class TrialBin:
+    """What was tried of one size: bytes from `low` to `high`, networks by origin, finalists, the best estimates."""
+
+    low: float
+    high: float
+    origins: Mapping[Origin, int]
+    finalists: int
+    best: TrialNetwork
+    best_finalist: TrialNetwork | None
+
+
+def trial_bins(run: Run, bins: int) -> list[TrialBin]:
+    """The trial by equal log-size bins of the space; those that nothing was trained of are left out."""
+    edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, bins + 1)
+    shortest = min((network.epochs for network in run.trial), default=0)
+    found = []
+    for low, high in pairwise(edges.tolist()):
+        # Rounding must not put the smallest or the largest network outside.
+        inside = [n for n in run.trial if low * (1 - 1e-9) <= n.size_bytes < high or n.size_bytes >= high == edges[-1]]
+        first = sorted((n for n in inside if n.epochs == shortest), key=lambda n: n.estimate)
+        last = sorted((n for n in inside if n.epochs != shortest), key=lambda n: n.estimate)
+        if first:
+            origins = Counter(network.origin for network in first)
+            found.append(TrialBin(low, high, origins, len(last), first[0], last[0] if last else None))
+    return found
+
+
+def supernet_worth(run: Run, bins: int) -> tuple[float, float]:
+    """Kendall τ-b of supernet errors with training losses of the trial's first rung: over all sizes, and at equal size.
+
+    The latter is the mean over equal log-size bins, weighted by the pairs in them; nan where undefined.
+    """
+    shortest = min((network.epochs for network in run.trial), default=0)
+    scored = [n for n in run.trial if n.epochs == shortest and n.supernet_error is not None]
+    edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, bins + 1)
+    place = np.searchsorted(edges[1:-1], [n.size_bytes for n in scored])
+
+    def tau(networks: Sequence[TrialNetwork]) -> float:
+        return pareto.kendall_tau([n.supernet_error or 0.0 for n in networks], [n.loss for n in networks])
+
+    groups = [[n for n, at in zip(scored, place, strict=True) if at == each] for each in range(bins)]
+    weighted = [(len(group) * (len(group) - 1), tau(group)) for group in groups if len(group) > 1]
+    weighted = [(pairs, value) for pairs, value in weighted if not math.isnan(value)]
+    pairs = sum(weight for weight, _ in weighted)
+    return tau(scored), sum(weight * value for weight, value in weighted) / pairs if pairs else math.nan
 
 
 # Whether the front beats random networks, as far as this test split can tell.

@@ -141,10 +141,22 @@ def latency_chart(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
 @styled
 def fidelity_chart(networks: Sequence[RetrainedNetwork]) -> Figure:
     """Test error over supernet error of the front and random networks: does the supernet rank them right?"""
+    place = lambda n: None if n.supernet_error is None else 100 * n.supernet_error  # noqa: E731
+    return _estimate_chart(networks, place, "validation error in the supernet, %")
+
+
+@styled
+def trial_chart(networks: Sequence[RetrainedNetwork]) -> Figure:
+    """Test error over the trial's estimate of the front and random networks."""
+    return _estimate_chart(networks, lambda n: n.trial_estimate, "estimate of the trial, nats")
+
+
+def _estimate_chart(
+    networks: Sequence[RetrainedNetwork], place: Callable[[RetrainedNetwork], float | None], label: str
+) -> Figure:
     figure, axes = _panel()
-    compared = [network for network in networks if network.role in ("front", "random")]
-    _network_points(axes, compared, lambda n: None if n.supernet_error is None else 100 * n.supernet_error)
-    axes.set_xlabel("validation error in the supernet, %")
+    _network_points(axes, [network for network in networks if network.role in ("front", "random")], place)
+    axes.set_xlabel(label)
     axes.set_ylabel("test error after retraining, %")
     axes.set_ylim(bottom=0)
     _legend_below(figure, axes)

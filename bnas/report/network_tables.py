@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import pandas as pd
 
 from bnas.records.networks import ROLES, RetrainedNetwork
-from bnas.report.analysis import Retrained, best_by_test
+from bnas.records.trial import Origin
+from bnas.report.analysis import Retrained, TrialBin, best_by_test
 from bnas.report.formats import NOT_RECORDED, aligned, duration, kib, moment, percent
 from bnas.report.sentences import optimistic_note
 from bnas.search.pareto import wilson_interval
@@ -72,6 +74,23 @@ def network_table(run: Retrained) -> Table:
     ]
     extra = ("role", "genotype", "params", "OPs, M", "supernet error, %", "95 % interval", "training time")
     return Table(rows, ("network", "role", "genotype"), extra)
+
+
+def trial_table(tried: Sequence[TrialBin]) -> Table:
+    """What was tried of every size, smallest first."""
+    rows = [
+        {
+            "size, KiB": f"{kib(each.low)}–{kib(each.high)}",
+            **{f"from {origin}": str(each.origins.get(origin, 0)) for origin in get_args(Origin)},
+            "lowest estimate": f"{each.best.estimate:.3f}",
+            "it is from": each.best.origin,
+            "trained longer": str(each.finalists),
+            "lowest estimate then": "-" if each.best_finalist is None else f"{each.best_finalist.estimate:.3f}",
+            "that is from": "-" if each.best_finalist is None else each.best_finalist.origin,
+        }
+        for each in tried
+    ]
+    return Table(rows, ("size, KiB", "it is from", "that is from"), ("it is from", "lowest estimate", "trained longer"))
 
 
 def packed_table(run: Retrained) -> Table:

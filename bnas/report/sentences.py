@@ -18,6 +18,9 @@ from bnas.report.analysis import (
     Run,
     fidelity,
     pair_agreement,
+    supernet_error,
+    supernet_worth,
+    trial_estimate,
 )
 from bnas.report.formats import code, kib, literal, percent
 from bnas.search.pareto import guessing_error, wilson_interval
@@ -208,16 +211,45 @@ def parameter_free_sentence(run: Run, rows: Sequence[GenerationIndicators]) -> s
     )
 
 
-def fidelity_sentence(run: Run) -> str:
-    """How far errors in the supernet forecast the order of test errors."""
-    tau, (agreed, decided) = fidelity(run), pair_agreement(run)
-    value = "is undefined here" if math.isnan(tau) else f"is **{tau:.3f}**"
-    return (
-        "Kendall τ-b between validation error in the supernet and test error after retraining, over front "
-        f"and random networks, {value} (1: same order, 0: none). Sizes differ between these networks, and "
-        "where error falls with size in both scorings that alone raises τ: within the pairs of equal size, "
-        f"the supernet named the better network in {agreed} of {decided}."
-    )
+def fidelity_sentences(run: Run) -> list[str]:
+    """How far errors in the supernet, and the estimates of a trial, forecast the order of test errors."""
+    names = [("validation error in the supernet", supernet_error)]
+    if any(network.trial_estimate is not None for network in run.networks):
+        names.append(("the trial's estimate", trial_estimate))
+    sentences = []
+    for name, estimate in names:
+        tau, (agreed, decided) = fidelity(run, estimate), pair_agreement(run, estimate)
+        value = "is undefined here" if math.isnan(tau) else f"is **{tau:.3f}**"
+        sentences.append(
+            f"Kendall τ-b between {name} and test error after retraining, over front and random networks, {value}; "
+            f"within the pairs of equal size it named the better network in {agreed} of {decided}."
+        )
+    return [
+        *sentences,
+        "τ is 1 for the same order and 0 for none. Where error falls with size, size alone raises it; pairs do not.",
+    ]
+
+
+def trial_sentences(run: Run, bins: int) -> list[str]:
+    """What was trained in the trial, and what the supernet's score was worth there."""
+    if not run.trial:
+        return ["No network was trained for a while: the search's front was retrained as it was."]
+    epochs = sorted({network.epochs for network in run.trial})
+    counts = [(sum(n.epochs == each for n in run.trial), each) for each in epochs]
+    trained = ", then ".join(f"{count} for {each} epoch{'s' * (each > 1)}" for count, each in counts)
+    sentences = [
+        f"Trained from scratch on the train split: {trained}. The regression over all of them gives the estimate, in "
+        "nats of training loss: what a network came to is one observation among those of networks like it."
+    ]
+    everywhere, equal = supernet_worth(run, bins)
+    if not math.isnan(everywhere):
+        at = "undefined" if math.isnan(equal) else f"{equal:.2f}"
+        sentences.append(
+            f"What the supernet's score was worth: its Kendall τ-b with the loss of {epochs[0]} epoch"
+            f"{'s' * (epochs[0] > 1)} of honest training is {everywhere:.2f} over all sizes, {at} within {bins} bins "
+            "of equal size."
+        )
+    return sentences
 
 
 def schedule_sentence(run: Run) -> str:

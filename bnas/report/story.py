@@ -22,15 +22,16 @@ from bnas.report.analysis import (
     network_coverage,
     network_hypervolume,
     paired_test,
+    trial_bins,
 )
 from bnas.report.cell_drawing import cell_words, cells_figure
 from bnas.report.formats import duration, kib, literal, percent
-from bnas.report.network_tables import OPTIMISTIC_MARK, Table, network_table, packed_table
+from bnas.report.network_tables import OPTIMISTIC_MARK, Table, network_table, packed_table, trial_table
 from bnas.report.sentences import (
     KINDS,
     class_sentences,
     course_sentences,
-    fidelity_sentence,
+    fidelity_sentences,
     latency_check,
     linear_note,
     optimistic_note,
@@ -41,10 +42,11 @@ from bnas.report.sentences import (
     searched,
     tested,
     transferred,
+    trial_sentences,
     verdict,
 )
 
-STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "export")
+STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "trial", "retrain", "export")
 TRANSFER_STAGES = ("prepare", "retrain", "export")
 
 
@@ -123,7 +125,10 @@ def search_story(run: Run, bins: int, identity: str, parameters: str) -> Story:
         _random(run, bins, difference),
         _cells(run),
         _search(run, bins),
-        Section("fidelity", "Does the supernet rank architectures rightly?", (fidelity_sentence(run), _fidelity(run))),
+        _trial(run, bins),
+        Section(
+            "fidelity", "Are architectures ranked rightly?", (Items(tuple(fidelity_sentences(run))), *_fidelity(run))
+        ),
         Section("training", "Training", (_supernet(run), _retraining(run))),
         Section("time", "What it cost", (schedule_sentence(run), *_times(run, STAGES))),
         Section("notes", "To be kept in mind", (_search_notes(run, bins),)),
@@ -347,13 +352,32 @@ def _search(run: Run, bins: int) -> Section:
     )
 
 
-def _fidelity(run: Run) -> Picture:
-    return Picture(
-        "fidelity",
-        "Test error over error in the supernet",
-        "Test error after retraining over validation error in the supernet, by network.",
-        lambda: charts.fidelity_chart(run.of_role(*ROLES)),
-    )
+def _trial(run: Run, bins: int) -> Section:
+    tried = trial_bins(run, bins)
+    table = (trial_table(tried),) if tried else ()
+    return Section("trial", "Trial by short trainings", (Items(tuple(trial_sentences(run, bins))), *table))
+
+
+def _fidelity(run: Run) -> tuple[Block, ...]:
+    blocks: list[Block] = [
+        Items(tuple(fidelity_sentences(run))),
+        Picture(
+            "fidelity",
+            "Test error over error in the supernet",
+            "Test error after retraining over validation error in the supernet, by network.",
+            lambda: charts.fidelity_chart(run.of_role(*ROLES)),
+        ),
+    ]
+    if run.trial:
+        blocks.append(
+            Picture(
+                "trial",
+                "Test error over the trial's estimate",
+                "Test error after retraining over the estimate of the trial, by network.",
+                lambda: charts.trial_chart(run.of_role(*ROLES)),
+            )
+        )
+    return tuple(blocks)
 
 
 def _supernet(run: Run) -> Picture:

@@ -1,4 +1,4 @@
-"""Selection rules on objective vectors: NSGA-II, auxiliary objectives, both in turn, CARS."""
+"""Selection rules on objective vectors: NSGA-II, auxiliary objectives, both in turn, CARS, bins of size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 from deap import base, tools
 from numpy.typing import ArrayLike, NDArray
 
-RULES = ("nsga2", "auxiliary", "alternate", "cars")
+RULES = ("nsga2", "auxiliary", "alternate", "cars", "bins")
 """Selection rules that `select` knows."""
+
+BINS = 10
+"""Bins of the second objective that the rule `bins` compares individuals within."""
 
 TWO_STAGE = "two_stage"
 """A schedule of rules, see `rule_of`: `auxiliary` for the first half of the generations, then `alternate`."""
@@ -74,9 +77,10 @@ def select(objectives: ArrayLike, count: int, rule: str, rng: random.Random) -> 
     - `cars`: front by front, the union of the sortings on `(f1, f2)` and `(f1, 1 / f2)`; of the last such
       union as many as there is room for, drawn by `rng`, which no other rule uses (Yang et al. 2020, their
       released code).
+    - `bins`: the best of every bin of size in turn, then the second best of each, and so on; see `bin_ranks` [ours].
 
     Raises ValueError for an unknown rule, a count outside 0…U, anything but finite values [U, 2], or values
-    that the rule cannot use: `cars` wants f2 > 0, the rules with F2 see `auxiliary_objectives`.
+    that the rule cannot use: `cars` and `bins` want f2 > 0, the rules with F2 see `auxiliary_objectives`.
     """
     values = objective_rows("objectives", objectives)
     _check_name("rule", rule, RULES)
@@ -86,7 +90,34 @@ def select(objectives: ArrayLike, count: int, rule: str, rng: random.Random) -> 
         return _select_cars(values, count, rng)
     if rule == "alternate":
         return _in_turn(_ranking(values), _ranking(auxiliary_objectives(values)), count)
+    if rule == "bins":
+        return [int(row) for row in np.argsort(bin_ranks(values), kind="stable")[:count]]
     return _ranking(auxiliary_objectives(values) if rule == "auxiliary" else values)[:count]
+
+
+def bin_ranks(objectives: ArrayLike, bins: int = BINS, limits: tuple[float, float] | None = None) -> NDArray[np.int64]:
+    """The place of each of `objectives` [U, 2] by f1 among those in its bin, from 0; of equal ones the first is better.
+
+    Bins are equal parts of the range of log f2: from the least to the greatest, or between the limits. f1 is compared
+    at equal size only, so that an error estimate that favours small networks, as that of any short training does,
+    drives no large one out [ours]. Raises ValueError for f2 of 0 or less.
+    """
+    values = objective_rows("objectives", objectives)
+    f1, f2 = values[:, 0], values[:, 1]
+    ranks = np.zeros(len(f2), np.int64)
+    if not len(f2):
+        return ranks
+    low, high = limits or (f2.min(), f2.max())
+    if low <= 0:
+        raise ValueError(f"objectives: expected sizes above 0 for rule 'bins', found {low}")
+    # Rounded, so that what lies on an edge stays in its bin whatever the last digit of its logarithm.
+    place = np.searchsorted(
+        np.round(np.linspace(np.log(low), np.log(high), bins + 1)[1:-1], 9), np.round(np.log(f2), 9)
+    )
+    for each in np.unique(place):
+        inside = np.flatnonzero(place == each)
+        ranks[inside[np.argsort(f1[inside], kind="stable")]] = np.arange(len(inside))
+    return ranks
 
 
 @dataclass(frozen=True)
@@ -124,15 +155,17 @@ def rule_of(selection: str, generation: int, generations: int) -> str:
 def mating_values(objectives: ArrayLike, rule: str, generation: int) -> Objectives:
     """The values [U, 2] that the mating tournament compares: those whose sorting the rule selects by.
 
-    `auxiliary`: the auxiliary objectives; `alternate`: the objectives in odd generations, counted from 1,
-    the auxiliary ones in even generations [ours]; `nsga2` and `cars`: the objectives (CARS itself mates at
-    random). Raises ValueError for an unknown rule, a generation below 1, and what `auxiliary_objectives`
-    refuses.
+    `auxiliary`: the auxiliary objectives; `alternate`: the objectives in odd generations, counted from 1, the
+    auxiliary ones in even generations [ours]; `bins`: the place within the bin, twice [ours]; `nsga2` and `cars`: the
+    objectives (CARS itself mates at random). Raises ValueError for an unknown rule, a generation below 1, and what
+    `auxiliary_objectives` refuses.
     """
     values = objective_rows("objectives", objectives)
     _check_name("rule", rule, RULES)
     if generation < 1:
         raise ValueError(f"generation: expected at least 1, found {generation}")
+    if rule == "bins":
+        return np.repeat(bin_ranks(values).astype(np.float64)[:, None], 2, axis=1)
     if rule == "auxiliary" or (rule == "alternate" and generation % 2 == 0):
         return auxiliary_objectives(values)
     return values

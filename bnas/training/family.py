@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from bnas.data.batches import Augmentation, TrainingFeed
+from bnas.data.image_array import Selected
 from bnas.data.split import Normalise, Split
+from bnas.data.split_rows import stratified_split
 from bnas.records.training import EpochRecord, Predictions
 from bnas.training.loop import CosineRate, Forward, Sharing, TrainingLoss, TrainingState, fit, predict
 from bnas.training.ranks import ALONE, Ranks
@@ -67,12 +70,47 @@ class FamilyData:
 
 
 @dataclass(frozen=True)
+class Use:
+    """Which splits a network learns, and which one judges it.
+
+    With `folds` above 1 the learnt splits are cut into so many parts, stratified; part `fold` judges instead, and
+    the others are learnt.
+    """
+
+    learnt: tuple[str, ...]
+    judge: str
+    folds: int = 1
+    fold: int = 0
+
+    def splits(self, data: FamilyData) -> tuple[Split, Split | None]:
+        """What is learnt, and the part that judges (None: the split `judge`, which is not opened here)."""
+        learnt = data.split(self.learnt[0])
+        for name in self.learnt[1:]:
+            learnt = learnt.joined(data.split(name))
+        if self.folds == 1:
+            return learnt, None
+        parts = stratified_split(learnt.labels, {str(i): 1 / self.folds for i in range(1, self.folds)}, seed=0)
+        judging = parts[str(self.fold) if self.fold else "train"]
+        rest = np.setdiff1d(np.arange(len(learnt)), judging)
+        learns, judges = (Split(Selected(learnt.images, rows), learnt.labels[rows]) for rows in (rest, judging))
+        return learns, judges
+
+
+FINISHED = Use(("train", "validation"), "test")
+"""Finished networks learn train + validation; the test split judges them, once."""
+
+TRIAL = Use(("train",), "validation")
+"""Networks on trial learn train; validation judges them."""
+
+
+@dataclass(frozen=True)
 class Family:
-    """A recipe, the data and a device. Networks are trained on train + validation and tested once on test."""
+    """A recipe, the data, a device, and what the data are used for."""
 
     recipe: Recipe
     data: FamilyData
     device: torch.device
+    use: Use = FINISHED
 
     @property
     def normalise(self) -> Normalise:
@@ -80,9 +118,10 @@ class Family:
         return Normalise(self.data.mean, self.data.std, self.device)
 
     def feed(self) -> TrainingFeed:
-        """Mini-batches of train + validation. Raises DataError if they hold fewer images than one mini-batch."""
-        learnt = self.data.split("train").joined(self.data.split("validation"))
-        return TrainingFeed(learnt, self.recipe.batch_size, self.normalise, self.data.augmentation)
+        """Mini-batches of what is learnt. Raises DataError if that holds fewer images than one mini-batch."""
+        return TrainingFeed(
+            self.use.splits(self.data)[0], self.recipe.batch_size, self.normalise, self.data.augmentation
+        )
 
     def fit(
         self,
@@ -106,6 +145,6 @@ class Family:
         )
 
     def test(self, model: nn.Module) -> Predictions:
-        """A finished model's answers on the test split, which is opened here and nowhere else."""
-        test = self.data.split("test")
-        return Predictions(test.labels, predict(model, test, self.normalise, TEST_BATCH).numpy())
+        """A trained model's answers on the images that judge; the test split is opened here and nowhere else."""
+        judge = self.use.splits(self.data)[1] or self.data.split(self.use.judge)
+        return Predictions(judge.labels, predict(model, judge, self.normalise, TEST_BATCH).numpy())

@@ -1,4 +1,4 @@
-"""One network trained from scratch under a family's recipe, and tested once."""
+"""One network trained from scratch under a family's recipe, and judged once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def train_network(
     resumption: Resumption = FROM_THE_START,
     ranks: Ranks = ALONE,
 ) -> tuple[Network, list[EpochRecord], Predictions]:
-    """Train from scratch on train + validation; then, once, the network's answers on the test split.
+    """Train from scratch on what the family learns; then, once, the network's answers on the images that judge it.
 
     The training's state is saved after every epoch; from such a state it goes on as if it had never stopped. Several
     `ranks` divide the images of each step and come to the same network. Raises TrainingError, with the genotype's key.

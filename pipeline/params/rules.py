@@ -27,8 +27,8 @@ def of_search(params: Params) -> Iterator[Complaint]:
     """All rules of the main pipeline's file."""
     space, search, scoring = params.space, params.search, params.search.evaluation
     yield from of_data(params.data)
-    yield from _of_rates("stage1", params.stage1)
-    yield from _of_rates("stage2", params.stage2)
+    yield from of_rates("stage1", params.stage1)
+    yield from of_rates("stage2", params.stage2)
     yield from of_network(params.network)
     if params.stage1.generations == params.stage1.epochs == 0:
         yield mismatch(("stage1", "epochs"), "an integer of at least 1 where generations is 0", 0)
@@ -38,13 +38,16 @@ def of_search(params: Params) -> Iterator[Complaint]:
     ):
         if last < first:
             yield mismatch(("search", "evaluation", key), f"an integer of at least {name} ({first})", last)
+    yield from of_rates("trial", params.trial)
+    if params.trial.finalists and params.trial.finalist_epochs <= params.trial.epochs:
+        expected = f"an integer above epochs ({params.trial.epochs}) where there are finalists"
+        yield mismatch(("trial", "finalist_epochs"), expected, params.trial.finalist_epochs)
     yield from of_retrain(params.retrain)
 
+    yield from of_space(space)
     known = OPERATIONS.get(space.name, ())
     if not known:
-        yield mismatch(("space", "name"), one_of(OPERATIONS), space.name)
         return
-    yield from each_once(("space", "operations"), "operation", space.operations, known)
     if params.retrain.hand_designed_channels and PLAIN_CONVOLUTION[space.name] not in space.operations:
         expected = f"[] where space.operations lacks {PLAIN_CONVOLUTION[space.name]}"
         yield mismatch(("retrain", "hand_designed_channels"), expected, params.retrain.hand_designed_channels)
@@ -55,6 +58,7 @@ def of_search(params: Params) -> Iterator[Complaint]:
             ("stage1", params.stage1.population),
             ("stage2", params.stage2.population),
             ("search", search.population),
+            ("trial", params.trial.population),
         ):
             if population > size:
                 expected = f"an integer of at most {size}, the number of architectures in the space"
@@ -80,6 +84,14 @@ def of_data(data: DataSection) -> Iterator[Complaint]:
         yield mismatch(("data", "title"), "a text of printable characters", data.title)
 
 
+def of_space(space: SpaceSection) -> Iterator[Complaint]:
+    """Rules of the section `space`."""
+    if space.name not in OPERATIONS:
+        yield mismatch(("space", "name"), one_of(OPERATIONS), space.name)
+        return
+    yield from each_once(("space", "operations"), "operation", space.operations, OPERATIONS[space.name])
+
+
 def of_network(network: FinalNetworkSection) -> Iterator[Complaint]:
     """Rules of the section `network`."""
     if network.stem_stride not in STEM_STRIDES:
@@ -88,7 +100,7 @@ def of_network(network: FinalNetworkSection) -> Iterator[Complaint]:
 
 def of_retrain(section: RetrainSection) -> Iterator[Complaint]:
     """Rules of the section `retrain`."""
-    yield from _of_rates("retrain", section)
+    yield from of_rates("retrain", section)
     yield from each_once(("retrain", "hand_designed_channels"), "width", section.hand_designed_channels)
     yield from each_once(("retrain", "published"), "name", section.published, PUBLISHED)
 
@@ -109,7 +121,8 @@ def architectures(space: SpaceSection) -> int:
     return SearchSpace(tuple(dict.fromkeys(space.operations)), space.nodes, space.name).size
 
 
-def _of_rates(stage: str, recipe: TrainingSection) -> Iterator[Complaint]:
+def of_rates(stage: str, recipe: TrainingSection) -> Iterator[Complaint]:
+    """Rules of a recipe's rates, of the section of this name."""
     if recipe.final_learning_rate > recipe.learning_rate:
         expected = f"a number of at most learning_rate ({recipe.learning_rate})"
         yield mismatch((stage, "final_learning_rate"), expected, recipe.final_learning_rate)

@@ -14,7 +14,7 @@ from bnas.records.base import Count, Natural, NonNegative, Positive, Share
 from pipeline.params.yaml12 import ParamsError
 
 DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder", "imagenet"]
-SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars"]
+SelectionRule = Literal["nsga2", "auxiliary", "alternate", "cars", "bins"]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Population = Annotated[int, Field(ge=4, le=2**16, multiple_of=4)]  # as DEAP's tournament wants it
@@ -187,15 +187,36 @@ class SearchSection(Section):
     evaluation: GrowingEvaluationSection
 
 
-class RetrainSection(TrainingSection):
-    """The recipe of the finished networks and of their baselines."""
+class TrialSection(TrainingSection):
+    """The search that goes on by short trainings from scratch."""
 
     seed: Seed
-    count: Natural
+    source: Literal["search", "random", "none"]
+    population: Population
+    generations: Count
+    candidates: Annotated[int, Field(ge=1, le=64)]
+    selection: Literal[SelectionRule, "two_stage"]
+    variation: VariationSection
+    epochs: Natural
+    finalists: Count
+    finalist_epochs: Natural
+    bins: Few
+
+
+class RecipeSection(TrainingSection):
+    """The recipe of networks that are trained from scratch."""
+
+    seed: Seed
     epochs: Natural
     drop_path: DropProbability
     label_smoothing: DropProbability
     auxiliary_weight: NonNegative
+
+
+class RetrainSection(RecipeSection):
+    """The finished networks and their baselines."""
+
+    count: Natural
     hand_designed_channels: tuple[Width, ...]
     linear_baseline: bool
     published: tuple[str, ...]
@@ -229,6 +250,7 @@ class Params(Section):
     stage1: CoevolutionSection
     stage2: Stage2Section
     search: SearchSection
+    trial: TrialSection
     retrain: RetrainSection
     report: ReportSection
     runtime: RuntimeSection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from pipeline import export
-from pipeline.transfer.stage import main
+from pipeline.transfer.stage import TRANSFER
 
 if __name__ == "__main__":
-    sys.exit(main("export", export.run))
+    sys.exit(TRANSFER.main("export", export.run))

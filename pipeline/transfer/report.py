@@ -9,8 +9,9 @@ from bnas.report import analysis
 from bnas.report.story import TRANSFER_STAGES, transfer_story
 from pipeline import report
 from pipeline.stage import Stage
+from pipeline.stage.side import PROJECT
 from pipeline.transfer.params import TransferParams
-from pipeline.transfer.stage import PROJECT, main
+from pipeline.transfer.stage import TRANSFER
 
 
 def run(stage: Stage) -> None:
@@ -26,4 +27,4 @@ def run(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main("report", run))
+    sys.exit(TRANSFER.main("report", run))

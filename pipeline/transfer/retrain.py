@@ -21,8 +21,9 @@ from pipeline.config import dataset, network_config
 from pipeline.processes import main
 from pipeline.retrain import Candidate
 from pipeline.stage import Stage, write_json
+from pipeline.stage.side import PROJECT
 from pipeline.transfer.params import TransferParams
-from pipeline.transfer.stage import PROJECT, enter, parameters
+from pipeline.transfer.stage import TRANSFER
 
 
 def run(stage: Stage, ranks: Ranks = ALONE) -> None:
@@ -75,5 +76,5 @@ def candidates(front: Front, params: TransferParams, costs: CostTable) -> list[C
 
 
 if __name__ == "__main__":
-    enter()
-    sys.exit(main("retrain", run, parameters, "pipeline.transfer.retrain"))
+    TRANSFER.enter()
+    sys.exit(main("retrain", run, TRANSFER.parameters, "pipeline.transfer.retrain"))

@@ -104,7 +104,7 @@ def searched(shared: Shared, forks: Forks) -> Searched:
     def run(folder: Path) -> None:
         project(folder)
         steps = {}
-        for name in ("prepare", "stage1", "stage2", "search"):
+        for name in ("prepare", "stage1", "stage2", "search", "trial"):
             done = forks.run(folder, name)
             assert (done.code, done.err) == (0, "")
             steps[name] = done.steps or 0
@@ -136,7 +136,7 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Searched:
 def retrained(tmp_path_factory: pytest.TempPathFactory, searched: Searched) -> Searched:
     """The same with one network as the retraining leaves it, but for its training."""
     folder = searched.before("retrain", tmp_path_factory.mktemp("retrained"))
-    (member, *_) = read_front(folder / "data/search/front.json").members
+    (member, *_) = read_front(folder / "data/trial/front.json").members
     found = RetrainedNetwork(
         "front-1", "front", member.genotype, 2, 3, member.size_bytes, member.params, member.ops, 0.5, 6, 60, 1, None
     )

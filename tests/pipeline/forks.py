@@ -22,9 +22,9 @@ from bnas.storage import checkpoint
 from bnas.nn.network import NetworkConfig, Supernet
 from bnas.space.search_space import SearchSpace
 from bnas.scoring.answers import answers_on
-from pipeline import export, prepare, processes, report, retrain, search, stage, stage1, stage2
+from pipeline import export, prepare, processes, report, retrain, search, stage, stage1, stage2, trial
 
-MODULES = {"prepare": prepare, "stage1": stage1, "stage2": stage2, "search": search, "retrain": retrain}
+MODULES = {"prepare": prepare, "stage1": stage1, "stage2": stage2, "search": search, "trial": trial, "retrain": retrain}
 MODULES |= {"export": export, "report": report}
 
 weight = torch.nn.Parameter(torch.zeros(1))
@@ -51,7 +51,7 @@ def main(name, folder):
     os.chdir(folder)
     # Stages with compiled kernels are imported by those that run them.
     module = MODULES.get(name) or importlib.import_module("pipeline." + name)
-    start = processes.main if name in ("stage1", "stage2", "search", "retrain") else stage.main
+    start = processes.main if name in ("stage1", "stage2", "search", "trial", "retrain") else stage.main
     return start(name, module.run)
 
 def run_each(runs):

@@ -27,7 +27,8 @@ IMAGES, LABELS = "data/prepared/train/images.npy", "data/prepared/train/labels.n
 DATASET = "data/prepared/dataset.json"
 POPULATION, WEIGHTS = "data/stage1/population.json", "data/stage1/supernet.safetensors"
 EARLIER, LATER = "data/stage1/generations.json", "data/stage2/generations.json"
-FRONT = "data/search/front.json"
+SEARCHED_FRONT, FRONT = "data/search/front.json", "data/trial/front.json"
+TRIAL = "data/trial/networks.json"
 LINEAR = "data/retrain/linear.json"
 TABLE = "data/latency_table/table.json"
 TRAINED = "data/retrain/front-1/weights.safetensors"
@@ -203,6 +204,17 @@ RECORDS = [
         another_key=put("generations", 0, "members", 0, "key", "0" * 12),
         a_negative_size=put("generations", 0, "members", 0, "size_bytes", -1.0),
     ),
+    *as_json("trial", SEARCHED_FRONT),
+    *as_json("trial", "data/search/generations.json"),
+    *as_json("retrain", TRIAL),
+    *cases(
+        "retrain",
+        TRIAL,
+        no_epochs=put("networks", 0, "epochs", 0),
+        a_negative_loss=put("networks", 0, "loss", -1.0),
+        another_key=put("networks", 0, "key", "0" * 12),
+        another_origin=put("networks", 0, "origin", "elsewhere"),
+    ),
     *as_json("retrain", FRONT),
     *cases(
         "retrain",
@@ -326,6 +338,7 @@ REPORTED = [
     *cases("report", PREDICTIONS, "predictions of front-1", header_only=spoil.content(lambda old: old[:23])),
     *as_json("report", "data/retrain/front-1/curve.json"),
     *cases("report", LINEAR, null=spoil.replaced("null"), truncated=spoil.truncated, all_wrong=put("wrong", 9**9)),
+    *as_json("report", TRIAL),
     *cases("report", "data/search/summary.json", tau_of_three=put("schedule_tau", 3.0), empty=spoil.empty),
     *as_json("report", "data/export/files.json"),
     *cases("report", "data/stage2/training.json", a_key_less=edited(lambda value: value[0].popitem() and None)),

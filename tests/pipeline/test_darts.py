@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     values["network"] |= {"stem_stride": 4, "final": {"channels": 4, "cells": 3}}
     values["retrain"] |= {"count": 1, "auxiliary_weight": 0.4, "hand_designed_channels": [4]}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    for stage in ("prepare", "stage1", "stage2", "search", "retrain", "export", "report"):
+    for stage in ("prepare", "stage1", "stage2", "search", "trial", "retrain", "export", "report"):
         done = forks.run(folder, stage)
         assert done.code == 0, done.err
     return folder

@@ -14,6 +14,7 @@ CHANGES = [
     ("runtime.workers", 2, []),
     ("report.size_bins", 5, AFTER["report"]),
     ("retrain.epochs", 2, AFTER["retrain"]),
+    ("trial.epochs", 3, AFTER["trial"]),
     ("search.seed", 1, AFTER["search"]),
     ("stage2.learning_rate", 0.002, AFTER["stage2"]),
     ("stage1.learning_rate", 0.002, AFTER["stage1"]),

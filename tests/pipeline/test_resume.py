@@ -29,7 +29,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("name", "kills"), [("stage1", [1, 2]), ("stage1", [6]), ("stage2", [1]), ("search", [1, 1]), ("search", [3])]
+    ("name", "kills"),
+    [("stage1", [1, 2]), ("stage1", [6]), ("stage2", [1]), ("search", [1, 1]), ("search", [3]), ("trial", [1])],
 )
 def test_a_killed_stage_ends_with_the_same_files_and_less_work(
     searched: Searched, forks: Forks, tmp_path: Path, name: str, kills: list[int]

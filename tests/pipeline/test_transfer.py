@@ -72,10 +72,10 @@ def found(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     values = yaml.safe_load((folder / "params.yaml").read_text())
     values["data"] |= {"name": "image_folder", "images_per_class": 0}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    for name in ("prepare", "stage1", "stage2", "search"):
+    for name in ("prepare", "stage1", "stage2", "search", "trial"):
         done = forks.run(folder, name)
         assert (done.code, done.err) == (0, "")
-    return folder / "data/search/front.json"
+    return folder / "data/trial/front.json"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from bnas.space.search_space import SearchSpace, sample_uniform
 from bnas.storage.lock import lock
 from tests.imports import ROOT
 
-STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "retrain", "export", "report")
+STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "trial", "retrain", "export", "report")
 
 
 class Workspace:
@@ -141,6 +141,8 @@ def tiny_params() -> str:
         "survivor_batches": 2,
         "calibration_batches": 1,
     }
+    params["trial"] |= {"population": 4, "generations": 1, "candidates": 2, "batch_size": 60}
+    params["trial"] |= {"finalists": 2, "finalist_epochs": 2, "bins": 2}
     params["retrain"] |= {"count": 1, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}
     params["retrain"] |= {"linear_baseline": True}
     params["runtime"] |= {"device": "cpu", "threads": 1, "workers": 1}

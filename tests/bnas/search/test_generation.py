@@ -17,6 +17,7 @@ from bnas.search.selection import (
     TWO_STAGE,
     Selection,
     auxiliary_objectives,
+    bin_ranks,
     fronts,
     mating_values,
     rule_of,
@@ -77,6 +78,20 @@ def reference_cars(values, count):
             return certain, union
         certain |= union
     return certain, set()
+
+
+def reference_bins(values, bins=10):
+    """Bins of log f2 by comparing with every edge; the best of each in turn, of equal ones the first."""
+    logs = [math.log(f2) for _, f2 in values]
+    low, width = min(logs), (max(logs) - min(logs)) / bins
+    queues = {}
+    for i, at in enumerate(logs):
+        place = sum(round(at, 9) >= round(low + width * k, 9) for k in range(1, bins))
+        queues.setdefault(place, []).append(i)
+    for queue in queues.values():
+        queue.sort(key=lambda i: (values[i][0], i))
+    ranked = [(rank, i) for queue in queues.values() for rank, i in enumerate(queue)]
+    return [i for _, i in sorted(ranked)]
 
 
 # Tenths, so that ties and equal points are common; and arbitrary values beside them.
@@ -195,6 +210,29 @@ def test_alternate_begins_with_the_real_front():
     assert draw([LARGE, SMALL, SMALLER], 2, "alternate") == [1, 0]
 
 
+@quick
+@given(point_lists, st.data())
+def test_bins_take_the_best_of_every_size_in_turn(points, data):
+    count = data.draw(st.integers(0, len(points)))
+    assert draw(points, count, "bins") == reference_bins(points)[:count]
+
+
+def test_bins_keep_every_size_whatever_the_errors():
+    # Errors rise with size: a front by error and size is the smallest alone.
+    points = [(i / 40, 1.1**i / 100) for i in range(40)]
+    chosen = draw(points, 10, "bins")
+    assert [points[i][1] for i in sorted(chosen)] == sorted(points[i][1] for i in chosen)
+    assert max(chosen) >= 36
+    assert draw(points, 1, "nsga2") == [0]
+
+
+def test_bins_may_have_limits():
+    points = [(0.2, 0.1), (0.1, 0.19), (0.3, 0.9)]
+    assert bin_ranks(points, 2).tolist() == [1, 0, 0]
+    assert bin_ranks(points, 2, (0.01, 100.0)).tolist() == [1, 0, 2]
+    assert bin_ranks(points, 1).tolist() == [1, 0, 2]
+
+
 def test_cars_protects_the_largest_network():
     # On (f1, 1/f2) the large network is on the first front; on (f1, f2) it is on the last one.
     points = [SMALL, SMALLER, (0.35, 0.15), LARGE]
@@ -225,6 +263,7 @@ def test_mating_compares_by_the_sorting_of_the_rule():
         "cars": [objectives] * 3,
         "auxiliary": [auxiliary] * 3,
         "alternate": [objectives, auxiliary, objectives],
+        "bins": [np.zeros((2, 2))] * 3,
     }
     for rule, values in expected.items():
         for generation in (1, 2, 3):
@@ -234,11 +273,12 @@ def test_mating_compares_by_the_sorting_of_the_rule():
 @pytest.mark.parametrize(
     ("points", "count", "rule", "expected"),
     [
-        ([SMALL], 1, "nsga3", "rule: expected one of nsga2, auxiliary, alternate, cars, found 'nsga3'"),
+        ([SMALL], 1, "nsga3", "rule: expected one of nsga2, auxiliary, alternate, cars, bins, found 'nsga3'"),
         ([SMALL], 1, TWO_STAGE, "rule: expected one of"),
         ([SMALL], 2, "nsga2", "count: expected a number from 0 to 1, found 2"),
         ([SMALL], -1, "nsga2", "count: .* found -1"),
         ([(0.1, 0.0)], 1, "cars", "sizes above 0 for rule 'cars', found 0.0"),
+        ([(0.1, 0.0)], 1, "bins", "sizes above 0 for rule 'bins', found 0.0"),
         ([(0.1, 1.1)], 1, "auxiliary", "sizes of at most 1, .* up to 1.1"),
         ([(-0.1, 0.1)], 1, "alternate", "errors of at least 0"),
         ([(0.1, math.nan)], 1, "nsga2", "objectives: expected finite values, found nan"),
@@ -693,7 +733,7 @@ def reached_at_random(seed):
     return reached(np.concatenate([evaluate(batch) for batch in drawn]))
 
 
-@pytest.mark.parametrize("selection", ["nsga2", "alternate", TWO_STAGE, "cars"])
+@pytest.mark.parametrize("selection", ["nsga2", "alternate", TWO_STAGE, "cars", "bins"])
 def test_twenty_generations_approach_the_known_front_and_beat_random_search(selection):
     found = []
     for seed in range(3):

@@ -1,0 +1,183 @@
+"""NSGA-II that goes on at the next fidelity: candidates are trained from scratch for a short while [ours]."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnas.records.trial import Origin
+from bnas.search import generation
+from bnas.search.generation import Screening, VariationRates
+from bnas.search.network_regression import Features, NetworkRegression
+from bnas.search.problem import SearchProblem
+from bnas.search.selection import Selection, bin_ranks, rule_of
+from bnas.space.genotype import Genotype
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """What training a network for a while came to: mean training loss, and wrong answers to validation images."""
+
+    loss: float
+    wrong: int
+    images: int
+
+
+Train = Callable[[Sequence[Genotype], int], Sequence[ShortRun]]
+"""Trains genotypes from scratch, each for so many epochs with a schedule of its own → their results."""
+
+Score = Callable[[Sequence[Genotype]], Sequence[float]]
+"""Genotypes → their errors in the supernet."""
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What is trained: the first population, offspring of some generations, then the best of them for longer.
+
+    A generation trains `population` networks for `epochs` epochs: chosen from `candidates` times as many offspring by
+    the regression. Then the best of every one of `bins` equal log-size bins in turn, `finalists` in all, are trained
+    for `finalist_epochs` (0 finalists: nothing is trained again).
+    """
+
+    seed: int
+    population: int
+    generations: int
+    candidates: int
+    variation: VariationRates
+    selection: str
+    epochs: int
+    finalists: int
+    finalist_epochs: int
+    bins: int
+
+
+@dataclass
+class Trial:
+    """A trial as it goes: what was trained for how long, what it came to, and the estimates that follow.
+
+    `runs` and `estimates` map epochs to what networks trained for as long came to, and to what the regression makes of
+    that. `score` adds the supernet's opinion to what the regression sees. `agree` returns the main rank's values on all
+    ranks, whose rounding may differ.
+    """
+
+    problem: SearchProblem
+    epochs: int
+    score: Score | None = None
+    agree: Callable[[list[float]], list[float]] = list
+    runs: dict[int, dict[Genotype, ShortRun]] = field(default_factory=dict)
+    estimates: dict[int, dict[Genotype, float]] = field(default_factory=dict)
+    supernet: dict[Genotype, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        costs = self.problem.costs
+        self._features = Features(self.problem.space, (costs.size, costs.ops))
+        self._regressions: dict[int, NetworkRegression] = {}
+
+    def learn(self, runs: Mapping[Genotype, ShortRun], epochs: int) -> None:
+        """Take in what genotypes trained for so long came to, and fit the regression of the rung anew."""
+        rung = self.runs.setdefault(epochs, {})
+        rung.update(runs)
+        known = list(rung)
+        self._regressions[epochs] = NetworkRegression(self._rows(known, epochs), [run.loss for run in rung.values()])
+        self.estimates[epochs] = dict(zip(known, self.predict(known, epochs), strict=True))
+
+    def predict(self, genotypes: Sequence[Genotype], epochs: int) -> list[float]:
+        """What the regression of a rung expects of genotypes, trained or not, in nats and at least 0."""
+        predicted = self._regressions[epochs](self._rows(genotypes, epochs))
+        return self.agree(np.maximum(predicted, 0.0).tolist())
+
+    @property
+    def longest(self) -> int:
+        """The epochs of the longest trainings."""
+        return max(self.runs)
+
+    def final(self, genotypes: Sequence[Genotype]) -> list[float]:
+        """The estimate by all that was trained: of the finalists' rung if there is one."""
+        return self.predict(genotypes, self.longest)
+
+    def _rows(self, genotypes: Sequence[Genotype], epochs: int) -> NDArray[np.float64]:
+        """Features `[U, F]`; in the finalists' rung they are log size and the estimate of the first rung."""
+        if epochs != self.epochs:
+            sizes = [math.log(self.problem.costs.size(genotype)) for genotype in genotypes]
+            return np.column_stack([sizes, self.predict(genotypes, self.epochs)])
+        rows = self._features(genotypes)
+        if self.score is None:
+            return rows
+        missing = [genotype for genotype in dict.fromkeys(genotypes) if genotype not in self.supernet]
+        if missing:
+            self.supernet.update(zip(missing, self.score(missing), strict=True))
+        return np.column_stack([rows, [self.supernet[genotype] for genotype in genotypes]])
+
+
+def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], train: Train) -> dict[Genotype, Origin]:
+    """Train the first population, generations of offspring, and the finalists; where each of them came from.
+
+    With `candidates` 1 and `random_share` 1 all offspring are random and none is chosen: random search.
+    """
+    problem, rng = trial.problem, random.Random(plan.seed)
+    origins = dict(first)
+    breeder = problem.breeder(plan.variation)
+
+    def sampler(rng: random.Random, count: int) -> list[Genotype]:
+        drawn = breeder.sampler(rng, count)
+        origins.update(dict.fromkeys([genotype for genotype in drawn if genotype not in origins], "random"))
+        return drawn
+
+    def trained(genotypes: Sequence[Genotype], epochs: int) -> None:
+        missing = [genotype for genotype in genotypes if genotype not in trial.runs.get(epochs, {})]
+        if missing:
+            trial.learn(dict(zip(missing, train(missing, epochs), strict=True)), epochs)
+
+    def estimates(genotypes: Sequence[Genotype]) -> list[float]:
+        trained(genotypes, plan.epochs)
+        return [trial.estimates[plan.epochs][genotype] for genotype in genotypes]
+
+    def predictions(genotypes: Sequence[Genotype]) -> list[float]:
+        return trial.predict(genotypes, plan.epochs)
+
+    population = tuple(first)
+    for t in range(1, plan.generations + 1):
+        known = len(trial.runs.get(plan.epochs, ()))
+
+        def moved(survivors: Sequence[Genotype]) -> bool:
+            """Whether estimates have moved since the parents were looked at: once, when the offspring are trained."""
+            nonlocal known
+            before, known = known, len(trial.runs[plan.epochs])
+            return known > before
+
+        step = generation.step(
+            population,
+            problem.evaluation(estimates),
+            selection=Selection(rule_of(plan.selection, t, plan.generations), t, plan.population),
+            breeder=replace(breeder, sampler=sampler),
+            rng=rng,
+            exclude=trial.runs.get(plan.epochs, {}).keys(),
+            screening=Screening(plan.candidates, problem.evaluation(predictions)),
+            second_look=moved,
+        )
+        population = step.population
+    trained(population, plan.epochs)
+    if plan.finalists:
+        trained(best_of_bins(trial.estimates[plan.epochs], problem, plan.bins, plan.finalists), plan.finalist_epochs)
+    return {genotype: origins.get(genotype, "offspring") for genotype in trial.runs[plan.epochs]}
+
+
+def best_of_bins(
+    estimates: Mapping[Genotype, float], problem: SearchProblem, bins: int, count: int | None = None
+) -> list[Genotype]:
+    """The best of every one of `bins` parts of the space's range of log resource, smallest first.
+
+    With `count` so many: after them the second best of every bin, and so on. After a short training small networks are
+    ahead of large ones that will overtake them, so estimates are compared at equal size only [ours].
+    """
+    genotypes = sorted(estimates, key=lambda each: (problem.resource(each), each.key))
+    objectives = problem.objectives(genotypes, [estimates[each] for each in genotypes])
+    least, most = problem.resource.range()
+    ranks = bin_ranks(objectives, bins, (least / most / problem.margin, 1 / problem.margin))
+    chosen = np.argsort(ranks, kind="stable")[: int((ranks == 0).sum()) if count is None else count]
+    return [genotypes[row] for row in chosen]
