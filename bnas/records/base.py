@@ -112,7 +112,9 @@ def _refuse_difference(path: Path | str, loc: Loc, found: Any, expected: Any) ->
         if found.keys() == expected.keys():
             for name in expected:
                 _refuse_difference(path, (*loc, name), found[name], expected[name])
-        found, expected = ", ".join(found), ", ".join(expected)
+        missing = [name for name in expected if name not in found]
+        unknown = [name for name in found if name not in expected]
+        found, expected = ", ".join(unknown) or "none", ", ".join(missing) or "no key more"
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
             _refuse_difference(path, (*loc, index), one, other)

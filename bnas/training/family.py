@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,18 +83,25 @@ class Use:
     folds: int = 1
     fold: int = 0
 
-    def splits(self, data: FamilyData) -> tuple[Split, Split | None]:
-        """What is learnt, and the part that judges (None: the split `judge`, which is not opened here)."""
-        learnt = data.split(self.learnt[0])
-        for name in self.learnt[1:]:
-            learnt = learnt.joined(data.split(name))
-        if self.folds == 1:
-            return learnt, None
-        parts = stratified_split(learnt.labels, {str(i): 1 / self.folds for i in range(1, self.folds)}, seed=0)
-        judging = parts[str(self.fold) if self.fold else "train"]
-        rest = np.setdiff1d(np.arange(len(learnt)), judging)
-        learns, judges = (Split(Selected(learnt.images, rows), learnt.labels[rows]) for rows in (rest, judging))
-        return learns, judges
+    def learns(self, data: FamilyData) -> Split:
+        """The images that are learnt."""
+        return self._whole(data) if self.folds == 1 else self._part(data, judging=False)
+
+    def judges(self, data: FamilyData) -> Split:
+        """The images that judge; the split `judge` is opened here and nowhere else."""
+        return data.split(self.judge) if self.folds == 1 else self._part(data, judging=True)
+
+    def _whole(self, data: FamilyData) -> Split:
+        first, *others = (data.split(name) for name in self.learnt)
+        return functools.reduce(Split.joined, others, first)
+
+    def _part(self, data: FamilyData, *, judging: bool) -> Split:
+        whole = self._whole(data)
+        parts = stratified_split(whole.labels, {str(i): 1 / self.folds for i in range(1, self.folds)}, seed=0)
+        rows = parts[str(self.fold) if self.fold else "train"]
+        if not judging:
+            rows = np.setdiff1d(np.arange(len(whole)), rows)
+        return Split(Selected(whole.images, rows), whole.labels[rows])
 
 
 FINISHED = Use(("train", "validation"), "test")
@@ -119,9 +127,8 @@ class Family:
 
     def feed(self) -> TrainingFeed:
         """Mini-batches of what is learnt. Raises DataError if that holds fewer images than one mini-batch."""
-        return TrainingFeed(
-            self.use.splits(self.data)[0], self.recipe.batch_size, self.normalise, self.data.augmentation
-        )
+        learnt = self.use.learns(self.data)
+        return TrainingFeed(learnt, self.recipe.batch_size, self.normalise, self.data.augmentation)
 
     def fit(
         self,
@@ -145,6 +152,6 @@ class Family:
         )
 
     def test(self, model: nn.Module) -> Predictions:
-        """A trained model's answers on the images that judge; the test split is opened here and nowhere else."""
-        judge = self.use.splits(self.data)[1] or self.data.split(self.use.judge)
+        """A trained model's answers on the images that judge."""
+        judge = self.use.judges(self.data)
         return Predictions(judge.labels, predict(model, judge, self.normalise, TEST_BATCH).numpy())

@@ -90,8 +90,8 @@ def test_folds_part_what_is_learnt_from_what_judges_and_every_image_judges_once(
     data = splits(tmp_path, train=48, validation=16)
     judged: list[int] = []
     for fold in range(4):
-        learns, judges = Use(("train", "validation"), "", 4, fold).splits(data)
-        assert judges is not None
+        use = Use(("train", "validation"), "", 4, fold)
+        learns, judges = use.learns(data), use.judges(data)
         seen, judging = (set(split.images[:][:, 0, 0, 0].tolist()) for split in (learns, judges))
         assert not seen & judging
         assert len(seen | judging) == 64
@@ -102,8 +102,8 @@ def test_folds_part_what_is_learnt_from_what_judges_and_every_image_judges_once(
 
 def test_finished_networks_learn_both_splits_and_those_on_trial_one(tmp_path: Path) -> None:
     data = splits(tmp_path, train=8, validation=4)
-    assert len(FINISHED.splits(data)[0]) == 12
-    assert len(TRIAL.splits(data)[0]) == 8
+    assert len(FINISHED.learns(data)) == 12
+    assert len(TRIAL.learns(data)) == 8
     assert (FINISHED.judge, TRIAL.judge) == ("test", "validation")
 
 
