@@ -15,8 +15,9 @@ from pathlib import Path
 
 from bnas.nn.cost import CostTable, cost
 from bnas.nn.network import Network, NetworkConfig
+from bnas.packed import fold
 from bnas.records.dataset import DatasetDescription
-from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role
+from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role, read_rounded
 from bnas.records.search import read_front
 from bnas.records.training import EpochRecord, read_predictions
 from bnas.search.problem import SearchProblem
@@ -82,7 +83,7 @@ def train(
         files_root(description, params.runtime),
         params.runtime.loader_workers,
     )
-    family = Family(recipe, data, device)
+    family = Family(recipe, data, device, fold.shipped)
     together = trained_together(len(chosen), recipe, ranks)
     how = f"{ranks.size} processes, {params.runtime.threads} threads" if together else ""
     final = network_config(params, description, params.network.final)
@@ -144,7 +145,8 @@ def collect(
         finished, target = jobs[candidate.name], stage.out / candidate.name
         shutil.copytree(finished.folder, target)
         seconds = network_pool.read_seconds(target)
-        (target / "seconds.json").unlink()
+        for told in ("seconds.json", "rounded.json"):  # what other files say
+            (target / told).unlink()
         times.append(NetworkTime(candidate.name, seconds).to_dict())
         networks.append(result(candidate, finished, target, description, epochs))
     write_json(stage.out / "networks.json", RetrainedNetworks(tuple(networks)).to_dict())
@@ -213,7 +215,7 @@ def job(
         "recipe": asdict(family.recipe),
         "augmentation": asdict(family.data.augmentation),
         "data": description.hash,
-        "code": source_hash(network_pool.__name__),
+        "code": [source_hash(module.__name__) for module in (network_pool, fold)],
         "machine": f"{cache.machine(family.device)} {how}".strip(),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:32]
@@ -227,7 +229,7 @@ def result(
     """What the report needs of a finished network: cost, and errors counted from its per-image answers."""
     image = description.image
     shape = (image.channels, image.height, image.width)
-    weight = cost(Network(finished.config, finished.genotype), shape)
+    weight = cost(Network(finished.config, finished.genotype), shape, finished.config.shipped)
     answers = read_predictions(folder / "predictions.csv")
     return RetrainedNetwork(
         name=candidate.name,
@@ -243,6 +245,7 @@ def result(
         test_images=len(answers.labels),
         epochs=epochs,
         matched=candidate.matched,
+        rounded=read_rounded(finished.folder / "rounded.json"),
     )
 
 

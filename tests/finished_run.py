@@ -157,4 +157,4 @@ def _write(path: Path, value: object) -> None:
 def read(root: Path) -> Run:
     """The run as the report stage reads it, from another folder than the working directory."""
     with contextlib.chdir(root):
-        return read_run()
+        return read_run("float32")

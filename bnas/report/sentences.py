@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
 
 from bnas.records.networks import LinearBaseline, RetrainedNetwork
@@ -76,6 +78,15 @@ def optimistic_note(networks: Sequence[RetrainedNetwork]) -> str:
     if count == 1:
         return "the only network of the front, so not chosen by the test split"
     return f"lowest test error of {count} networks: optimistic, chosen by the test split"
+
+
+def rounding(networks: Sequence[RetrainedNetwork]) -> str:
+    """What rounding to the files changed, over all networks; nothing if nothing was rounded."""
+    rounded = [network.rounded for network in networks if network.rounded]
+    if not rounded:
+        return ""
+    total = reduce(operator.add, rounded)
+    return f"Errors are those of the files: numbers were rounded after training, before the test. {total.sentence}. "
 
 
 def linear_note(linear: LinearBaseline, networks: Sequence[RetrainedNetwork]) -> str:

@@ -11,6 +11,8 @@ from torch import nn
 
 from bnas.data.batches import Augmentation, TrainingFeed
 from bnas.data.split import Normalise, Split
+from bnas.nn.network import Network
+from bnas.records.networks import Rounded
 from bnas.records.training import EpochRecord, Predictions
 from bnas.training.loop import CosineRate, Forward, Sharing, TrainingLoss, TrainingState, fit, predict
 from bnas.training.ranks import ALONE, Ranks
@@ -66,13 +68,22 @@ class FamilyData:
         return Split.open(self.prepared / name, self.root, self.threads)
 
 
+def as_trained(network: Network) -> Network:
+    """The network itself: what ships where nothing is rounded."""
+    return network
+
+
 @dataclass(frozen=True)
 class Family:
-    """A recipe, the data and a device. Networks are trained on train + validation and tested once on test."""
+    """A recipe, the data and a device. Networks are trained on train + validation and tested once on test.
+
+    `ship` takes a trained network to the one that its file holds, which is what is tested.
+    """
 
     recipe: Recipe
     data: FamilyData
     device: torch.device
+    ship: Callable[[Network], Network] = as_trained
 
     @property
     def normalise(self) -> Normalise:
@@ -104,6 +115,15 @@ class Family:
             sharing=recipe.sharing(ranks),
             on_epoch=on_epoch,
         )
+
+    def rounded(self, trained: Network, shipped: Network) -> Rounded | None:
+        """What rounding changed of the answers to validation images; None if both are one network."""
+        if shipped is trained:
+            return None
+        split = self.data.split("validation")
+        before, after = (predict(model, split, self.normalise, TEST_BATCH).numpy() for model in (trained, shipped))
+        wrong = (int((answers != split.labels).sum()) for answers in (before, after))
+        return Rounded(len(split), int((before != after).sum()), *wrong)
 
     def test(self, model: nn.Module) -> Predictions:
         """A finished model's answers on the test split, which is opened here and nowhere else."""

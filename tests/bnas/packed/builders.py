@@ -147,7 +147,7 @@ def balanced(model: Network, size: tuple[int, int]) -> Network:
 def card(model: Network, size: tuple[int, int] = (8, 8), **changes: Any) -> packed.ModelCard:
     """The card of a network; `name`, `wrong` and the like may be changed."""
     config = model.config
-    found = cost(model, (config.in_channels, *size))
+    found = cost(model, (config.in_channels, *size), config.shipped)
     record: dict[str, Any] = {
         "name": "front-1",
         "role": "front",
