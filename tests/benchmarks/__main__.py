@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stage import atomic_write
-from tests.benchmarks import folder, packed, processes, schedule, scoring, streaming, training
+from tests.benchmarks import folder, packed, processes, schedule, scoring, streaming, threads, training
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 
 SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "packed": packed.MEASURES,
+    "threads": threads.MEASURES,
     "scoring": scoring.MEASURES,
     "training": training.MEASURES,
     "streaming": streaming.MEASURES,
@@ -35,6 +36,7 @@ STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 
 TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "packed": packed.text,
+    "threads": threads.text,
     "scoring": scoring.text,
     "training": training.text,
     "streaming": streaming.text,

@@ -96,8 +96,9 @@ def parameters(rng: np.random.Generator, step: Step, kind: str = "normal") -> Pa
 
 
 def machine(steps: Sequence[Step], values: Sequence[Parameters], block: int | None = None, threads: int = 1) -> Machine:
-    """Ready to run, with so many images in a block."""
+    """Ready to run, with so many images in a block, and every image worth a thread."""
     made = Machine(steps, values, threads)
+    made.worth = 1e-12
     if block is not None:
         made.block = block
     return made
