@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stage import atomic_write
-from tests.benchmarks import folder, packed, processes, schedule, scoring, streaming, threads, training
+from tests.benchmarks import folder, packed, processes, schedule, scoring, shipped, streaming, threads, training
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
@@ -30,6 +30,7 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 """What `make bench` runs: section → name of the figures → what measures them."""
 
 STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "shipped": shipped.MEASURES,
     "schedule": schedule.MEASURES,
     "folder": folder.MEASURES,
 }
@@ -41,6 +42,7 @@ TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "training": training.text,
     "streaming": streaming.text,
     "processes": processes.text,
+    "shipped": shipped.text,
     "schedule": schedule.text,
     "folder": folder.text,
 }
