@@ -67,14 +67,16 @@ class Machine:
 
     def threads_for(self, count: int) -> int:
         """How many threads so many images are shared out among: one where sharing has been slower than that of late."""
-        threads = max(1, int(min(self.threads, count, count * self.seconds / self.worth)))
-        return 1 if self.shared.get(count.bit_length(), EXPECTED) >= MOST else threads
+        return 1 if self.shared.get(count.bit_length(), EXPECTED) >= MOST else self._worth_it(count)
+
+    def _worth_it(self, count: int) -> int:
+        return max(1, int(min(self.threads, count, count * self.seconds / self.worth)))
 
     def _share(self, images: Floats, last: Floats) -> None:
         count, threads = len(images), self.threads_for(len(images))
         size = count.bit_length()
         if self._pool is None or threads == 1:
-            if size in self.shared:
+            if self._worth_it(count) > 1:
                 self.shared[size] *= FORGIVING
             self._run(images, last)
             return
