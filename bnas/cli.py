@@ -257,7 +257,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
 def inspect(arguments: argparse.Namespace) -> int:
     """`bnas inspect`: what the file says, and where its bytes are."""
     from bnas.packed import load
-    from bnas.packed.file import FORMAT, VERSION
+    from bnas.packed.rounding import step_bytes
 
     network = load(arguments.model)
     card, content = network.card, network.content
@@ -270,10 +270,12 @@ def inspect(arguments: argparse.Namespace) -> int:
         "classes": ", ".join(card.classes),
         "network": f"{card.config.channels} channels, {card.config.cells} cells, stem stride {card.config.stem_stride}",
         "test error": f"{percent(trained.test_error)} % ({trained.wrong} of {trained.test_images} images)",
+        "rounding": "none" if trained.rounded is None else trained.rounded.sentence,
         "parameters": f"{trained.params:,}",
         "OPs": f"{trained.ops:,.0f}",
         "size": f"{trained.size_bytes:,.0f} bytes counted, {content.payload_bytes:,} stored",
-        "file": f"{content.file_bytes:,} bytes, {content.header_bytes:,} of them header; format {FORMAT} {VERSION}",
+        "file": f"{content.file_bytes:,} bytes, {content.header_bytes:,} of them header",
+        "format": f"bnas {content.version}, {card.config.shipped}",
         "hash": content.hash,
     }
     width = max(map(len, facts))
@@ -285,7 +287,7 @@ def inspect(arguments: argparse.Namespace) -> int:
             "map": "x".join(map(str, step.out)),
             "bits": f"{step.bits:,}",
             "floats": f"{step.floats:,}",
-            "bytes": f"{step.bits / 8 + 4 * step.floats:,.1f}",
+            "bytes": f"{step_bytes(step, card.config.shipped):,.1f}",
         }
         for step in network.steps
         if step.bits or step.floats

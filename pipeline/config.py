@@ -36,4 +36,5 @@ def network_config(params: Params, description: DatasetDescription, scale: schem
         cells=scale.cells,
         stem_stride=params.network.stem_stride,
         sign=params.network.sign,
+        shipped=params.network.shipped,
     )

@@ -13,7 +13,7 @@ from bnas.data.split import Split
 from bnas.nn.network import Network
 from bnas.packed.agreement import deviating
 from bnas.packed.card import ModelCard
-from bnas.packed.fold import save
+from bnas.packed.fold import save, shipped
 from bnas.packed.network import PackedNetwork, load
 from bnas.packed.timing import timed
 from bnas.records.dataset import DatasetDescription
@@ -43,9 +43,9 @@ def run(stage: Stage) -> None:
     advance = stage.progress(len(networks))
     exported, latencies = [], []
     for found in networks:
-        network = trained(found, stage.params, description)
-        path = stage.out / f"{found.name}.bnn"
+        path, network = stage.out / f"{found.name}.bnn", trained(found, stage.params, description)
         save(network, path, card(found, network.config, description))
+        network = shipped(network)
         loaded = load(path, torch.get_num_threads())
         decided, content = check(network, loaded, images, found), loaded.content
         exported.append(

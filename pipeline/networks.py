@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 import torch
 
-from bnas.nn.network import NetworkConfig
+from bnas.nn.network import Network, NetworkConfig
 from bnas.records.dataset import DatasetDescription
 from bnas.space.genotype import Genotype
 from bnas.storage.cache import CHECKPOINTS, NETWORKS
 from bnas.storage.source_code import source_hash
 from bnas.training import network_pool
-from bnas.training.family import FINISHED, Family, FamilyData, Recipe, Use
+from bnas.training.family import FINISHED, Family, FamilyData, Recipe, Use, as_trained
 from pipeline import build, cache
 from pipeline.config import files_root
 from pipeline.params import Params
@@ -24,7 +24,12 @@ from pipeline.stage import PREPARED, cache_root
 
 
 def family(
-    params: Params, description: DatasetDescription, recipe: Recipe, device: torch.device, use: Use = FINISHED
+    params: Params,
+    description: DatasetDescription,
+    recipe: Recipe,
+    device: torch.device,
+    use: Use = FINISHED,
+    ship: Callable[[Network], Network] = as_trained,
 ) -> Family:
     """Networks trained by a recipe on the prepared data."""
     data = FamilyData(
@@ -35,7 +40,7 @@ def family(
         files_root(description, params.runtime),
         params.runtime.loader_workers,
     )
-    return Family(recipe, data, device, use)
+    return Family(recipe, data, device, use, ship)
 
 
 def start_over(jobs: Iterable[network_pool.Job]) -> None:

@@ -44,7 +44,8 @@ def run(stage: Stage) -> None:
     """Read everything, draw everything, then write."""
     bins = stage.params.report.size_bins
     objectives = stage.params.objectives
-    results = dataclasses.replace(read_run(), resource=objectives.resource, error=objectives.error)
+    finished = read_run(stage.params.network.shipped)
+    results = dataclasses.replace(finished, resource=objectives.resource, error=objectives.error)
     write(stage, results, search_story(results, bins, identity(stage), parameters_text(stage)))
     stage.metrics |= analysis.metrics(results)
     write_json(TIMES / "total.json", {"seconds": round(sum(results.stage_seconds.values()), 1)})
@@ -83,10 +84,10 @@ def write(stage: Stage, results: analysis.Retrained, story: Story, project: Path
     say(f"Report: {Path(os.path.relpath(PAGE, project)).as_posix()}")
 
 
-def read_run() -> analysis.Run:
+def read_run(shipped: str) -> analysis.Run:
     """The files of the stages before."""
     front = read_front(SEARCH / "front.json")
-    retrained = read_retrained(front.space, STAGES)
+    retrained = read_retrained(front.space, STAGES, shipped)
     return analysis.Run(
         **{field.name: getattr(retrained, field.name) for field in dataclasses.fields(retrained)},
         training={name: read_epochs(Path("data") / name / "training.json") for name in SUPERNET_STAGES},
@@ -97,7 +98,7 @@ def read_run() -> analysis.Run:
     )
 
 
-def read_retrained(space: SpaceRange, stages: Sequence[str]) -> analysis.Retrained:
+def read_retrained(space: SpaceRange, stages: Sequence[str], shipped: str) -> analysis.Retrained:
     """The networks and all that is known of them.
 
     Times are read if they are there, but are no dependency in dvc.yaml: a stage must not re-run because another took
@@ -119,7 +120,7 @@ def read_retrained(space: SpaceRange, stages: Sequence[str]) -> analysis.Retrain
         network_seconds={r.network: r.seconds for r in read_network_times(training)} if training.exists() else {},
         packed=shipped_files(),
         latency_correlation=read_latency_correlation(CORRELATION) if CORRELATION.exists() else None,
-        parts={path.parent.name: weight_parts(path) for path in sorted(RETRAIN.glob("*/weights.safetensors"))},
+        parts={path.parent.name: weight_parts(path, shipped) for path in sorted(RETRAIN.glob("*/weights.safetensors"))},
         linear=read_linear(LINEAR) if LINEAR.exists() else None,
     )
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from bnas.nn.cost import CostTable, cost
 from bnas.nn.network import Network
+from bnas.packed import fold
 from bnas.records.dataset import DatasetDescription
-from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role
+from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role, read_rounded
 from bnas.records.search import read_front
 from bnas.records.training import EpochRecord, read_predictions
 from bnas.search.problem import SearchProblem
@@ -73,7 +74,7 @@ def train(
     device = build.device(params.runtime, ranks)
     build.require_bfloat16(section.mixed_precision, device)
     recipe = Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
-    trained = networks.family(params, description, recipe, device)
+    trained = networks.family(params, description, recipe, device, ship=fold.shipped)
     together = trained_together(len(chosen), recipe, ranks)
     how = f"{ranks.size} processes, {params.runtime.threads} threads" if together else ""
     final = network_config(params, description, params.network.final)
@@ -134,7 +135,7 @@ def collect(
     finished_networks, times = [], []
     for candidate in chosen:
         finished, target = jobs[candidate.name], stage.out / candidate.name
-        shutil.copytree(finished.folder, target, ignore=shutil.ignore_patterns("seconds.json", MARK))
+        shutil.copytree(finished.folder, target, ignore=shutil.ignore_patterns("seconds.json", "rounded.json", MARK))
         times.append(NetworkTime(candidate.name, network_pool.read_seconds(finished.folder)).to_dict())
         finished_networks.append(result(candidate, finished, target, description, epochs))
     write_json(stage.out / "networks.json", RetrainedNetworks(tuple(finished_networks)).to_dict())
@@ -201,7 +202,7 @@ def result(
     """What the report needs of a finished network: cost, and errors counted from its per-image answers."""
     image = description.image
     shape = (image.channels, image.height, image.width)
-    weight = cost(Network(finished.config, finished.genotype), shape)
+    weight = cost(Network(finished.config, finished.genotype), shape, finished.config.shipped)
     answers = read_predictions(folder / "predictions.csv")
     return RetrainedNetwork(
         name=candidate.name,
@@ -218,6 +219,7 @@ def result(
         test_images=len(answers.labels),
         epochs=epochs,
         matched=candidate.matched,
+        rounded=read_rounded(finished.folder / "rounded.json"),
     )
 
 

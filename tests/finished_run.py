@@ -79,12 +79,23 @@ def networks(found: Front, rng: random.Random, count: int = 4) -> list[Retrained
     for i, m in enumerate(chosen, 1):
         common = (8, 3, m.size_bytes, m.params, m.ops)
         made.append(
-            RetrainedNetwork(f"front-{i}", "front", m.genotype, *common, m.error, 30 - 5 * i, IMAGES, 6, None, 0.5)
+            RetrainedNetwork(
+                f"front-{i}", "front", m.genotype, *common, m.error, 30 - 5 * i, IMAGES, 6, None, trial_estimate=0.5
+            )
         )
         other = SPACE.sample(rng)
         made.append(
             RetrainedNetwork(
-                f"random-{i}", "random", other, *common, m.error + 0.05, 36 - 5 * i, IMAGES, 6, f"front-{i}", 0.6
+                f"random-{i}",
+                "random",
+                other,
+                *common,
+                m.error + 0.05,
+                36 - 5 * i,
+                IMAGES,
+                6,
+                f"front-{i}",
+                trial_estimate=0.6,
             )
         )
     hand = SPACE.sample(rng)
@@ -174,4 +185,4 @@ def _write(path: Path, value: object) -> None:
 def read(root: Path) -> Run:
     """The run as the report stage reads it, from another folder than the working directory."""
     with contextlib.chdir(root):
-        return read_run()
+        return read_run("float32")

@@ -17,6 +17,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from bnas.storage.weights import WeightsError, read_weights, save_weights
 from pipeline.params import ParamsWarning, load
 from pipeline.params.yaml12 import ParamsError
 from tests import finished_run
-from tests.bnas.packed.builders import content
+from tests.bnas.packed.builders import CONFIG, content
 from tests.bnas.packed.hostile import parts, with_text
 from tests.imports import ROOT
 
@@ -247,7 +248,8 @@ def load_packed(path: Path) -> None:
     network(np.zeros((1, image.channels, image.height, image.width), np.uint8))
 
 
-PACKED, CHECKPOINT = content(), a_checkpoint()
+PACKED, CHECKPOINT = content(replace(CONFIG, shipped="int8")), a_checkpoint()
+PACKED_1 = (ROOT / "tests/bnas/packed/format1.bnn").read_bytes()
 TARGETS: dict[str, Target] = {
     "params": (read_parameters, ParamsError, st.one_of(changed_parameters(), changed_bytes(PARAMETERS), st.binary())),
     "array": (open_array, ValueError, changed_bytes(an_array())),
@@ -266,6 +268,7 @@ TARGETS: dict[str, Target] = {
     "checkpoint": (read_checkpoint, ValueError, st.one_of(changed_bytes(CHECKPOINT), hashed_again(CHECKPOINT))),
     "weights": (read_weights, WeightsError, st.one_of(changed_bytes(some_weights()), made_up_tensors())),
     "packed": (load_packed, PackedError, st.one_of(changed_bytes(PACKED), changed_card(PACKED), st.binary())),
+    "packed 1": (load_packed, PackedError, st.one_of(changed_bytes(PACKED_1), changed_card(PACKED_1))),
 }
 """Name → reader, the error it refuses with, and what it is given."""
 

@@ -1,8 +1,8 @@
 """The one counter of parameters, bytes and operations.
 
-`size_bytes = N_binary / 8 + 4 · N_float` and `OPs = FLOPs + BOPs / 64`, a multiply-accumulate counting once and only
-convolutions and linear layers counting at all. Check: ResNet-18 with binary 3×3 convolutions (Bi-Real-18) has
-11,689,512 parameters and is 4.19 MB.
+`size_bytes = N_binary / 8 + 4 · N_float`, or fewer bytes a number as `bnas.space.shipped` says, and
+`OPs = FLOPs + BOPs / 64`, a multiply-accumulate counting once and only convolutions and linear layers counting at all.
+Check: ResNet-18 with binary 3×3 convolutions (Bi-Real-18) has 11,689,512 parameters and is 4.19 MB.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bnas.nn.operations import FoldedNorm, operation
 from bnas.space.edge_sums import EdgeTable, everywhere, used
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
+from bnas.space.shipped import SHIPPED
 from bnas.space.topology import topology
 
 
@@ -32,8 +33,8 @@ from bnas.space.topology import topology
 class Cost:
     """What a module weighs and what one image costs it; costs of parts add up.
 
-    `binary_params` and `float_params` count values, `size_bytes` is `binary_params / 8 + 4 · float_params`, `flops`
-    and `bops` count multiply-accumulates of full-precision and binary layers.
+    `binary_params` and `float_params` count values, `size_bytes` is what a file holds of them, `flops` and `bops` count
+    multiply-accumulates of full-precision and binary layers.
     """
 
     binary_params: int = 0
@@ -68,13 +69,14 @@ def _device(input_shape: tuple[int, ...]) -> str:
     return "meta" if math.prod(input_shape) >= LARGE else "cpu"
 
 
-def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
+def cost(module: nn.Module, input_shape: tuple[int, ...], shipped: str = "float32") -> Cost:
     """Cost of a module of `BinaryConv2d` and ordinary layers on one image of `input_shape` `[C, H, W]`.
 
-    As shipped: a BatchNorm is 2 values per channel (mean and deviation folded into scale and shift; the α of a binary
-    convolution folds into the one after it, `FoldedNorm` into the classifier), PReLU slopes and biases count, a layer
-    used twice weighs once. The module itself is left alone: a copy is run. Raises ValueError for a
-    shape of other length (a leading 1 is accepted) and for a layer with parameters that is none of those.
+    As shipped in the format of that name, in which every linear layer is a classifier: a BatchNorm is 2 values per
+    channel (mean and deviation folded into scale and shift; the α of a binary convolution folds into the one after it,
+    `FoldedNorm` into the classifier), PReLU slopes and biases count, a layer used twice weighs once. The module itself
+    is left alone: a copy is run. Raises ValueError for a shape of other length (a leading 1 is accepted) and for a
+    layer with parameters that is none of those.
     """
     shape = tuple(input_shape)
     if len(shape) == 3:
@@ -82,7 +84,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     if len(shape) != 4 or shape[0] != 1:
         raise ValueError(f"cost: expected an input shape [C, H, W], found {list(input_shape)}")
     clone = copy.deepcopy(module).to(_device(shape)).eval()
-    binary = floats = 0
+    binary = floats = weights = classes = 0
     macs = Counter[bool]()  # of binary and of other layers
 
     def record(layer: nn.Module, args: Any, output: Tensor) -> None:
@@ -97,7 +99,10 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
             floats += 0 if layer.bias is None else layer.bias.numel()
         elif isinstance(layer, _BatchNorm):
             floats += 0 if isinstance(layer, FoldedNorm) else 2 * layer.num_features
-        elif isinstance(layer, nn.Conv2d | nn.Linear | nn.PReLU):
+        elif isinstance(layer, nn.Linear):
+            weights, classes = weights + layer.weight.numel(), classes + layer.out_features
+            floats += 0 if layer.bias is None else layer.bias.numel()
+        elif isinstance(layer, nn.Conv2d | nn.PReLU):
             floats += sum(value.numel() for value in layer.parameters())
         elif any(True for _ in layer.parameters(recurse=False)):
             raise ValueError(f"cost: layer {name or '(root)'}: cannot count a {type(layer).__name__}")
@@ -105,27 +110,29 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
             layer.register_forward_hook(record)
     with torch.no_grad():
         clone(torch.zeros(shape, device=_device(shape)))
-    return Cost(binary, floats, binary / 8 + 4 * floats, flops=macs[False], bops=macs[True])
+    size = SHIPPED[shipped].size(binary, floats, weights, classes)
+    return Cost(binary, floats + weights, size, flops=macs[False], bops=macs[True])
 
 
 class CostTable:
     """Costs of all networks of a space and configuration, as sums over their edges: far faster than building them.
 
-    Equal to `cost(Network(config, genotype), input_shape)` for every genotype, since what lies around the edges is
-    the same in all of them. `input_shape` is `[C, H, W]`.
+    Equal to `cost(Network(config, genotype), input_shape, config.shipped)` for every genotype, since what lies around
+    the edges is the same in all of them. `input_shape` is `[C, H, W]`.
     """
 
     def __init__(self, config: NetworkConfig, space: SearchSpace, input_shape: tuple[int, int, int]) -> None:
         self.space = space
         probe = everywhere(space.ops[0], space)
         self._cells: list[tuple[bool, dict[tuple[int, str], Cost]]] = []
-        self._fixed = cost(Network(config, probe), input_shape)
+        self._fixed = cost(Network(config, probe), input_shape, config.shipped)
         for cell in topology(config, space).cells:
             edges = {}
             for op in space.ops:
                 for stride in cell.strides:
                     module = operation(op, cell.channels, stride, SIGNS[config.sign], running_stats=True)
-                    edges[stride, op] = cost(module, cell.source_shape(stride, *input_shape[1:]))
+                    shape = cell.source_shape(stride, *input_shape[1:])
+                    edges[stride, op] = cost(module, shape, config.shipped)
             self._cells.append((cell.reduction, edges))
             for at in used(probe, cell.reduction):
                 self._fixed = self._fixed - edges[at]

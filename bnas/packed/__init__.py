@@ -10,7 +10,7 @@ from typing import Any
 
 _MODULE_OF = {
     "ModelCard": "card",
-    "PackedContent": "file",
+    "PackedContent": "content",
     "PackedError": "file",
     "read": "file",
     "packed": "fold",

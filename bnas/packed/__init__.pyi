@@ -1,5 +1,6 @@
 from bnas.packed.card import ModelCard
-from bnas.packed.file import PackedContent, PackedError, read
+from bnas.packed.content import PackedContent
+from bnas.packed.file import PackedError, read
 from bnas.packed.fold import packed, save
 from bnas.packed.network import PackedNetwork, load
 

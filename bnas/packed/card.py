@@ -66,17 +66,24 @@ class ModelCard(Record):
         """What the network computes."""
         return layout(self.config, self.network.genotype, self.image.height, self.image.width)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The plain value behind `to_json`."""
-        return {**super().to_dict(), "config": asdict(self.config)}
+    def plain(self, version: int) -> dict[str, Any]:
+        """The plain value in a file of that version: 1 knows no rounding, 2 leaves out what follows from the rest."""
+        value = {**self.to_dict(), "config": asdict(self.config)}
+        del value["network"]["trial_estimate"]  # says nothing of the network that ships
+        if version == 1:
+            del value["config"]["shipped"], value["network"]["rounded"]
+        else:
+            for name in RetrainedNetwork.DERIVED:
+                del value["network"][name]
+        return value
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(self.to_dict(), allow_nan=False)
+        """One line of JSON, as short as can be."""
+        return json.dumps(self.plain(2), allow_nan=False, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> ModelCard:
-        """The inverse; raises ValueError, one line, for anything else."""
+    def from_json(cls, text: str, version: int) -> ModelCard:
+        """The card in a file of that version; raises ValueError, one line, for anything else."""
         try:
             value = json.loads(text)
             card: ModelCard = TypeAdapter(cls).validate_json(text)
@@ -84,6 +91,6 @@ class ModelCard(Record):
             raise ValueError(first_of(complaints(error, cls))) from None
         except RecursionError:
             raise ValueError("expected a flat description, found endless nesting") from None
-        if card.to_dict() != value:
+        if card.plain(version) != value:
             raise ValueError("expected the keys of a card and what follows from them, found others")
         return card

@@ -1,13 +1,15 @@
-"""From a trained PyTorch network to its packed parameters and its file; needs torch."""
+"""From a trained PyTorch network to its packed parameters, its file, and the network that this file holds."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -15,8 +17,18 @@ from bnas.nn.network import Network
 from bnas.nn.operations import BinaryBlock
 from bnas.packed.card import ModelCard
 from bnas.packed.file import to_bytes
-from bnas.packed.layout import Block, Classifier, Stem, Step
-from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters, joined
+from bnas.packed.layout import Block, Classifier, Stem, Step, layout
+from bnas.packed.parameters import (
+    Bits,
+    BlockParameters,
+    ClassifierParameters,
+    Floats,
+    Parameters,
+    StemParameters,
+    joined,
+    split,
+)
+from bnas.packed.rounding import restored, stored
 from bnas.storage.files import atomic_write
 
 
@@ -29,8 +41,69 @@ def packed(network: Network, card: ModelCard) -> bytes:
     """The content of the file of a trained network; raises ValueError if the card is of another network."""
     if (network.config, network.genotype) != (card.config, card.network.genotype):
         raise ValueError("card: expected the network's configuration and genotype, found another's")
-    bits, floats = joined(fold(network, card.steps()))
-    return to_bytes(card, bits, floats)
+    return to_bytes(card, *numbers(network, card.steps()))
+
+
+def numbers(network: Network, steps: Sequence[Step]) -> tuple[Bits, Floats]:
+    """The two arrays of a trained network, as they are before a file rounds them.
+
+    What is rounded afterwards comes from float64, in which no order of sums, nor the device, can turn a rounding.
+    """
+    if network.config.shipped != "float32":
+        network = copy.deepcopy(network).cpu().double()
+    return joined(fold(network, steps))
+
+
+def shipped(network: Network) -> Network:
+    """The network that the file of a trained network holds: with float32 itself, else a copy of rounded numbers.
+
+    Every BatchNorm of the copy is just a scale and a shift: mean 0, variance 1, and nothing added to that.
+    Raises ValueError for a number that the format does not reach.
+    """
+    config = network.config
+    if config.shipped == "float32":
+        return network
+    steps = layout(config, network.genotype, 1, 1)  # parameters are the same for images of any size
+    bits, floats = numbers(network, steps)
+    rounded = split(steps, bits, restored(stored(floats, steps, config.shipped), steps, config.shipped))
+    made = copy.deepcopy(network)
+    with torch.no_grad():
+        for step, values in zip(steps, rounded, strict=True):
+            _hold(made, step, values)
+        _affine(made.norm)
+    return made
+
+
+def _hold(network: Network, step: Step, values: Parameters) -> None:
+    """Give the modules of a step these parameters; the inverse of `fold`."""
+    match step, values:
+        case Stem(), StemParameters(weight, bias):
+            _set(network.get_submodule(step.name), weight=weight)
+            _affine(network.get_submodule(step.norm), np.ones_like(bias), bias)
+        case Block(), BlockParameters():
+            block = network.get_submodule(step.name)
+            assert isinstance(block, BinaryBlock)
+            _affine(block.norm_in, values.scale_in, values.shift_in)
+            _set(block.conv, weight=values.weight)  # α, the mean of their absolute values, is 1
+            _affine(block.norm_out, values.scale_out, values.shift_out)
+            _set(block.activation, weight=values.slope)
+        case Classifier(), ClassifierParameters(weight, bias):
+            _set(network.classifier, weight=weight, bias=bias)
+
+
+def _affine(norm: nn.Module, scale: Floats | None = None, shift: Floats | None = None) -> None:
+    """Make a BatchNorm nothing but `scale · x + shift`, or the identity."""
+    assert isinstance(norm, _BatchNorm)
+    norm.reset_running_stats()
+    norm.eps = 0.0
+    if scale is not None and shift is not None:
+        _set(norm, weight=scale, bias=shift)
+
+
+def _set(module: nn.Module, **values: NDArray[np.generic]) -> None:
+    for name, value in values.items():
+        parameter = module.get_parameter(name)
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
 
 def fold(network: Network, steps: Sequence[Step]) -> list[Parameters]:

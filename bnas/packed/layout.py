@@ -198,7 +198,7 @@ def layout(config: NetworkConfig, genotype: Genotype, height: int, width: int) -
 
 
 def payload(steps: Sequence[Step]) -> tuple[int, int]:
-    """Bits and floats of all parameters; a file's payload is `⌈bits / 8⌉ + 4 · floats` bytes."""
+    """Bits and floats of all parameters; `bnas.packed.rounding` says what bytes they take."""
     return sum(step.bits for step in steps), sum(step.floats for step in steps)
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from bnas.data.picture import normalise
 from bnas.packed.card import ModelCard
-from bnas.packed.file import PackedContent, read
+from bnas.packed.content import PackedContent
+from bnas.packed.file import read
 from bnas.packed.machine import Machine, available_cores
 from bnas.packed.parameters import Floats, split
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
 
 from bnas.data.split_rows import counted
@@ -110,6 +112,15 @@ def class_sentences(run: Retrained) -> list[str]:
             f"{KINDS[run.error]}test error against {percent(bound)} %.**"
         )
     return said
+
+
+def rounding(networks: Sequence[RetrainedNetwork]) -> str:
+    """What rounding to the files changed, over all networks; nothing if nothing was rounded."""
+    rounded = [network.rounded for network in networks if network.rounded]
+    if not rounded:
+        return ""
+    total = reduce(operator.add, rounded)
+    return f"Errors are those of the files: numbers were rounded after training, before the test. {total.sentence}. "
 
 
 def linear_note(linear: LinearBaseline, networks: Sequence[RetrainedNetwork]) -> str:

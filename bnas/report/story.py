@@ -38,6 +38,7 @@ from bnas.report.sentences import (
     other_sentences,
     pair_sentence,
     parameter_free_sentence,
+    rounding,
     schedule_sentence,
     searched,
     tested,
@@ -228,8 +229,8 @@ def _files(run: Retrained) -> Section:
         "Every network as a packed file (`data/export/<name>.bnn`): one bit for each binary weight. Bytes counted by "
         "formula, stored, and of the header that describes the network. Packed logits are PyTorch's within rounding "
         f"on all test images but {deviating} (of {run.dataset.counts.test * len(run.packed):,} over all networks), "
-        "where a value before a sign lies within rounding of its threshold. Times are of the packed runtime and of "
-        "PyTorch eager on the machine of the run, all cores: another machine has others."
+        f"where a value before a sign lies within rounding of its threshold. {rounding(run.networks)}Times are of the "
+        "packed runtime and of PyTorch eager on the machine of the run, all cores: another machine has others."
     )
     seconds = {name: shipped.latency.packed_1 for name, shipped in run.packed.items() if shipped.latency}
     picture = Picture(

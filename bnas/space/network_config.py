@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bnas.space.shipped import SHIPPED
+
 SIGN_NAMES = ("approx", "ste")
 """Gradients of the activations' sign; `bnas.nn.binarize.SIGNS` holds the functions."""
 
@@ -17,7 +19,7 @@ class NetworkConfig:
 
     `channels` is the width of the first cells; it doubles at both reductions, at 1/3 and 2/3 of the `cells`.
     `stem_stride` 2 halves the image first, 4 and 8 twice and three times (see `stem`). `sign` names the gradient of the
-    activations' sign (`approx`, `ste`).
+    activations' sign (`approx`, `ste`), `shipped` how the file stores what is not binary (`bnas.space.shipped`).
     """
 
     in_channels: int
@@ -26,6 +28,7 @@ class NetworkConfig:
     cells: int
     stem_stride: int = 1
     sign: str = "approx"
+    shipped: str = "float32"
 
     def __post_init__(self) -> None:
         limits = {"in_channels": 1, "classes": 2, "channels": 1, "cells": 3}
@@ -37,6 +40,8 @@ class NetworkConfig:
             raise ValueError(f"NetworkConfig.stem_stride: expected {expected}, found {self.stem_stride}")
         if self.sign not in SIGN_NAMES:
             raise ValueError(f"NetworkConfig.sign: expected one of {', '.join(SIGN_NAMES)}, found {self.sign!r}")
+        if self.shipped not in SHIPPED:
+            raise ValueError(f"NetworkConfig.shipped: expected one of {', '.join(SHIPPED)}, found {self.shipped!r}")
 
     @property
     def reductions(self) -> tuple[int, int]:

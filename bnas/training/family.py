@@ -15,6 +15,8 @@ from bnas.data.batches import Augmentation, TrainingFeed
 from bnas.data.image_array import Selected
 from bnas.data.split import Normalise, Split
 from bnas.data.split_rows import stratified_split
+from bnas.nn.network import Network
+from bnas.records.networks import Rounded
 from bnas.records.training import EpochRecord, Predictions
 from bnas.training.loop import CosineRate, Forward, Sharing, TrainingLoss, TrainingState, fit, predict
 from bnas.training.ranks import ALONE, Ranks
@@ -70,6 +72,11 @@ class FamilyData:
         return Split.open(self.prepared / name, self.root, self.threads)
 
 
+def as_trained(network: Network) -> Network:
+    """The network itself: what ships where nothing is rounded."""
+    return network
+
+
 @dataclass(frozen=True)
 class Use:
     """Which splits a network learns, and which one judges it.
@@ -113,12 +120,16 @@ TRIAL = Use(("train",), "validation")
 
 @dataclass(frozen=True)
 class Family:
-    """A recipe, the data, a device, and what the data are used for."""
+    """A recipe, the data, a device, and what the data are used for.
+
+    `ship` takes a trained network to the one that its file holds, which is what is judged.
+    """
 
     recipe: Recipe
     data: FamilyData
     device: torch.device
     use: Use = FINISHED
+    ship: Callable[[Network], Network] = as_trained
 
     @property
     def normalise(self) -> Normalise:
@@ -150,6 +161,15 @@ class Family:
             sharing=recipe.sharing(ranks),
             on_epoch=on_epoch,
         )
+
+    def rounded(self, trained: Network, shipped: Network) -> Rounded | None:
+        """What rounding changed of the answers to validation images; None if both are one network."""
+        if shipped is trained:
+            return None
+        split = self.data.split("validation")
+        before, after = (predict(model, split, self.normalise, TEST_BATCH).numpy() for model in (trained, shipped))
+        wrong = (int((answers != split.labels).sum()) for answers in (before, after))
+        return Rounded(len(split), int((before != after).sum()), *wrong)
 
     def test(self, model: nn.Module) -> Predictions:
         """A trained model's answers on the images that judge."""

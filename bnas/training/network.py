@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from bnas.data.split import Split
 from bnas.nn.auxiliary_head import WithAuxiliary
 from bnas.nn.network import Network, NetworkConfig, PathDropout, Rows
+from bnas.records.networks import Rounded
 from bnas.records.training import EpochRecord, Predictions
 from bnas.space.genotype import Genotype
 from bnas.storage.checkpoint import FROM_THE_START, Resumption
@@ -30,6 +32,15 @@ def calibration_images(split: Split) -> int:
     return min(CALIBRATION_IMAGES, max(64, CALIBRATION_PIXELS // (height * width)))
 
 
+class Trained(NamedTuple):
+    """A trained network, its curve, the answers of what ships of it to the test split, and what rounding changed."""
+
+    network: Network
+    curve: list[EpochRecord]
+    predictions: Predictions
+    rounded: Rounded | None
+
+
 def train_network(
     config: NetworkConfig,
     genotype: Genotype,
@@ -37,8 +48,8 @@ def train_network(
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     resumption: Resumption = FROM_THE_START,
     ranks: Ranks = ALONE,
-) -> tuple[Network, list[EpochRecord], Predictions]:
-    """Train from scratch on what the family learns; then, once, the network's answers on the images that judge it.
+) -> Trained:
+    """Train from scratch on what the family learns, round as the file will; then, once, the answers to what judges.
 
     The training's state is saved after every epoch; from such a state it goes on as if it had never stopped. Several
     `ranks` divide the images of each step and come to the same network. Raises TrainingError, with the genotype's key.
@@ -74,4 +85,9 @@ def train_network(
     learnt = feed.split
     rows = torch.randperm(len(learnt), generator=training.generator)[: calibration_images(learnt)].numpy()
     calibrate(network, family.normalise(torch.from_numpy(learnt.images[rows])))
-    return network, training.curve, family.test(network)
+    try:
+        shipped = family.ship(network)
+    except ValueError as error:
+        raise TrainingError(f"{error}, genotype {genotype.key}") from None
+    rounded = family.rounded(network, shipped)
+    return Trained(network, training.curve, family.test(shipped), rounded)

@@ -28,9 +28,10 @@ from typing import Any
 
 import torch
 
-from bnas.nn.network import Network, NetworkConfig
+from bnas.nn.network import NetworkConfig
 from bnas.records.base import parse
-from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
+from bnas.records.networks import read_rounded
+from bnas.records.training import EpochRecord, read_epochs, read_predictions
 from bnas.space.genotype import Genotype
 from bnas.storage.cache import mark
 from bnas.storage.checkpoint import Checkpoints, Resumption, forget
@@ -39,7 +40,7 @@ from bnas.storage.lock import lock
 from bnas.storage.terminal import one_line_warning
 from bnas.storage.weights import read_weights, save_weights
 from bnas.training.family import Family
-from bnas.training.network import train_network
+from bnas.training.network import Trained, train_network
 from bnas.training.ranks import ALONE, Letters, Ranks
 
 
@@ -69,6 +70,7 @@ class Job:
             read_predictions(self.folder / "predictions.csv")
             trained = len(read_epochs(self.folder / "curve.json"))
             read_seconds(self.folder)
+            read_rounded(self.folder / "rounded.json")
             if trained != epochs:
                 raise ValueError(f"{self.folder}: expected the curve of {epochs} epochs, found {trained}")
         except (ValueError, OSError) as error:
@@ -102,8 +104,8 @@ def train_family(
 ) -> None:
     """Train every job that is not finished yet, `workers` processes at a time, each from its newest checkpoint.
 
-    A finished network's folder appears whole: `weights.safetensors`, `curve.json`, `predictions.csv` and
-    `seconds.json`; its checkpoints go. A job that another process is at work on is waited for. The first failure is
+    A finished network's folder appears whole: `weights.safetensors`, `curve.json`, `predictions.csv`, `rounded.json`
+    and `seconds.json`; its checkpoints go. A job that another process is at work on is waited for. The first failure is
     raised here; networks finished by then stay. Ranks, each with so many processes, take the next job whenever they
     can, and the main one returns when all folders are on its disk; `on_epoch` is called on the main one only.
     """
@@ -206,7 +208,7 @@ def _train(job: Job, family: Family, on_epoch: OnEpoch, ranks: Ranks = ALONE) ->
         if ranks.main_value(ranks.is_main and job.folder.exists()):
             return
         unfinished = job.unfinished()
-        network, curve, predictions = train_network(
+        trained = train_network(
             job.config,
             job.genotype,
             family,
@@ -218,7 +220,7 @@ def _train(job: Job, family: Family, on_epoch: OnEpoch, ranks: Ranks = ALONE) ->
             ranks,
         )
         if ranks.is_main:
-            _keep(job, unfinished, network, curve, predictions)
+            _keep(job, unfinished, trained)
 
 
 def _report(ticks: Any, on_epoch: OnEpoch) -> None:
@@ -255,14 +257,13 @@ def _work(job: Job, family: Family) -> None:
     _train(job, family, lambda name, record: _ticks.put((name, record)))
 
 
-def _keep(
-    job: Job, unfinished: Checkpoints, network: Network, curve: Sequence[EpochRecord], predictions: Predictions
-) -> None:
+def _keep(job: Job, unfinished: Checkpoints, trained: Trained) -> None:
     """Write a finished network's folder and remove its checkpoints."""
     with _whole(job.folder) as folder:
-        save_weights(network, folder / "weights.safetensors")
-        atomic_write(folder / "curve.json", json.dumps([record.to_dict() for record in curve], indent=1) + "\n")
-        atomic_write(folder / "predictions.csv", predictions.to_csv())
+        save_weights(trained.network, folder / "weights.safetensors")
+        atomic_write(folder / "curve.json", json.dumps([record.to_dict() for record in trained.curve], indent=1) + "\n")
+        atomic_write(folder / "predictions.csv", trained.predictions.to_csv())
+        atomic_write(folder / "rounded.json", json.dumps(trained.rounded and trained.rounded.to_dict()))
         atomic_write(folder / "seconds.json", json.dumps(round(unfinished.seconds, 1)))
     unfinished.remove()
 

@@ -84,6 +84,7 @@ class FinalNetworkSection(Section):
     final: ScaleSection
     stem_stride: Annotated[int, Field(ge=1, le=8)]
     sign: Literal["approx", "ste"]
+    shipped: Literal["float32", "float16", "int8"]
 
 
 class NetworkSection(FinalNetworkSection):

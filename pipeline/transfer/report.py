@@ -19,7 +19,7 @@ def run(stage: Stage) -> None:
     params = stage.params
     assert isinstance(params, TransferParams)
     source, bins = params.source.front, params.report.size_bins
-    results = report.read_retrained(read_space(report.RETRAIN / "space.json"), TRANSFER_STAGES)
+    results = report.read_retrained(read_space(report.RETRAIN / "space.json"), TRANSFER_STAGES, params.network.shipped)
     handed = len(read_front(PROJECT / source).members)
     which, parameters = report.identity(stage), report.parameters_text(stage)
     report.write(stage, results, transfer_story(results, source, handed, bins, which, parameters), PROJECT)

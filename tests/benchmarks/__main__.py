@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stage import atomic_write
-from tests.benchmarks import folder, packed, processes, schedule, scoring, streaming, training
+from tests.benchmarks import folder, packed, processes, schedule, scoring, shipped, streaming, threads, training
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
 
 SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "packed": packed.MEASURES,
+    "threads": threads.MEASURES,
     "scoring": scoring.MEASURES,
     "training": training.MEASURES,
     "streaming": streaming.MEASURES,
@@ -29,16 +30,19 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 """What `make bench` runs: section → name of the figures → what measures them."""
 
 STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {
+    "shipped": shipped.MEASURES,
     "schedule": schedule.MEASURES,
     "folder": folder.MEASURES,
 }
 
 TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "packed": packed.text,
+    "threads": threads.text,
     "scoring": scoring.text,
     "training": training.text,
     "streaming": streaming.text,
     "processes": processes.text,
+    "shipped": shipped.text,
     "schedule": schedule.text,
     "folder": folder.text,
 }

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 
-ROUNDS, CALLS, LEAST_CALLS, WARM_UP, AT_MOST = 3, 8, 2, 0.02, 0.03
+ROUNDS, CALLS, LEAST_CALLS, WARM_UP, LEAST_WARM_UP, AT_MOST = 3, 8, 2, 0.02, 8, 0.03
 
 
 def compared(calls: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
@@ -36,6 +38,31 @@ def compared(calls: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, f
                 call()
                 found[name].append(1000 * (time.perf_counter() - start))
     return {name: spread(values) for name, values in found.items()}
+
+
+def paired(
+    first: Callable[[], object], second: Callable[[], object], seconds: float = 0.3, least: int = 15, most: int = 1000
+) -> dict[str, Any]:
+    """Milliseconds of two calls that take turns, and second / first of every turn: median, quartiles, number of turns.
+
+    Who begins a turn changes, so that neither finds what the other left in the caches more often.
+    """
+    found: dict[str, list[float]] = {"first": [], "second": [], "ratio": []}
+    turns = [("first", first), ("second", second)]
+    warm = time.perf_counter() + WARM_UP
+    for number in itertools.count():
+        if number >= LEAST_WARM_UP and time.perf_counter() > warm:
+            break
+        first(), second()
+    end = time.perf_counter() + seconds
+    while len(found["ratio"]) < least or (len(found["ratio"]) < most and time.perf_counter() < end):
+        for name, call in turns:
+            start = time.perf_counter()
+            call()
+            found[name].append(1000 * (time.perf_counter() - start))
+        found["ratio"].append(found["second"][-1] / found["first"][-1])
+        turns.reverse()
+    return {**{name: spread(values) for name, values in found.items()}, "turns": len(found["ratio"])}
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from bnas.packed.machine import available_cores
 from bnas.scoring import fast_modules, shared_paths, ways
 from bnas.scoring.answers import Answered, Questions, Way
 from bnas.scoring.scorer import ALL_BATCHES, Scorer
-from bnas.scoring.shared_paths import Paths, Plan
+from bnas.scoring.shared_paths import PathPlan, Paths
 from bnas.search import selection
 from bnas.search.contest import confirm_front
 from bnas.search.frozen_search import Searched, search
@@ -194,7 +194,7 @@ def equality() -> list[dict[str, Any]]:
     return rows
 
 
-def measured_costs(paths: Paths, plan: Plan, x: torch.Tensor) -> list[float]:
+def measured_costs(paths: Paths, plan: PathPlan, x: torch.Tensor) -> list[float]:
     """Seconds of each step: the least of three runs."""
     found = [float("inf")] * len(plan.steps)
     order = {step: i for i, step in enumerate(plan.steps)}
@@ -213,7 +213,7 @@ def measured_costs(paths: Paths, plan: Plan, x: torch.Tensor) -> list[float]:
     return found
 
 
-def shares(plan: Plan, costs: Sequence[float]) -> tuple[float, float]:
+def shares(plan: PathPlan, costs: Sequence[float]) -> tuple[float, float]:
     """Cost of all distinct values, and of the values that the genotypes need, each by itself."""
     makers = {step.made: i for i, step in enumerate(plan.steps) if step.made >= 0}
     total = 0.0
@@ -243,7 +243,7 @@ def sharing() -> list[dict[str, Any]]:
         singles = [plan for genotype in genotypes for plan in paths.plans([genotype], x)]
         distinct, total = shares(plan, measured_costs(paths, plan, x))
 
-        def run(plans: Sequence[Plan], paths: Paths = paths) -> None:
+        def run(plans: Sequence[PathPlan], paths: Paths = paths) -> None:
             for each in plans:
                 for _ in paths.logits(each, x):
                     pass

@@ -285,7 +285,7 @@ def test_inspect_says_what_the_file_holds_and_where_its_bytes_are(run, model):
     for words in (found.hash, ", ".join(builders.CLASSES), found.card.network.key, "front-2", "9 x 7", "10.00 %"):
         assert words in facts
     assert f"{found.payload_bytes:,} stored" in facts
-    assert "format bnas 1" in facts
+    assert "bnas 2, float32" in facts
     rows = table(layers)
     bits = sum(int(row["bits"].replace(",", "")) for row in rows)
     floats = sum(int(row["floats"].replace(",", "")) for row in rows)
@@ -311,7 +311,7 @@ def test_a_model_that_is_missing_or_broken_is_refused_in_one_line(run, folder, t
 
 def test_a_broken_file_in_the_folder_is_named(run, folder, tmp_path):
     shutil.copy(folder / "front-1.bnn", tmp_path / "a.bnn")
-    (tmp_path / "b.bnn").write_bytes(hostile.with_metadata((folder / "front-2.bnn").read_bytes(), version="2"))
+    (tmp_path / "b.bnn").write_bytes(hostile.with_metadata((folder / "front-2.bnn").read_bytes(), version="3"))
     message = refusal(run, "list", "--folder", tmp_path)
     assert str(tmp_path / "b.bnn") in message
     assert "a newer bnas wrote it" in message

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from bnas import packed
+from bnas.records.export import read_exported
 from bnas.records.networks import read_networks
+from bnas.records.training import read_predictions
 from bnas.space.genotype import Genotype
 from bnas.space.operations import OPERATIONS
 from tests.pipeline.conftest import project
@@ -35,11 +38,19 @@ def run(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
 def test_every_network_is_of_the_space_and_exported_as_it_was_tested(run: Path) -> None:
     networks = read_networks(run / "data/retrain/networks.json")
     assert {network.role for network in networks} == {"front", "random", "hand"}
+    images = np.load(run / "data/prepared/test/images.npy").transpose(0, 3, 1, 2)
+    deviating = {file.network: file.deviating for file in read_exported(run / "data/export/files.json")}
     for network in networks:
         assert network.genotype.space == "darts"
         loaded = packed.load(run / "data/export" / f"{network.name}.bnn", 1)
         assert loaded.card.network == network
         assert loaded.content.payload_bytes == pytest.approx(network.size_bytes, rel=0.02)
+        assert loaded.card.config.shipped == "int8"
+        assert network.rounded is not None
+        # The error is that of the file: its answers are those that count, but where rounding decides a sign.
+        tested = read_predictions(run / f"data/retrain/{network.name}/predictions.csv").predictions
+        other = loaded(images).argmax(axis=1) != tested
+        assert other.sum() <= deviating[network.name]
     (hand,) = (network for network in networks if network.role == "hand")
     assert {gene.op for gene in hand.genotype.genes} == {"sep_conv_3x3"}
 

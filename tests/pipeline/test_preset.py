@@ -251,6 +251,6 @@ def retraining_step(params: Params, description: DatasetDescription, genotype: o
     recipe = Recipe(**given | {"epochs": 1, "batch_size": 4})
     data = FamilyData(folder, description.mean, description.std, build.augmentation(params))
     config = network_config(params, description, params.network.final)
-    _, (record,), answers = train_network(config, genotype, Family(recipe, data, torch.device("cpu")))
+    _, (record,), answers, _ = train_network(config, genotype, Family(recipe, data, torch.device("cpu")))
     assert len(answers.labels) == 2
     return record.loss

@@ -63,7 +63,7 @@ def test_a_search_for_the_least_time_says_so_and_how_far_its_table_is_to_be_trus
     monkeypatch.chdir(finished[0])
     Path("reports/metrics").mkdir(exist_ok=True)
     Path("reports/metrics/latency_table.json").write_text(json.dumps({"latency_correlation": correlation}))
-    run = dataclasses.replace(report.read_run(), resource="latency")
+    run = dataclasses.replace(report.read_run("float32"), resource="latency")
     Path("reports/metrics/latency_table.json").unlink()
     story = search_story(run, 10, "", "")
     text = story.markdown("svg")
@@ -71,7 +71,7 @@ def test_a_search_for_the_least_time_says_so_and_how_far_its_table_is_to_be_trus
     assert "second objective f2 (latency over" in text
     assert words in text
     assert words in page_html(run, story, None)
-    assert words not in search_story(report.read_run(), 10, "", "").markdown("svg")
+    assert words not in search_story(report.read_run("float32"), 10, "", "").markdown("svg")
 
 
 def test_every_network_stands_in_the_table_with_its_wilson_interval(finished, text):

@@ -1,5 +1,6 @@
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,6 +128,9 @@ def test_cost_of_a_tiny_network_equals_the_count_by_hand():
     assert found == total(parts)
     assert (found.binary_params, found.float_params) == (8432, 459)
     assert (found.size_bytes, found.flops, found.bops) == (2890.0, 1308, 55_504)
+    # 16 · 3 weights of the classifier in a byte each with 3 scales, the other 411 numbers in two bytes each.
+    for shipped, size in (("float16", 8432 / 8 + 2 * 459), ("int8", 8432 / 8 + 2 * 411 + 48 + 2 * 3)):
+        assert cost(Network(config, genotype), (1, 7, 5), shipped) == replace(found, size_bytes=size)
 
 
 def bi_real_18():
@@ -229,7 +233,8 @@ def test_the_module_is_left_untouched(training):
     [
         (NetworkConfig(1, 5, 4, 3), 1, (28, 28)),
         (NetworkConfig(3, 5, 3, 4, stem_stride=2), 3, (33, 17)),
-        (NetworkConfig(2, 2, 1, 6), 2, (9, 14)),
+        (NetworkConfig(2, 2, 1, 6, shipped="float16"), 2, (9, 14)),
+        (NetworkConfig(1, 7, 3, 3, shipped="int8"), 2, (9, 8)),
         (NetworkConfig(1, 5, 2, 3), 2, (1, 1)),
     ],
     ids=str,
@@ -241,7 +246,7 @@ def test_table_equals_the_cost_of_the_built_network(config, nodes, size):
     rng = random.Random(0)
     for genotype in (space.sample(rng), space.sample_mixed(rng)):
         found = table(genotype)
-        assert found == cost(Network(config, genotype), shape)
+        assert found == cost(Network(config, genotype), shape, config.shipped)
         assert table.size(genotype) == found.size_bytes
         assert low <= found.size_bytes <= high
 

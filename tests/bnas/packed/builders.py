@@ -96,8 +96,9 @@ def parameters(rng: np.random.Generator, step: Step, kind: str = "normal") -> Pa
 
 
 def machine(steps: Sequence[Step], values: Sequence[Parameters], block: int | None = None, threads: int = 1) -> Machine:
-    """Ready to run, with so many images in a block."""
+    """Ready to run, with so many images in a block, and every image worth a thread."""
     made = Machine(steps, values, threads)
+    made.worth = 1e-12
     if block is not None:
         made.block = block
     return made
@@ -147,7 +148,7 @@ def balanced(model: Network, size: tuple[int, int]) -> Network:
 def card(model: Network, size: tuple[int, int] = (8, 8), **changes: Any) -> packed.ModelCard:
     """The card of a network; `name`, `wrong` and the like may be changed."""
     config = model.config
-    found = cost(model, (config.in_channels, *size))
+    found = cost(model, (config.in_channels, *size), config.shipped)
     record: dict[str, Any] = {
         "name": "front-1",
         "role": "front",

@@ -1,7 +1,7 @@
 """Files that are no packed network of this version, or not whole, and the words they are refused with.
 
-`CASES` is the table: a name, what makes the bytes out of a good file, and what the refusal says. Where an inner check
-is to be reached, the file is built with a hash that fits.
+`CASES` is the table for files of format 1, `CASES_2` that for format 2: a name, what makes the bytes out of a good
+file, and what the refusal says. Where an inner check is to be reached, the file is built with a hash that fits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import hashlib
 import io
 import json
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,23 +20,34 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from bnas.packed.card_text import DICTIONARY
+from bnas.packed.layout import layout
 from bnas.space.genotype import Genotype
+from bnas.space.network_config import NetworkConfig
 from bnas.space.operations import OPERATIONS
 
 Plain = dict[str, Any]
 
+HEAD = struct.Struct("<4sHI32s")
+
 
 class Parts(NamedTuple):
-    """What a file is made of: the card's plain value, both tensors, and the metadata beside card and hash."""
+    """What a file is made of: the card's plain value, both tensors, and the metadata beside card and hash.
+
+    A file of format 2 has `weights`, too: the bytes behind its other numbers.
+    """
 
     card: Plain
     bits: NDArray[Any]
     floats: NDArray[Any]
     metadata: Mapping[str, str]
+    weights: bytes | None = None
 
 
 def parts(content: bytes) -> Parts:
     """The inverse of `built`, for a good file; reads the format itself, without the code under test."""
+    if content.startswith(b"bnas"):
+        return parts_2(content)
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     metadata = header["__metadata__"]
@@ -47,8 +60,45 @@ def parts(content: bytes) -> Parts:
     return Parts(json.loads(metadata["card"]), tensor("bits", "u1"), tensor("floats", "<f4"), beside)
 
 
+def parts_2(content: bytes) -> Parts:
+    """`parts` of a file of format 2."""
+    _, version, length, _ = HEAD.unpack(content[: HEAD.size])
+    end = HEAD.size + length
+    card = json.loads(zlib.decompressobj(-15, DICTIONARY).decompress(content[HEAD.size : end]))
+    config = NetworkConfig(**card["config"])
+    steps = layout(config, Genotype.from_dict(card["network"]["genotype"]), 8, 8)
+    bits, last = -(-sum(step.bits for step in steps) // 8), steps[-1]
+    numbers, weights = content[end + bits :], last.floats - config.classes if config.shipped == "int8" else 0
+    kind = "<f4" if config.shipped == "float32" else "<f2"
+    floats = np.frombuffer(numbers[: len(numbers) - weights], kind)
+    tensors = np.frombuffer(content[end : end + bits], "u1"), floats
+    return Parts(card, *tensors, {"version": str(version)}, numbers[len(numbers) - weights :])
+
+
+def raw_deflated(text: bytes) -> bytes:
+    """Text as a card of format 2 is stored."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
+    return packer.compress(text) + packer.flush()
+
+
+def built_2(found: Parts, text: str, card: bytes | None = None) -> bytes:
+    """`built` for format 2; `card` are the bytes that stand for the text."""
+    numbers = found.bits.tobytes() + found.floats.tobytes() + (found.weights or b"")
+    card = raw_deflated(text.encode()) if card is None else card
+    digest = hashlib.sha256(text.encode() + numbers).digest()
+    return HEAD.pack(b"bnas", int(found.metadata["version"]), len(card), digest) + card + numbers
+
+
+def with_card_bytes(content: bytes, card: bytes) -> bytes:
+    """The file of format 2 with other bytes in the place of its card."""
+    found = parts(content)
+    return built_2(found, json.dumps(found.card), card)
+
+
 def built(found: Parts, text: str | None = None, extra: Mapping[str, NDArray[Any]] | None = None) -> bytes:
     """A file with a hash that fits; `text` stands for the card's JSON, `extra` are more tensors."""
+    if found.weights is not None:
+        return built_2(found, json.dumps(found.card, separators=(",", ":")) if text is None else text)
     text = json.dumps(found.card) if text is None else text
     digest = hashlib.sha256(text.encode() + found.bits.tobytes() + found.floats.tobytes()).hexdigest()
     return save(
@@ -59,20 +109,19 @@ def built(found: Parts, text: str | None = None, extra: Mapping[str, NDArray[Any
 
 def changed(content: bytes, path: str, value: Any) -> bytes:
     """The file with another value at `path` of its card (`network.cells`); both cells' nodes at `network.genotype`."""
-    found = parts(content)
-    *above, last = path.split(".")
-    entry = found.card
-    for name in above:
-        entry = entry[name]
-    entry[last] = value
-    return built(found)
+    return both(content, {path: value})
 
 
 def both(content: bytes, values: Mapping[str, Any]) -> bytes:
     """Several changes of the card."""
+    found = parts(content)
     for path, value in values.items():
-        content = changed(content, path, value)
-    return content
+        *above, last = path.split(".")
+        entry = found.card
+        for name in above:
+            entry = entry[name]
+        entry[last] = value
+    return built(found)
 
 
 def without(content: bytes, path: str) -> bytes:
@@ -116,7 +165,8 @@ def with_operation(content: bytes, name: str) -> bytes:
     genotype["normal"][0][0][0] = name
     known = name in OPERATIONS[genotype["space"]]
     key = Genotype.from_dict(genotype).key if known else "0" * 12
-    return both(content, {"network.genotype": genotype, "network.key": key})
+    derived = {"network.key": key} if "key" in parts(content).card["network"] else {}
+    return both(content, {"network.genotype": genotype, **derived})
 
 
 def with_another_operation(content: bytes) -> bytes:
@@ -130,6 +180,11 @@ def with_nodes(content: bytes, count: int, cells: int) -> bytes:
     nodes = [[["skip_connect", 0], ["skip_connect", 1]]] * count
     genotype = {"space": "bnas", "normal": nodes, "reduction": nodes}
     return both(content, {"network.genotype": genotype, "network.cells": cells, "config.cells": cells})
+
+
+def rounded(changed: int) -> Plain:
+    """What rounding is said to have changed."""
+    return {"images": 8, "changed": changed, "wrong_before": 1, "wrong": 2}
 
 
 def header_only(header: bytes) -> bytes:
@@ -188,7 +243,7 @@ CASES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("foreign safetensors", foreign, "found another safetensors file"),
     ("no metadata", lambda c: save({"bits": np.zeros(1, np.uint8)}), "found another safetensors file"),
     ("another format", lambda c: with_metadata(c, format="larq"), "found another safetensors file"),
-    ("newer version", lambda c: with_metadata(c, version="2"), "found 2; a newer bnas wrote it"),
+    ("newer version", lambda c: with_metadata(c, version="3"), "found 3; a newer bnas wrote it"),
     ("absurdly long version", lambda c: with_metadata(c, version="9" * 10**6), "expected version 1"),
     # Tensors that do not fit.
     ("one byte more", lambda c: with_tensors(c, lambda p: p._replace(bits=np.append(p.bits, p.bits[:1]))), "bits U8"),
@@ -282,4 +337,34 @@ CASES: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ),
     ("10^9 classes", lambda c: changed(c, "config.classes", 10**9), "classes: expected 1000000000"),
     ("100 nodes in each of 1000 cells", lambda c: with_nodes(c, 100, 1000), "card: "),
+]
+
+WORDS_2 = {"expected the tensors": "bytes of bits"}
+"""What a refusal of format 1 says → what one of format 2 does."""
+
+CASES_2: list[tuple[str, Callable[[bytes], bytes], str]] = [
+    *((name, make, WORDS_2.get(words, words)) for name, make, words in CASES[[c[0] for c in CASES].index("nan") :]),
+    # No whole file of this format.
+    ("the first letters of the head", lambda c: c[:4], "broken file"),
+    ("most of the head", lambda c: c[:41], "broken file"),
+    ("only the head", lambda c: c[:42], "broken file"),
+    ("a card longer than the file", lambda c: c[:6] + b"\xff" * 4 + c[10:], "broken file"),
+    ("bytes behind the end", lambda c: c + b"\0", "bytes of bits"),
+    ("a byte less", lambda c: c[:-1], "bytes of bits"),
+    ("version 0", lambda c: with_metadata(c, version="0"), "expected version 2"),
+    ("format 1 in another dress", lambda c: with_metadata(c, version="1"), "expected version 2"),
+    ("newer version", lambda c: with_metadata(c, version="3"), "found 3; a newer bnas wrote it"),
+    # Cards that are not deflated text.
+    ("a card of zeros", lambda c: with_card_bytes(c, bytes(200)), "card: expected a deflated text"),
+    ("a card of no bytes", lambda c: with_card_bytes(c, b""), "card: expected a deflated text"),
+    ("a card as it is", lambda c: with_card_bytes(c, b'{"network":{}}' * 9), "card: expected a deflated text"),
+    ("a card with more behind it", lambda c: with_card_bytes(c, raw_deflated(b"{}") + b"x"), "found another length"),
+    ("a card that fills the memory", lambda c: with_card_bytes(c, raw_deflated(b" " * 2**26)), "found another length"),
+    ("a card of no letters", lambda c: with_card_bytes(c, raw_deflated(b"\xff\xfe")), "card: "),
+    # Numbers as another format than the card says.
+    ("another number format", lambda c: changed(c, "config.shipped", "float16"), "bytes of bits"),
+    ("an unknown number format", lambda c: changed(c, "config.shipped", "int4"), "found 'int4'"),
+    ("no number format", lambda c: without(c, "config.shipped"), "expected the keys of a card"),
+    ("more changed than seen", lambda c: changed(c, "network.rounded", rounded(9)), "changed: expected at most 8"),
+    ("a mistake from nowhere", lambda c: changed(c, "network.rounded", rounded(0)), "expected at least the difference"),
 ]

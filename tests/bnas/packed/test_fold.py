@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,11 +22,12 @@ from bnas.nn.network import Network, NetworkConfig
 from bnas.nn.operations import BinaryBlock
 from bnas.packed import reference
 from bnas.packed.file import to_bytes
-from bnas.packed.fold import affine, fold
+from bnas.packed.fold import affine, fold, shipped
 from bnas.packed.layout import Block, payload
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, joined
 from bnas.space.operations import OPERATIONS
+from bnas.space.shipped import SHIPPED
 from tests.bnas import tiny
 from tests.bnas.packed import builders
 
@@ -46,8 +52,9 @@ def trained(seed: int = 0) -> Network:
 
 def to_network(model: Network, size: tuple[int, int]) -> PackedNetwork:
     card = builders.card(model, size)
-    bits, floats = joined(fold(model, card.steps()))
-    return PackedNetwork(packed.PackedContent(card, bits, floats, "", 0), threads=1)
+    with tempfile.TemporaryDirectory() as folder:
+        packed.save(model, Path(folder) / "model.bnn", card)
+        return packed.load(Path(folder) / "model.bnn", threads=1)
 
 
 def undecided(model: nn.Module, x: torch.Tensor) -> np.ndarray:
@@ -72,9 +79,9 @@ def undecided(model: nn.Module, x: torch.Tensor) -> np.ndarray:
 
 def compare(model: Network, size: tuple[int, int], x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Which images get other logits or another class once packed, and which are undecided; bool `[N]` each."""
+    logits, model = to_network(model, size)(np.ascontiguousarray(x.numpy())), shipped(model)
     with torch.no_grad():
         expected = model(x).numpy()
-    logits = to_network(model, size)(np.ascontiguousarray(x.numpy()))
     difference = np.abs(logits - expected).max(axis=1) / np.abs(expected).max(axis=1)
     other = (difference > TOLERANCE) | (logits.argmax(axis=1) != expected.argmax(axis=1))
     return other, undecided(model, x)
@@ -141,16 +148,54 @@ def test_an_image_on_a_threshold_is_found(model):
     stem_stride=st.sampled_from([1, 2, 4, 8]),
     space=st.sampled_from(sorted(OPERATIONS)),
     sign=st.sampled_from(["approx", "ste"]),
+    form=st.sampled_from(sorted(SHIPPED)),
     size=st.tuples(st.integers(3, 13), st.integers(3, 13)),
     seed=st.integers(0, 2**31),
 )
 def test_any_network_is_packed_to_one_that_answers_alike(
-    nodes, cells, channels, in_channels, stem_stride, space, sign, size, seed
+    nodes, cells, channels, in_channels, stem_stride, space, sign, form, size, seed
 ):
-    config = NetworkConfig(in_channels, 3, channels, cells, stem_stride, sign)
+    config = NetworkConfig(in_channels, 3, channels, cells, stem_stride, sign, form)
     x = torch.randn(8, in_channels, *size, generator=tiny.generator(seed))
     other, near = compare(builders.network(config, nodes, seed, space), size, x)
     assert not (other & ~near).any()
+
+
+@pytest.mark.parametrize("form", SHIPPED)
+@pytest.mark.parametrize(("stem_stride", "space"), [(1, "bnas"), (4, "darts"), (8, "bnas")])
+def test_the_network_that_ships_holds_exactly_the_numbers_of_its_file(form, stem_stride, space):
+    model = builders.network(replace(CONFIG, shipped=form, stem_stride=stem_stride), space=space)
+    card = builders.card(model)
+    file = to_network(model, (8, 8)).content
+    held = shipped(model)
+    bits, floats = joined(fold(held, card.steps()))
+    assert builders.same_bits(bits, file.bits)
+    assert builders.same_bits(floats, file.floats)
+    for norm in held.modules():
+        if form != "float32" and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            scale, shift = affine(norm)
+            assert torch.equal(scale, torch.ones(norm.num_features) if norm.weight is None else norm.weight.double())
+            assert torch.equal(shift, torch.zeros(norm.num_features) if norm.bias is None else norm.bias.double())
+    assert packed.packed(held, card) == packed.packed(model, card)
+
+
+def test_the_trained_network_itself_is_left_as_it_is():
+    model = builders.network(replace(CONFIG, shipped="int8"))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert shipped(model) is not model
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert shipped(builders.network(CONFIG)).state_dict().keys() == before.keys()
+
+
+def test_float32_ships_the_trained_network_itself():
+    model = builders.network(CONFIG)
+    assert shipped(model) is model
+
+
+def test_memory_format_and_order_of_sums_turn_no_rounding():
+    model = builders.network(replace(CONFIG, shipped="float16", channels=16))
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    assert packed.packed(model, builders.card(model)) == packed.packed(other, builders.card(model))
 
 
 # ---------------------------------------------------------------- one block
@@ -218,9 +263,11 @@ def test_a_network_that_diverged_is_not_packed(value):
     ids=str,
 )
 @pytest.mark.parametrize(("space", "seed"), [("bnas", 0), ("bnas", 1), ("bnas", 2), ("darts", 0), ("darts", 1)])
-def test_a_file_holds_what_the_counter_counts_but_for_the_stems_batch_norm(config, nodes, size, space, seed):
+@pytest.mark.parametrize("shipped", SHIPPED)
+def test_a_file_holds_what_the_counter_counts_but_for_the_stems_batch_norm(config, nodes, size, space, seed, shipped):
+    config = replace(config, shipped=shipped)
     model = Network(config, builders.genotype(seed, nodes, space))
-    counted = cost(model, (config.in_channels, *size))
+    counted = cost(model, (config.in_channels, *size), shipped)
     card = builders.card(model, size)
     bits, floats = payload(card.steps())
     # Its scale goes into the weights, so one value a channel is left of two.
@@ -230,8 +277,8 @@ def test_a_file_holds_what_the_counter_counts_but_for_the_stems_batch_norm(confi
     )
     stored = fold(model, card.steps())
     content = to_bytes(card, *joined(stored))
-    header = 8 + int.from_bytes(content[:8], "little")
-    assert header < 4096
+    header = 42 + int.from_bytes(content[6:10], "little")
+    assert header < 1024
     assert len(content) - header == pytest.approx(counted.size_bytes, rel=0.02)
 
 

@@ -1,7 +1,10 @@
 """Whole networks, and how images are shared out: neither threads, nor blocks, nor neighbours change a byte."""
 
+import math
 import os
 import signal
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from bnas import packed
 from bnas.data.picture import normalise
 from bnas.packed import kernels, reference
+from bnas.packed.machine import MOST, WORTH, Machine
 from bnas.packed.network import PackedNetwork
 from bnas.space.network_config import NetworkConfig
 from bnas.space.operations import OPERATIONS
@@ -71,6 +75,80 @@ def ready():
 def test_logits_do_not_depend_on_the_number_of_threads(ready, threads, count):
     steps, values, x, expected = ready
     assert same_bits(machine(steps, values, threads=threads)(x[:count]), expected[:count])
+
+
+def test_a_thread_is_woken_for_work_that_is_worth_it(ready):
+    steps, values, x, expected = ready
+    running = Machine(steps, values, 8)
+    assert running.seconds == math.inf
+    assert same_bits(running(x), expected)
+    assert 0 < running.seconds < math.inf
+    for running.seconds, count, threads in (
+        (WORTH / 10, 1, 1),
+        (WORTH / 10, 19, 1),
+        (WORTH / 10, 20, 2),
+        (WORTH / 10, 79, 7),
+        (WORTH / 10, 10_000, 8),
+        (WORTH, 1, 1),
+        (WORTH, 2, 2),
+        (10 * WORTH, 1, 1),
+        (10 * WORTH, 3, 3),
+    ):
+        assert running.threads_for(count) == threads
+
+
+def test_work_that_is_not_worth_it_wakes_no_thread(ready):
+    steps, values, x, expected = ready
+    running = machine(steps, values, threads=3)
+    running(x)
+    running.shared.clear()
+    running._pool.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        running(x)
+    running.worth = math.inf
+    assert same_bits(running(x), expected)
+
+
+def test_sharing_that_was_slower_is_left_for_a_while(ready):
+    steps, values, x, expected = ready
+    running = machine(steps, values, threads=3)
+    running(x)
+    size = len(x).bit_length()
+    running.shared = {size: 2.0}
+    alone = 0
+    while running.threads_for(len(x)) == 1:
+        assert running.threads_for(2 * len(x)) == 3  # of others nothing is known
+        assert same_bits(running(x), expected)
+        alone += 1
+    assert 50 < alone < 120
+    running.seconds = 1e-12  # so short that any call takes more than that
+    assert same_bits(running(x), expected)
+    assert running.shared[size] > MOST
+
+
+def test_sharing_that_is_faster_goes_on(ready, monkeypatch):
+    """Images that take time, but no processor, so that three threads need a third of it on any machine."""
+    steps, values, x, _ = ready
+    running = machine(steps, values, threads=3)
+    running.seconds, running.block = 5e-3, 1
+    monkeypatch.setattr(running, "_run", lambda images, last: time.sleep(5e-3 * len(images)))
+    for _ in range(3):
+        running(x)
+        assert running.threads_for(len(x)) == 3
+        assert 0.3 < running.shared[len(x).bit_length()] < 0.9
+
+
+def test_a_thread_that_does_not_come_is_not_waited_for(ready):
+    steps, values, x, expected = ready
+    running, go = machine(steps, values, threads=3), threading.Event()
+    running(x)
+    running.shared.clear()
+    busy = [running._pool.submit(go.wait, 60) for _ in range(2)]
+    try:
+        assert same_bits(running(x), expected)
+        assert not any(each.done() for each in busy)
+    finally:
+        go.set()
 
 
 @pytest.mark.parametrize("block", [1, 2, 5, 16, 23, 100])
@@ -135,6 +213,14 @@ def test_a_block_keeps_its_parameters_on_maps_of_another_size():
     values = block_parameters(rng, step)
     x = images(rng, 2, other.shape)
     assert same_bits(machine([other], [values])(x), reference.run([other], [values], x))
+
+
+def test_arrays_begin_with_a_line_of_the_cache(ready):
+    """Elsewhere a call takes up to a tenth longer or less, as chance has it."""
+    steps, values, *_ = ready
+    program = machine(steps, values).program
+    for array in (*program.tables, *program.room.arrays(3)):
+        assert array.ctypes.data % 64 == 0
 
 
 def test_fewer_than_one_thread_is_refused(ready):

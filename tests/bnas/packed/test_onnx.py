@@ -34,6 +34,8 @@ NETWORKS = {
     "widening": (NetworkConfig(1, 3, 5, 5), 1, (9, 9)),
     "narrowing": (NetworkConfig(1, 3, 3, 6), 4, (9, 6)),
     "a stem of three": (NetworkConfig(3, 3, 6, 3, 8), 2, (40, 33)),
+    "in 16 bits": (NetworkConfig(3, 3, 4, 3, shipped="float16"), 2, (12, 12)),
+    "in 8 bits": (NetworkConfig(3, 3, 4, 3, shipped="int8"), 2, (12, 12)),
 }
 
 

@@ -10,7 +10,15 @@ from pydantic import ValidationError
 
 from bnas.records.base import Record, read_stage_times
 from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts, read_dataset
-from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, read_network_times, read_networks
+from bnas.records.networks import (
+    NetworkTime,
+    RetrainedNetwork,
+    RetrainedNetworks,
+    Rounded,
+    read_network_times,
+    read_networks,
+    read_rounded,
+)
 from bnas.records.search import (
     Front,
     FrontMember,
@@ -46,6 +54,8 @@ ROUND_TRIPS = [
     (read_front, Front(SPACE, (FRONT_MEMBER,)), Front(SPACE, (FRONT_MEMBER,)).to_dict()),
     (read_summary, SUMMARY, SUMMARY.to_dict()),
     (read_networks, (NETWORK,), RetrainedNetworks((NETWORK,)).to_dict()),
+    (read_rounded, Rounded(100, 4, 10, 12), Rounded(100, 4, 10, 12).to_dict()),
+    (read_rounded, None, None),
     (read_network_times, (NetworkTime("a", 2.5),), [NetworkTime("a", 2.5).to_dict()]),
     (read_stage_times, {"search_seconds": 12.25}, {"search_seconds": 12.25}),
 ]
@@ -64,6 +74,33 @@ def test_what_is_derived_is_written_beside_the_fields(record: Record):
     assert plain["key"] == GENOTYPE.key
     assert plain["genotype"] == GENOTYPE.to_dict()
     assert list(plain)[-1] == record.DERIVED[-1]
+
+
+ROUNDED = Rounded(100, 4, 10, 12)
+
+
+def test_what_rounding_changed_adds_up_over_networks_and_is_said():
+    assert ROUNDED + Rounded(1000, 1, 30, 29) == Rounded(1100, 5, 40, 41)
+    assert (Rounded(1000, 1, 30, 29) + ROUNDED).sentence == (
+        "5 of 1,100 answers to validation images, which the training saw, changed: 40 were wrong before, "
+        "41 are wrong after"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"changed": 1}, "changed: expected at least the difference of 10 and 12 mistakes, found 1"),
+        ({"changed": 101}, "changed: expected at most 100 images, found 101"),
+        ({"wrong": 101, "changed": 95}, "wrong: expected at most 100 images, found 101"),
+        ({"images": 0}, "images: expected"),
+    ],
+)
+def test_rounding_that_contradicts_itself_is_refused(tmp_path, change, words):
+    path = tmp_path / "rounded.json"
+    path.write_text(json.dumps(ROUNDED.to_dict() | change))
+    with pytest.raises(ValueError, match=words):
+        read_rounded(path)
 
 
 def test_operations_count_the_genes_of_both_cells():

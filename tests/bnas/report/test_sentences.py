@@ -1,9 +1,13 @@
+import dataclasses
 import math
+import random
 
 import pytest
 
+from bnas.records.networks import Rounded
 from bnas.report.analysis import GenerationIndicators, Interval, PairedTest
-from bnas.report.sentences import course_sentences, pair_sentence, verdict
+from bnas.report.sentences import course_sentences, pair_sentence, rounding, verdict
+from tests.finished_run import front, networks
 
 
 def row(stage, generation, then, now, population=0.5):
@@ -49,3 +53,13 @@ def test_the_course_is_told_from_the_numbers():
 
 def test_nothing_is_said_of_scores_that_were_not_taken():
     assert not any("final supernet" in said for said in course_sentences([row("search", 1, 0.1, math.nan)]))
+
+
+def test_what_rounding_changed_is_said_over_all_networks_that_were_rounded():
+    made = networks(front(random.Random(0)), random.Random(0))
+    assert rounding(made) == ""
+    made[0] = dataclasses.replace(made[0], rounded=Rounded(100, 4, 10, 12))
+    made[1] = dataclasses.replace(made[1], rounded=Rounded(100, 1, 20, 19))
+    said = rounding(made)
+    assert "Errors are those of the files" in said
+    assert "5 of 200 answers to validation images, which the training saw, changed: 30 were wrong before, 31" in said

@@ -13,8 +13,13 @@ import pytest
 import torch
 
 from bnas.data.batches import Augmentation, DataError
+from bnas.data.picture import normalise
 from bnas.data.split import Split
 from bnas.nn.network import Network
+from bnas.packed import fold
+from bnas.packed.agreement import deviating
+from bnas.packed.network import load
+from bnas.records.networks import Rounded
 from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
 from bnas.space.genotype import Gene, Genotype
 from bnas.storage.cache import MARK
@@ -27,6 +32,7 @@ from bnas.training.loop import TrainingError, calibrate, predict
 from bnas.training.network import train_network
 from bnas.training.network_pool import Job, train_family
 from tests.bnas import tiny
+from tests.bnas.packed import builders
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(
@@ -48,7 +54,7 @@ GENOTYPES = {
     "c": tiny.genotypes(1, seed=5)[0],
     "old": tiny.genotypes(1, seed=6)[0],
 }
-FILES = {"weights.safetensors", "curve.json", "predictions.csv", "seconds.json"}
+FILES = {"weights.safetensors", "curve.json", "predictions.csv", "rounded.json", "seconds.json"}
 TEST = tiny.split(21, seed=2)
 
 
@@ -77,6 +83,7 @@ def finish_earlier(folder, epochs=RECIPE.epochs):
     curve = [EpochRecord(epoch + 1, 1.0, 0.5, 0.01).to_dict() for epoch in range(epochs)]
     (folder / "curve.json").write_text(json.dumps(curve))
     (folder / "predictions.csv").write_text(Predictions(TEST.labels, TEST.labels).to_csv())
+    (folder / "rounded.json").write_text("null")
     (folder / "seconds.json").write_text("1.5")
 
 
@@ -143,7 +150,7 @@ def stopped_after(epochs, checkpoints):
 def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None, state=None, save=forget):
     """A network trained in this process: itself, its curve and its predictions."""
     family = Family(recipe, data, CPU)
-    return train_network(tiny.CONFIG, GENOTYPES[name], family, on_epoch, Resumption(state, save))
+    return train_network(tiny.CONFIG, GENOTYPES[name], family, on_epoch, Resumption(state, save))[:3]
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +292,46 @@ def test_predictions_are_the_networks_answers_in_the_order_of_the_test_split(tra
     saved = read_predictions(trained.folder / "a" / "predictions.csv")
     assert saved.predictions.tolist() == answers.tolist()
     assert saved.labels.tolist() == TEST.labels.tolist()
+
+
+@pytest.mark.parametrize("shipped", ["float16", "int8"])
+def test_answers_are_those_of_the_file_and_what_rounding_changed_is_counted(data, tmp_path, shipped):
+    config = replace(tiny.CONFIG, shipped=shipped)
+    family = Family(RECIPE, data, CPU, fold.shipped)
+    network, curve, predictions, rounded = train_network(config, GENOTYPES["a"], family)
+    before, same, _ = here(data)
+    assert tiny.same_weights(network, before)  # the training knows nothing of it
+    assert curve == same
+    fold.save(network, tmp_path / "a.bnn", builders.card(network, (8, 8)))
+    file = load(tmp_path / "a.bnn", 1)
+    normalised = normalise(TEST.images, data.mean, data.std)
+    decided = deviating(fold.shipped(network), file, normalised)
+    assert (file(normalised).argmax(1) == predictions.predictions).sum() >= len(TEST.labels) - len(decided)
+    validation = data.split("validation")
+    x = torch.from_numpy(normalise(validation.images, data.mean, data.std))
+    with torch.no_grad():
+        answers = [each(x).argmax(1).numpy() for each in (network, fold.shipped(network))]
+    wrong = [int((answer != validation.labels).sum()) for answer in answers]
+    assert rounded == Rounded(len(validation.labels), int((answers[0] != answers[1]).sum()), *wrong)
+
+
+def test_nothing_is_rounded_in_float32(data, once):
+    family = Family(RECIPE, data, CPU, fold.shipped)
+    network, _, predictions, rounded = train_network(tiny.CONFIG, GENOTYPES["a"], family)
+    assert rounded is None
+    assert tiny.same_weights(network, once[0])
+    assert predictions.to_csv() == once[2].to_csv()
+
+
+def test_a_number_that_the_format_does_not_reach_is_refused_before_the_test(data, monkeypatch):
+    def huge(network, inputs):
+        network.classifier.bias.data[1] = 1e5
+
+    monkeypatch.setattr("bnas.training.network.calibrate", huge)
+    monkeypatch.setattr(Family, "test", lambda *_: pytest.fail("tested"))
+    family = Family(RECIPE, data, CPU, fold.shipped)
+    with pytest.raises(TrainingError, match=r"^classifier: expected numbers of at most 65,504 for float16"):
+        train_network(replace(tiny.CONFIG, shipped="float16"), GENOTYPES["a"], family)
 
 
 def test_statistics_are_those_of_the_training_images_as_they_are(data, once):
