@@ -28,8 +28,7 @@ from pipeline.config import dataset, files_root
 from pipeline.export import RETRAIN, card, trained
 from pipeline.params import Params, load
 from pipeline.stage import PREPARED
-from pipeline.transfer import params as transfer
-from pipeline.transfer.stage import FOLDER, PARAMS
+from pipeline.transfer.stage import TRANSFER
 from tests.benchmarks.text import table
 
 BASE, *ROUNDED = SHIPPED
@@ -39,7 +38,7 @@ AT_ONCE = 1000
 def shipped() -> dict[str, list[dict[str, Any]]]:
     """Rows of networks, smallest first, and of data sets."""
     found: dict[str, list[dict[str, Any]]] = {"networks": [], "sets": []}
-    runs = {Path(): lambda: load("params.yaml"), FOLDER: lambda: transfer.load(PARAMS)}
+    runs = {Path(): lambda: load("params.yaml"), TRANSFER.folder: lambda: TRANSFER.load(TRANSFER.params)}
     for folder, parameters in runs.items():
         if (folder / RETRAIN / "networks.json").exists():
             params = parameters()
