@@ -1,0 +1,147 @@
+"""What estimates of errors are worth: Kendall's tau-b with the errors of networks trained in full, on the tables.
+
+`reports/tabular/*.csv` hold the tables (`dvc repro pipeline/tabular/dvc.yaml`). An estimate is a callable that is given
+a table and returns a value for every network, the lower the better; add one to `ESTIMATES`. No estimate has seen the
+training that it is compared with: seed 0 in full is what is estimated, short schedules and further seeds are others'.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bnas.search.network_regression import Features, NetworkRegression
+from bnas.search.pareto import kendall_tau
+from bnas.space.genotype import Genotype
+from bnas.space.search_space import SearchSpace
+from pipeline.tabular.networks import SHORT
+from tests.benchmarks.text import table as markdown
+from tests.imports import ROOT
+
+TABLES = ROOT / "reports/tabular"
+RESAMPLES = 400
+FOLDS = 10
+
+Values = "pd.Series[float]"
+"""A value for each network, indexed by its key; networks that lack it may be left out."""
+
+
+def trainings(rows: pd.DataFrame, seed: int, epochs: int) -> pd.DataFrame:
+    """The trainings of a seed for so many epochs, by network."""
+    return rows[(rows["seed"] == seed) & (rows["epochs"] == epochs)].set_index("network")
+
+
+def target(rows: pd.DataFrame) -> pd.DataFrame:
+    """The trainings in full whose errors are estimated."""
+    return trainings(rows, 0, int(rows["epochs"].max()))
+
+
+def losses(rows: pd.DataFrame, epochs: int) -> Values:
+    """The mean training loss of the first epochs."""
+    return rows[[f"train_loss_{i}" for i in range(1, epochs + 1)]].mean(axis=1)
+
+
+def features(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """What the trial's regression sees of networks, but for the supernet's score."""
+    genotypes = list(map(Genotype.from_json, rows["genotype"]))
+    ops = tuple(dict.fromkeys(gene.op for genotype in genotypes for gene in genotype.genes))
+    counts = Features(SearchSpace(ops, genotypes[0].nodes, genotypes[0].space), ())(genotypes)
+    return np.column_stack([counts, np.log(rows[["size_bytes", "ops"]])])
+
+
+def predicted(rows: pd.DataFrame) -> Values:
+    """The regression on errors of other networks: each tenth from the other nine."""
+    full = target(rows)
+    matrix, parts = features(full), np.random.default_rng(0).permutation(len(full)) % FOLDS
+    values = np.zeros(len(full))
+    for part in range(FOLDS):
+        inside = parts == part
+        if inside.any():
+            values[inside] = NetworkRegression(matrix[~inside], full["error"][~inside].tolist())(matrix[inside])
+    return pd.Series(values, full.index)
+
+
+def trial(rows: pd.DataFrame, epochs: int) -> Values:
+    """The estimate of a trial that trained all networks of the table for so long, without a supernet."""
+    short = trainings(rows, SHORT, epochs)
+    results = losses(short, epochs)
+    return pd.Series(NetworkRegression(features(short), results.tolist())(features(short)), short.index)
+
+
+def estimates(rows: pd.DataFrame) -> dict[str, tuple[Callable[[pd.DataFrame], Values], int]]:
+    """Name → the estimate, and the epochs that a network is trained for it."""
+    short = sorted(set(rows["epochs"]) - {rows["epochs"].max()})
+    longest = int(rows["epochs"].max())
+    found: dict[str, tuple[Callable[[pd.DataFrame], Values], int]] = {
+        "size alone": (lambda rows: -target(rows)["size_bytes"], 0),
+        "operations alone": (lambda rows: -target(rows)["ops"], 0),
+        "regression on other networks' errors": (predicted, 0),
+    }
+    for epochs in map(int, short):
+        found |= {
+            f"training loss, {epochs} of {epochs}": (lambda r, e=epochs: losses(trainings(r, SHORT, e), e), epochs),
+            f"error, {epochs} of {epochs}": (lambda r, e=epochs: trainings(r, SHORT, e)["error"], epochs),
+            f"the trial's estimate, {epochs} of {epochs}": (lambda r, e=epochs: trial(r, e), epochs),
+        }
+    for epochs in (1, 2, 3):
+        name = f"training loss, {epochs} of {longest}, another seed"
+        found[name] = (lambda r, e=epochs: losses(trainings(r, 1, longest), e), epochs)
+    found["error in full, another seed: the ceiling"] = (lambda r: trainings(r, 1, longest)["error"], longest)
+    return found
+
+
+def agreement(full: pd.DataFrame, values: Values, equal: bool) -> dict[str, float] | None:
+    """Tau over all networks that have a value, or within bands of equal size, with its bootstrap quartiles."""
+    both = full.join(values.rename("estimate"), how="inner")
+    groups = [part for name, part in both.groupby("part") if name != "spread"] if equal else [both]
+    groups = [group for group in groups if len(group) > 4]
+    if not groups:
+        return None
+    rng = np.random.default_rng(0)
+    taus = []
+    for draw in range(RESAMPLES + 1):
+        chosen = [group if not draw else group.iloc[rng.integers(0, len(group), len(group))] for group in groups]
+        each = [kendall_tau(group["estimate"], group["error"]) for group in chosen]
+        taus.append(float(np.average(each, weights=[len(group) for group in groups])))
+    low, high = np.nanquantile(taus[1:], [0.025, 0.975])
+    return {"median": taus[0], "low": float(low), "high": float(high)}
+
+
+def ranking() -> dict[str, list[dict[str, Any]]]:
+    """Table → a row for every estimate."""
+    found = {}
+    for path in sorted(TABLES.glob("*.csv")):
+        rows = pd.read_csv(path)
+        full = target(rows)
+        second = float((full["seconds"] / full["epochs"]).median())
+        found[path.stem] = [
+            {
+                "estimate": name,
+                "networks": len(full.index.intersection(values.index)),
+                "tau, all sizes (95 %)": agreement(full, values, equal=False),
+                "tau, equal size (95 %)": agreement(full, values, equal=True),
+                "seconds a network": round(epochs * second, 1),
+            }
+            for name, (estimate, epochs) in estimates(rows).items()
+            if len(values := estimate(rows))
+        ]
+    return found
+
+
+def text(found: Mapping[str, Any]) -> list[str]:
+    """The section of the report."""
+    parts = ["## What estimates of errors are worth", (__doc__ or "").split("\n\n")[1].replace("\n", " ")]
+    for name, rows in found["ranking"].items():
+        parts += [f"### {name}", markdown([{k: "-" if v is None else v for k, v in row.items()} for row in rows])]
+    return parts
+
+
+MEASURES = {"ranking": ranking}
+
+if __name__ == "__main__":
+    print(json.dumps(ranking(), indent=1))
