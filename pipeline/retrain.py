@@ -38,7 +38,7 @@ from pipeline.trial import finished_trial, supernet_errors
 TRIAL = Path("data/trial")
 STAGE2 = Path("data/stage2")
 
-NOT_OF_THE_RECIPE = {"count", "hand_designed_channels", "linear_baseline", "published"}
+NOT_OF_THE_RECIPE = set(schema.RetrainSection.model_fields) - set(schema.RecipeSection.model_fields)
 """Keys of `retrain` that say what is trained, not how."""
 
 
@@ -166,11 +166,8 @@ def candidates(
         return scorer.error(genotype, full)
 
     genotypes = [member.genotype for member in members]
-    matches = size_matched(genotypes, problem.space, problem.costs.size, random.Random(section.seed))
     chosen = [Candidate(f"front-{i}", "front", g, channels, error(g)) for i, g in enumerate(genotypes, 1)]
-    chosen += [
-        Candidate(f"random-{i}", "random", g, channels, error(g), f"front-{i}") for i, g in enumerate(matches, 1)
-    ]
+    chosen += matched(genotypes, section, problem.costs, channels, error)
     chosen += fixed(section, problem.space, channels, error)
     trial = finished_trial(problem, supernet_errors(scorer, params.search.evaluation.rescore_batches), ranks)
     if trial is None:
@@ -179,6 +176,25 @@ def candidates(
         replace(each, trial_estimate=trial.final([each.genotype])[0]) if each.channels == channels else each
         for each in chosen
     ]
+
+
+def matched(
+    front: Sequence[Genotype],
+    section: schema.RetrainSection,
+    costs: CostTable,
+    channels: int,
+    error: Callable[[Genotype], float | None],
+) -> list[Candidate]:
+    """Random architectures of the sizes of the front's, so many for each; further ones have a number of their own."""
+    found = []
+    rng, known = random.Random(section.seed), list(front)
+    for further in range(section.random_per_front):
+        genotypes = size_matched(front, costs.space, costs.size, rng, known)
+        known += genotypes
+        for i, genotype in enumerate(genotypes, 1):
+            name = f"random-{i}" + (f"-{further + 1}" if further else "")
+            found.append(Candidate(name, "random", genotype, channels, error(genotype), f"front-{i}"))
+    return found
 
 
 def fixed(

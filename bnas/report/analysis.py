@@ -137,6 +137,13 @@ class Retrained:
             matches.setdefault(network.matched, network)
         return tuple((n, matches[n.name]) for n in self.of_role("front") if n.name in matches)
 
+    @property
+    def matched(self) -> tuple[tuple[RetrainedNetwork, tuple[RetrainedNetwork, ...]], ...]:
+        """(front network, all random networks of its size), smallest first."""
+        random = self.of_role("random")
+        groups = ((n, tuple(other for other in random if other.matched == n.name)) for n in self.of_role("front"))
+        return tuple((network, others) for network, others in groups if others)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Retrained):
@@ -320,20 +327,71 @@ def hypervolume_difference(run: Retrained, *, seed: int = 0, resamples: int = RE
     if not run.pairs:
         return None
     sides = tuple(zip(*run.pairs, strict=True))
-    space = run.space
-    wrong = [np.stack([~run.predictions[n.name].correct for n in side]) for side in sides]  # [networks, images]
-    sizes = [[n.size_bytes for n in side] for side in sides]
-    weights = balancing(run.labels) if run.error == "balanced" else np.ones(len(run.labels))
+    networks, count = [network for side in sides for network in side], len(run.pairs)
+    sizes = [network.size_bytes for network in networks]
 
-    def difference(sample: NDArray[np.int64]) -> float:
-        errors = (np.average(w[:, sample], axis=1, weights=weights[sample]) for w in wrong)
-        front, other = (_hypervolume(e, s, space) for e, s in zip(errors, sizes, strict=True))
+    def difference(errors: Errors) -> float:
+        front, other = (
+            _hypervolume(errors[part], sizes[part], run.space) for part in (slice(count), slice(count, None))
+        )
         return front - other
 
-    rng, every = np.random.default_rng(seed), np.arange(wrong[0].shape[1])
-    values = [difference(rng.choice(every, len(every))) for _ in range(resamples)]
+    return _resampled(run, networks, difference, seed, resamples)
+
+
+def error_difference(run: Retrained, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
+    """Mean over the front of a network's test error minus the mean of its random networks'; None without such.
+
+    Resampled as `hypervolume_difference`, and holding the same uncertainty.
+    """
+    groups = run.matched
+    if not groups:
+        return None
+    networks = [network for first, others in groups for network in (first, *others)]
+    starts = np.cumsum([0] + [1 + len(others) for _, others in groups])
+
+    def difference(errors: Errors) -> float:
+        each = [errors[start] - errors[start + 1 : end].mean() for start, end in pairwise(starts.tolist())]
+        return float(np.mean(each))
+
+    return _resampled(run, networks, difference, seed, resamples)
+
+
+def relative_improvement(run: Retrained) -> float:
+    """`100 · (accuracy − random accuracy) / random accuracy`, both means as in `error_difference`; nan without random.
+
+    The measure by which searches are compared in the literature (Yang et al. 2020, *NAS evaluation is frustratingly
+    hard*).
+    """
+    if not run.matched:
+        return math.nan
+    front = 1 - _mean([run.error_of(first) for first, _ in run.matched])
+    other = 1 - _mean([_mean([run.error_of(n) for n in others]) for _, others in run.matched])
+    return 100 * (front - other) / other
+
+
+Errors = NDArray[np.float64]
+"""A test error for each network, on a sample of the test split."""
+
+
+def _resampled(
+    run: Retrained,
+    networks: Sequence[RetrainedNetwork],
+    statistic: Callable[[Errors], float],
+    seed: int,
+    resamples: int,
+) -> Interval:
+    """A statistic of the networks' errors, and its interval over resampled test images."""
+    wrong = np.stack([~run.predictions[network.name].correct for network in networks])  # [networks, images]
+    weights = balancing(run.labels) if run.error == "balanced" else np.ones(len(run.labels))
+
+    def value(sample: NDArray[np.int64]) -> float:
+        return statistic(np.average(wrong[:, sample], axis=1, weights=weights[sample]))
+
+    rng, every = np.random.default_rng(seed), np.arange(wrong.shape[1])
+    values = [value(rng.choice(every, len(every))) for _ in range(resamples)]
     low, median, high = np.quantile(values, (0.025, 0.5, 0.975))
-    return Interval(difference(every), float(low), float(median), float(high))
+    return Interval(value(every), float(low), float(median), float(high))
 
 
 # How the population changed.
@@ -409,13 +467,16 @@ def _mean(values: Sequence[float]) -> float:
 def metrics(run: Retrained) -> dict[str, float | None]:
     """What searches are compared by, under names that no other stage uses; None where a number does not exist.
 
-    `tau` (Kendall's, of errors in the supernet and test errors) is left out where there was no search, balanced errors
-    where `Retrained.shows_balanced` says so.
+    `gain` is how many points fewer the front errs than random networks of its sizes. `tau` (Kendall's, of errors in the
+    supernet and test errors) is left out where there was no search, balanced errors where `Retrained.shows_balanced`
+    says so.
     """
     front, partners = run.of_role("front"), [partner for _, partner in run.pairs]
+    difference = error_difference(run, resamples=1)
     values = {
         "hypervolume": network_hypervolume(run, front),
         "hypervolume_random": network_hypervolume(run, partners) if partners else math.nan,
+        "gain": -100 * difference.observed if difference else math.nan,
         "best_error": min(network.test_error for network in front),
         **(_balanced_metrics(run) if run.shows_balanced else {}),
         "smallest_kib": min(network.size_bytes for network in front) / 1024,

@@ -20,6 +20,7 @@ from bnas.report.analysis import (
     Run,
     fidelity,
     pair_agreement,
+    relative_improvement,
     supernet_error,
     supernet_worth,
     trial_estimate,
@@ -136,6 +137,24 @@ def linear_note(linear: LinearBaseline, networks: Sequence[RetrainedNetwork]) ->
         f"{percent(linear.test_error)} % test error (95 % interval {percent(low)}–{percent(high)} %). "
         f"{count} networks lie below it with their whole intervals."
     )
+
+
+def worth(run: Retrained, difference: Interval | None) -> str:
+    """What the search was worth, in one sentence: the front's mean test error against that of random networks."""
+    if difference is None:
+        return "What the search was worth is not known: no random networks of the same sizes were trained."
+    front = sum(run.error_of(first) for first, _ in run.matched) / len(run.matched)
+    gap, other = 100 * difference.observed, front - difference.observed
+    side = "as often as" if not gap else f"by {abs(gap):.2f} points {'less' if gap < 0 else '**more**'} often than"
+    found = (
+        f"**What the search was worth:** its networks are wrong {side} random networks of the same sizes "
+        f"({percent(front)} % against {percent(other)} % mean {KINDS[run.error]}test error; 95 % interval of the "
+        f"difference {100 * difference.low:+.2f} to {100 * difference.high:+.2f} points; accuracy "
+        f"{relative_improvement(run):+.2f} % relative)"
+    )
+    if not difference.excludes_zero:
+        return f"{found}: within what {run.dataset.counts.test} test images can tell, so no difference is proven."
+    return f"{found}, outside the test split's uncertainty."
 
 
 def verdict(difference: Interval | None, images: int) -> str:

@@ -17,6 +17,7 @@ from bnas.report.analysis import (
     Retrained,
     Run,
     coverage,
+    error_difference,
     generation_indicators,
     hypervolume_difference,
     network_coverage,
@@ -45,6 +46,7 @@ from bnas.report.sentences import (
     transferred,
     trial_sentences,
     verdict,
+    worth,
 )
 
 STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "trial", "retrain", "export")
@@ -135,7 +137,7 @@ def search_story(run: Run, bins: int, identity: str, parameters: str) -> Story:
         Section("notes", "To be kept in mind", (_search_notes(run, bins),)),
     )
     title = f"A family of binary networks for {literal(run.dataset.title)}"
-    return Story(title, (searched(run), identity), sections, parameters.strip())
+    return Story(title, (worth(run, error_difference(run)), searched(run), identity), sections, parameters.strip())
 
 
 def transfer_story(run: Retrained, source: str, handed: int, bins: int, identity: str, parameters: str) -> Story:
@@ -155,7 +157,8 @@ def transfer_story(run: Retrained, source: str, handed: int, bins: int, identity
         Section("notes", "To be kept in mind", (_TRANSFER_NOTES,)),
     )
     title = f"A family of binary networks transferred to {literal(run.dataset.title)}"
-    return Story(title, (transferred(run, source, handed), identity), sections, parameters.strip())
+    introduction = (worth(run, error_difference(run)), transferred(run, source, handed), identity)
+    return Story(title, introduction, sections, parameters.strip())
 
 
 def _search_summary(run: Run, difference: Interval | None) -> Items:

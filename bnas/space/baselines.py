@@ -30,19 +30,24 @@ def hand_designed(space: SearchSpace) -> Genotype:
 
 
 def size_matched(
-    targets: Sequence[Genotype], space: SearchSpace, size: Callable[[Genotype], float], rng: random.Random
+    targets: Sequence[Genotype],
+    space: SearchSpace,
+    size: Callable[[Genotype], float],
+    rng: random.Random,
+    exclude: Sequence[Genotype] = (),
 ) -> list[Genotype]:
     """A random architecture for each target, as near to it in log size as a pool of random ones allows.
 
     The pool (`POOL_PER_MATCH` candidates a target, half of them with uniform genes, half with a share of weighted
-    operations drawn first, so that all sizes occur) is drawn without looking at errors; no target is in it and no
-    candidate is used twice. Targets are served in the order of how few candidates lie near them. Raises
-    ValueError if the space holds too few architectures.
+    operations drawn first, so that all sizes occur) is drawn without looking at errors; no target and none of `exclude`
+    is in it, and no candidate is used twice. Targets are served in the order of how few candidates lie near them.
+    Raises ValueError if the space holds too few architectures.
     """
     count = POOL_PER_MATCH * len(targets) // 2
     pool = dict.fromkeys(distinct(lambda: space.sample(rng), count))
     pool.update(dict.fromkeys(distinct(lambda: space.sample_mixed(rng), count)))
-    logs = {genotype: math.log(size(genotype)) for genotype in pool if genotype not in set(targets)}
+    known = {*targets, *exclude}
+    logs = {genotype: math.log(size(genotype)) for genotype in pool if genotype not in known}
     if len(logs) < len(targets):
         raise ValueError(
             f"random baselines: expected {len(targets)} architectures beside the front, found {len(logs)} in the space"

@@ -218,6 +218,7 @@ class RetrainSection(RecipeSection):
     """The finished networks and their baselines."""
 
     count: Natural
+    random_per_front: Natural
     hand_designed_channels: tuple[Width, ...]
     linear_baseline: bool
     published: tuple[str, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from bnas.nn.cost import CostTable
 from bnas.records.search import Front, SpaceRange, read_front
 from bnas.search.pareto import guessing_error
-from bnas.space.baselines import size_matched, spread
+from bnas.space.baselines import spread
 from bnas.space.search_space import SearchSpace
 from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, retrain
@@ -69,9 +68,8 @@ def candidates(front: Front, params: TransferParams, costs: CostTable) -> list[C
         warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front.members)}", stacklevel=1)
     genotypes = sorted((member.genotype for member in front.members), key=costs.size)
     members = [genotypes[i] for i in spread([costs.size(g) for g in genotypes], section.count)]
-    matches = size_matched(members, costs.space, costs.size, random.Random(section.seed))
     chosen = [Candidate(f"front-{i}", "front", g, channels, None) for i, g in enumerate(members, 1)]
-    chosen += [Candidate(f"random-{i}", "random", g, channels, None, f"front-{i}") for i, g in enumerate(matches, 1)]
+    chosen += retrain.matched(members, section, costs, channels, lambda genotype: None)
     return chosen + retrain.fixed(section, costs.space, channels, lambda genotype: None)
 
 

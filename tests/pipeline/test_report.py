@@ -98,7 +98,7 @@ def test_every_picture_exists_and_has_words_for_those_who_cannot_see_it(finished
     assert all(len(words) > 20 and "\n" not in words for words, _ in pictures)
     named = {folder / "reports" / target for _, target in pictures}
     assert named == set((folder / "reports/figures").iterdir())
-    assert len(named) == 10 + 4
+    assert len(named) == 11 + 4
     assert all(path.read_bytes().startswith(b"<?xml") for path in named)
 
 
@@ -129,7 +129,7 @@ def test_all_that_was_promised_is_in_the_report(finished, text):
 def test_the_report_says_which_run_it_is_of(finished, text):
     page = (finished[0] / "reports/index.html").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("This run: ")]
-    assert "seeds data 0, stage1 0, stage2 0, search 0, retrain 0; parameters `" in line
+    assert "seeds data 0, stage1 0, stage2 0, search 0, trial 0, retrain 0; parameters `" in line
     assert line.split("`")[3] in page
 
 
@@ -149,6 +149,7 @@ def test_metrics_have_short_unique_names_and_are_flat(finished):
     assert set(stage.metrics) == {
         "hypervolume",
         "hypervolume_random",
+        "gain",
         "best_error",
         "smallest_kib",
         "tau",

@@ -92,6 +92,35 @@ def test_the_observed_difference_is_that_of_the_two_hypervolumes(run):
     assert metrics["hypervolume_random"] == pytest.approx(other, abs=1e-6)
 
 
+def test_the_gain_is_the_mean_over_pairs_of_the_difference_of_errors(run):
+    expected = np.mean([first.test_error - other.test_error for first, other in run.pairs])
+    interval = analysis.error_difference(run, resamples=200)
+    assert interval.observed == pytest.approx(expected)
+    assert interval.low <= interval.median <= interval.high
+    assert interval == analysis.error_difference(run, resamples=200)
+    assert analysis.metrics(run)["gain"] == pytest.approx(-100 * expected)
+
+
+def test_several_random_networks_of_a_size_count_by_their_mean(run):
+    (_, other), *_ = run.pairs
+    wrong = run.predictions[other.name]
+    again = dataclasses.replace(other, name="random-1-2")
+    more = dataclasses.replace(
+        run, networks=(*run.networks, again), predictions={**run.predictions, "random-1-2": wrong}
+    )
+    assert [len(others) for _, others in more.matched] == [2, 1, 1, 1]
+    assert analysis.error_difference(more, resamples=2).observed == pytest.approx(
+        analysis.error_difference(run, resamples=2).observed
+    )
+    assert more.pairs == run.pairs, "hypervolumes are compared at equal counts"
+
+
+def test_relative_improvement_is_of_accuracies(run):
+    front = np.mean([1 - first.test_error for first, _ in run.pairs])
+    other = np.mean([1 - second.test_error for _, second in run.pairs])
+    assert analysis.relative_improvement(run) == pytest.approx(100 * (front - other) / other)
+
+
 def test_an_interval_on_one_side_of_zero_excludes_it():
     assert analysis.Interval(0.2, 0.1, 0.2, 0.3).excludes_zero
     assert analysis.Interval(-0.2, -0.3, -0.2, -0.1).excludes_zero
@@ -102,6 +131,9 @@ def test_a_run_without_random_networks_is_not_compared(run):
     alone = dataclasses.replace(run, networks=run.of_role("front", "hand"))
     assert alone.pairs == ()
     assert analysis.hypervolume_difference(alone) is None
+    assert analysis.error_difference(alone) is None
+    assert math.isnan(analysis.relative_improvement(alone))
+    assert analysis.metrics(alone)["gain"] is None
     assert analysis.metrics(alone)["hypervolume_random"] is None
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from bnas.records.networks import Rounded
 from bnas.report.analysis import GenerationIndicators, Interval, PairedTest
-from bnas.report.sentences import course_sentences, pair_sentence, rounding, verdict
+from bnas.report.sentences import course_sentences, pair_sentence, rounding, verdict, worth
+from tests import finished_run
 from tests.finished_run import front, networks
 
 
@@ -28,6 +29,19 @@ def test_a_victory_and_a_defeat_beyond_the_interval_are_said_plainly():
     lost = verdict(Interval(-0.02, -0.03, -0.02, -0.01), 750)
     assert "0.0200 **below**" in lost
     assert "the front is beaten by the random networks" in lost
+
+
+def test_the_first_sentence_says_what_the_search_was_worth_and_whether_that_is_proven(tmp_path):
+    finished_run.write(tmp_path)
+    run = finished_run.read(tmp_path)
+    unsure = worth(run, Interval(-0.002, -0.01, -0.002, 0.006))
+    assert "by 0.20 points less often than random networks" in unsure
+    assert "-1.00 to +0.60 points" in unsure
+    assert "no difference is proven" in unsure
+    lost = worth(run, Interval(0.02, 0.01, 0.02, 0.03))
+    assert "by 2.00 points **more** often" in lost
+    assert "outside the test split's uncertainty" in lost
+    assert "not known" in worth(run, None)
 
 
 def test_without_random_networks_nothing_is_compared():
