@@ -38,6 +38,7 @@ from bnas.records.export import read_exported, read_latencies
 from bnas.records.networks import read_network_times, read_networks
 from bnas.records.search import Member, read_front, read_generations, read_summary
 from bnas.records.training import read_epochs, read_predictions
+from bnas.records.trial import read_trial
 from bnas.storage.checkpoint import Checkpoints, State
 from bnas.storage.files import read_json
 from bnas.storage.weights import WeightsError, read_weights, save_weights
@@ -258,6 +259,7 @@ TARGETS: dict[str, Target] = {
     "front": (read_front, ValueError, changed_file("data/search/front.json")),
     "generations": (read_generations, ValueError, changed_file("data/search/generations.json")),
     "summary": (read_summary, ValueError, changed_file("data/search/summary.json")),
+    "trial": (read_trial, ValueError, changed_file("data/trial/networks.json")),
     "networks": (read_networks, ValueError, changed_file("data/retrain/networks.json")),
     "predictions": (read_predictions, ValueError, changed("data/retrain/front-1/predictions.csv")),
     "exported": (read_exported, ValueError, changed_file("data/export/files.json")),
