@@ -103,10 +103,6 @@ class BinaryConv2d(nn.Conv2d):
         """α `[out_channels, 1, 1]`, detached."""
         return self.weight.detach().abs().mean(dim=(1, 2, 3))[:, None, None]
 
-    def binary_weight(self) -> Tensor:
-        """The weights that the convolution stands for, `[out_channels, in_channels / groups, kH, kW]`."""
-        return self.scale()[..., None] * ste_sign(self.weight)
-
     @cached_property
     def geometry(self) -> Geometry:
         """The same sums with as little stride and dilation as can be."""

@@ -13,7 +13,7 @@ from bnas.nn.binarize import SIGNS
 from bnas.nn.operations import BinaryBlock, FoldedNorm, Sign, operation
 from bnas.space.genotype import CELL_INPUTS, Gene, Genotype, Node
 from bnas.space.network_config import NetworkConfig as NetworkConfig  # part of this room's interface
-from bnas.space.operations import SKIPS
+from bnas.space.operations import SKIPS, Convolution
 from bnas.space.search_space import SearchSpace
 from bnas.space.topology import CellTopology, edge_name, topology
 
@@ -80,7 +80,7 @@ class Cell(nn.Module):
         super().__init__()
         self.channels, self.reduction = cell.channels, cell.reduction
         self.preprocess = nn.ModuleList(
-            BinaryBlock(channels, cell.channels, 1, stride, sign=sign, running_stats=running_stats)
+            BinaryBlock(channels, cell.channels, Convolution(1, stride), sign=sign, running_stats=running_stats)
             for channels, stride in cell.inputs
         )
         self.edges = nn.ModuleDict(

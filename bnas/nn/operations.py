@@ -54,15 +54,13 @@ class BinaryBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int,
-        stride: int,
-        dilation: int = 1,
+        convolution: Convolution,
         *,
         sign: Sign,
         running_stats: bool = True,
-        groups: int = 1,
     ) -> None:
         super().__init__()
+        kernel, stride, dilation, groups = convolution
         self.stride, self.out_channels, self.sign = stride, out_channels, sign
         self.norm_in = nn.BatchNorm2d(in_channels, track_running_stats=running_stats)
         padding = dilation * (kernel - 1) // 2
@@ -154,9 +152,8 @@ def operation(op: str, channels: int, stride: int, sign: Sign, running_stats: bo
                 return ShuffleChannels(groups)
             case Pooling(kind, step):
                 return POOLS[kind](step)
-            case Convolution(kernel, step, dilation, groups):
-                sizes = (channels, channels, kernel, step, dilation)
-                return BinaryBlock(*sizes, sign=sign, running_stats=running_stats, groups=groups)
+            case Convolution():
+                return BinaryBlock(channels, channels, part, sign=sign, running_stats=running_stats)
 
     layers = [layer(part) for part in OPERATION[op].parts(channels, stride)]
     return layers[0] if len(layers) == 1 else nn.Sequential(*layers)

@@ -35,6 +35,7 @@ from bnas.search.contest import confirm_front
 from bnas.search.frozen_search import Searched, search
 from bnas.search.problem import SearchProblem
 from bnas.space.genotype import Genotype
+from bnas.space.operations import Convolution
 from bnas.space.search_space import SearchSpace
 from tests.benchmarks.evolved import Digits, converged, new_supernet, warmed
 from tests.benchmarks.measure import compared, spread
@@ -312,7 +313,9 @@ def blocks() -> list[dict[str, Any]]:
     rows = []
     for channels, side in ((16, 14), (32, 7), (64, 4)):
         for kernel, dilation in ((3, 1), (5, 2)):
-            block = BinaryBlock(channels, channels, kernel, 1, dilation, sign=torch.sign, running_stats=False)
+            block = BinaryBlock(
+                channels, channels, Convolution(kernel, 1, dilation), sign=torch.sign, running_stats=False
+            )
             block = block.to(memory_format=torch.channels_last)
             x = torch.randn(100, channels, side, side).contiguous(memory_format=torch.channels_last)
             shape = Shape(channels, side, side)

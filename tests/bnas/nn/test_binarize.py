@@ -213,7 +213,7 @@ def test_alpha_is_the_mean_absolute_weight_of_each_output_channel():
             [[[0.0, -0.0]], [[0.0, 0.0]]],  # 0
         ]
     )
-    assert conv.binary_weight().tolist() == [
+    assert (conv.scale()[..., None] * ste_sign(conv.weight)).tolist() == [
         [[[2.5, -2.5]], [[2.5, -2.5]]],
         [[[0.5, 0.5]], [[0.5, -0.5]]],
         [[[0.0, 0.0]], [[0.0, 0.0]]],

@@ -12,7 +12,7 @@ from bnas.nn.cost import Cost, CostTable, cost
 from bnas.nn.network import Network, NetworkConfig
 from bnas.nn.operations import BinaryBlock, FoldedNorm, operation
 from bnas.space.genotype import Gene, Genotype
-from bnas.space.operations import OPERATIONS
+from bnas.space.operations import OPERATIONS, Convolution
 from bnas.space.search_space import SearchSpace
 
 KERNELS = {"bin_conv_3x3": 3, "bin_conv_5x5": 5, "bin_dil_conv_3x3": 3, "bin_dil_conv_5x5": 5}
@@ -74,7 +74,7 @@ def test_cost_of_an_operation_equals_the_hand_count(name, channels, stride, posi
 
 
 def test_cost_of_a_channel_matching_block_equals_the_hand_count():
-    block = BinaryBlock(6, 4, 1, 2, sign=sign)
+    block = BinaryBlock(6, 4, Convolution(1, 2), sign=sign)
     assert cost(block, (6, 7, 5)) == hand(24, 2 * 6 + 2 * 4 + 4, bops=24 * 12)
 
 

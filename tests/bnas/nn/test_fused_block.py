@@ -11,6 +11,7 @@ from bnas.nn import fused_block
 from bnas.nn.binarize import SIGNS, approx_sign, sign
 from bnas.nn.network import NetworkConfig, Supernet
 from bnas.nn.operations import BinaryBlock, match_channels, pooled
+from bnas.space.operations import Convolution
 from bnas.space.search_space import SearchSpace
 
 
@@ -23,9 +24,10 @@ def channels_last(*shape, seed=0):
     return (2 * values + 1).contiguous(memory_format=torch.channels_last)
 
 
-def drawn(*args, seed=0, layout=torch.channels_last, **kwargs):
+def drawn(have, made, *shape, seed=0, layout=torch.channels_last, groups=1, **kwargs):
     """A block with every weight drawn anew, some latent ones beyond the clip."""
-    block = BinaryBlock(*args, **kwargs).to(memory_format=layout)
+    convolution = Convolution(*shape)._replace(groups=groups)
+    block = BinaryBlock(have, made, convolution, **kwargs).to(memory_format=layout)
     for i, parameter in enumerate(block.parameters()):
         parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(100 * seed + i)))
     return block
@@ -180,7 +182,7 @@ def hooked(block):
         (lambda block: block.to("meta"), channels_last(3, 6, 8, 8).to("meta")),
         (lambda block: block, channels_last(3, 6, 1, 1)),
         (lambda block: block, channels_last(3, 6, 5, 1)),
-        (lambda block: BinaryBlock(6, 6, 3, 1, sign=sign), channels_last(3, 6, 8, 8)),
+        (lambda block: BinaryBlock(6, 6, Convolution(3, 1), sign=sign), channels_last(3, 6, 8, 8)),
     ],
     ids=["running statistics", "hooks", "double", "contiguous", "meta", "one pixel", "one column", "another sign"],
 )

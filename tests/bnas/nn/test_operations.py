@@ -10,7 +10,7 @@ from torch import nn
 from bnas.nn.binarize import BinaryConv2d, approx_sign, sign
 from bnas.nn.operations import BinaryBlock, FoldedNorm, SkipConnect, match_channels, operation, pooled
 from bnas.nn.pooling import AvgPool, MaxPool
-from bnas.space.operations import OPERATION, PARAMETER_FREE
+from bnas.space.operations import OPERATION, PARAMETER_FREE, Convolution
 
 SIZES = [(1, 1), (1, 4), (2, 3), (5, 5), (6, 6), (7, 4)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
@@ -41,7 +41,7 @@ def test_every_operation_divides_the_resolution_by_its_stride_rounding_up(name, 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize(("have", "channels"), [(6, 2), (2, 6), (6, 4)])
 def test_a_block_gives_its_channels_at_the_divided_resolution(have, channels, kernel, stride, size):
-    block = BinaryBlock(have, channels, kernel, stride, sign=sign, running_stats=False)
+    block = BinaryBlock(have, channels, Convolution(kernel, stride), sign=sign, running_stats=False)
     assert block(randn(2, have, *size)).shape == (2, channels, *halved(size, stride))
 
 
@@ -167,7 +167,7 @@ def normalised(x, norm):
 @pytest.mark.parametrize(("have", "channels"), [(4, 4), (6, 2), (2, 6)])
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (5, 2)])
 def test_block_is_norm_sign_convolution_norm_shortcut_prelu(kernel, dilation, have, channels, stride):
-    block = BinaryBlock(have, channels, kernel, stride, dilation, sign=sign).double()
+    block = BinaryBlock(have, channels, Convolution(kernel, stride, dilation), sign=sign).double()
     randomised(block)
     x = randn(3, have, 7, 6, seed=1, dtype=torch.float64)
 
@@ -181,7 +181,7 @@ def test_block_is_norm_sign_convolution_norm_shortcut_prelu(kernel, dilation, ha
 
 
 def test_prelu_has_a_slope_per_channel_and_comes_after_the_addition():
-    block = BinaryBlock(2, 2, 3, 1, sign=sign)
+    block = BinaryBlock(2, 2, Convolution(3, 1), sign=sign)
     block.norm_out.weight.data.zero_()
     block.norm_out.bias.data.fill_(1)
     block.activation.weight.data.copy_(torch.tensor([0.5, -2.0]))
@@ -197,7 +197,7 @@ def test_block_signs_its_input_with_the_function_given():
         seen.append(x)
         return sign(x)
 
-    block = randomised(BinaryBlock(2, 2, 3, 1, sign=spy))
+    block = randomised(BinaryBlock(2, 2, Convolution(3, 1), sign=spy))
     x = randn(2, 2, 4, 4)
     block(x)
     (argument,) = seen

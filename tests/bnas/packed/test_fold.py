@@ -26,7 +26,7 @@ from bnas.packed.fold import affine, fold, shipped
 from bnas.packed.layout import Block, payload
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, joined
-from bnas.space.operations import OPERATIONS
+from bnas.space.operations import OPERATIONS, Convolution
 from bnas.space.shipped import SHIPPED
 from tests.bnas import tiny
 from tests.bnas.packed import builders
@@ -212,7 +212,7 @@ def test_memory_format_and_order_of_sums_turn_no_rounding():
 )
 def test_a_folded_block_is_the_trained_block(channels, kernel, stride, dilation, size, seed):
     rng, (have, made) = tiny.generator(seed), channels
-    trained = BinaryBlock(have, made, kernel, stride, dilation, sign=approx_sign).eval()
+    trained = BinaryBlock(have, made, Convolution(kernel, stride, dilation), sign=approx_sign).eval()
     for norm in (trained.norm_in, trained.norm_out):
         norm.running_mean.copy_(torch.randn(norm.num_features, generator=rng))
         norm.running_var.copy_(0.1 + torch.rand(norm.num_features, generator=rng))
@@ -231,7 +231,7 @@ def test_a_folded_block_is_the_trained_block(channels, kernel, stride, dilation,
 
 
 def test_a_latent_weight_of_zero_is_packed_as_plus_one():
-    block = BinaryBlock(2, 1, 1, 1, sign=approx_sign).eval()
+    block = BinaryBlock(2, 1, Convolution(1, 1), sign=approx_sign).eval()
     block.conv.weight.data.copy_(torch.tensor([0.0, -0.0])[None, :, None, None])
     (values,) = fold(nn.ModuleDict({"block": block}), [builders.block_step(2, 1, (1, 1), 1)])
     assert values.weight.ravel().tolist() == [1, 1]

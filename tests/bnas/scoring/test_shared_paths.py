@@ -12,7 +12,7 @@ from bnas.packed.layout import Shape, elements
 from bnas.scoring import shared_paths
 from bnas.scoring.fast_modules import Workbench, from_tensor, frozen
 from bnas.scoring.shared_paths import PathPlan, Paths
-from bnas.space.operations import OPERATION, OPERATIONS
+from bnas.space.operations import OPERATION, OPERATIONS, Convolution
 from bnas.space.search_space import SearchSpace
 from tests.bnas import tiny
 
@@ -55,8 +55,9 @@ def computed(paths, genotypes, x, parts=1):
 # ---- Modules ----
 
 
-def block(*args, running_stats=False, **more):
-    return BinaryBlock(*args, sign=approx_sign, running_stats=running_stats, **more)
+def block(have, made, *shape, running_stats=False, groups=1):
+    convolution = Convolution(*shape)._replace(groups=groups)
+    return BinaryBlock(have, made, convolution, sign=approx_sign, running_stats=running_stats)
 
 
 MODULES = {
