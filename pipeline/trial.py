@@ -47,7 +47,9 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         score = supernet_errors(scorer, params.search.evaluation.rescore_batches)
     trial = Trial(problem, section.epochs, score, ranks.main_value)
     plan = plan_of(section)
-    origins = run_trial(trial, plan, first(plan, section.source, problem), trainer(stage, description, ranks))
+    with network_pool.started(params.runtime.workers) as workers:
+        train = trainer(stage, description, workers, ranks)
+        origins = run_trial(trial, plan, first(plan, section.source, problem), train)
     if not ranks.is_main:
         return
     records = trained(trial, origins)
@@ -119,7 +121,7 @@ def supernet_errors(scorer: Scorer, batches: int) -> Score:
     return score
 
 
-def trainer(stage: Stage, description: DatasetDescription, ranks: Ranks) -> Train:
+def trainer(stage: Stage, description: DatasetDescription, workers: network_pool.Workers, ranks: Ranks) -> Train:
     """Trains by the section's recipe, several side by side; what was trained before is taken from the cache."""
     params, section = stage.params, stage.params.trial
     device = build.device(params.runtime, ranks)
@@ -140,7 +142,7 @@ def trainer(stage: Stage, description: DatasetDescription, ranks: Ranks) -> Trai
         def on_epoch(name: str, record: EpochRecord) -> None:
             advance(1, f"{name}, epoch {record.epoch}/{epochs}")
 
-        network_pool.train_family(jobs, family, workers=params.runtime.workers, on_epoch=on_epoch, ranks=ranks)
+        network_pool.train_family(jobs, family, workers=workers, on_epoch=on_epoch, ranks=ranks)
         return [
             ShortRun(*values) for values in ranks.main_value([short_run(job) for job in jobs] if ranks.is_main else [])
         ]

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -94,11 +94,35 @@ def ignore_epoch(name: str, record: EpochRecord) -> None:
     """The `OnEpoch` of who need not be told."""
 
 
+@dataclass(frozen=True)
+class Workers:
+    """So many processes that train networks, and the queue through which they tell of epochs."""
+
+    count: int
+    pool: ProcessPoolExecutor
+    ticks: Any
+
+
+@contextmanager
+def started(count: int) -> Iterator[Workers]:
+    """Processes with one thread each, which start with the first job and end with the context."""
+    context = multiprocessing.get_context("spawn")
+    ticks = context.Queue()
+    with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(ticks,)) as pool:
+        try:
+            yield Workers(count, pool, ticks)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
 def train_family(
     jobs: Sequence[Job],
     family: Family,
     *,
-    workers: int,
+    workers: int | Workers,
     on_epoch: OnEpoch = ignore_epoch,
     ranks: Ranks = ALONE,
 ) -> None:
@@ -110,37 +134,30 @@ def train_family(
     can, and the main one returns when all folders are on its disk; `on_epoch` is called on the main one only.
     """
     waiting = [job for job in jobs if not job.is_finished(family.recipe.epochs)] if ranks.is_main else []
+    # A name of its own for every call, so that ranks do not count on from an earlier one.
+    call: str = ranks.main_value(os.urandom(8).hex())
     names = ranks.main_value([job.name for job in waiting])
     waiting = [job for job in jobs if job.name in names]
-    todo = (waiting[i] for i in ranks.next_of("network", len(waiting)))
-    post = Post(ranks, {job.name: job for job in waiting}, on_epoch) if ranks.size > 1 else None
-    context = multiprocessing.get_context("spawn")
-    ticks = context.Queue()
-    places = max(1, min(workers, len(waiting)))
-    with ProcessPoolExecutor(places, context, initializer=_start_worker, initargs=(ticks,)) as pool:
+    todo = (waiting[i] for i in ranks.next_of(call, len(waiting)))
+    post = Post(ranks, call, {job.name: job for job in waiting}, on_epoch) if ranks.size > 1 else None
+    with started(max(1, min(workers, len(waiting)))) if isinstance(workers, int) else nullcontext(workers) as at_work:
         pending: dict[Future[None], Job] = {}
 
         def fill() -> None:
-            for job in islice(todo, places - len(pending)):
-                pending[pool.submit(_work, job, family)] = job
+            for job in islice(todo, at_work.count - len(pending)):
+                pending[at_work.pool.submit(_work, job, family)] = job
 
-        try:
+        fill()
+        while pending:
+            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            _report(at_work.ticks, on_epoch if post is None else post.epoch)
+            for future in done:
+                job = pending.pop(future)
+                future.result()
+                if post is not None:
+                    post.finished(job)
             fill()
-            while pending:
-                done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                _report(ticks, on_epoch if post is None else post.epoch)
-                for future in done:
-                    job = pending.pop(future)
-                    future.result()
-                    if post is not None:
-                        post.finished(job)
-                fill()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-        _report(ticks, on_epoch if post is None else post.epoch)
+        _report(at_work.ticks, on_epoch if post is None else post.epoch)
     if post is not None:
         post.close()
 
@@ -151,9 +168,9 @@ class Post:
     The main rank's disk may be another one than theirs; where it is the same, the files are there already.
     """
 
-    def __init__(self, ranks: Ranks, jobs: Mapping[str, Job], on_epoch: OnEpoch) -> None:
+    def __init__(self, ranks: Ranks, name: str, jobs: Mapping[str, Job], on_epoch: OnEpoch) -> None:
         self.ranks, self.jobs, self.on_epoch = ranks, jobs, on_epoch
-        self.letters = Letters(ranks, "networks")
+        self.letters = Letters(ranks, name)
         self.open = set(jobs)
 
     def epoch(self, name: str, record: EpochRecord) -> None:

@@ -16,6 +16,7 @@ from tests.pipeline.workspace import Workspace
 METRICS = (
     "hypervolume",
     "hypervolume_random",
+    "gain",
     "best_error",
     "smallest_kib",
     "tau",

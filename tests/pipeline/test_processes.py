@@ -98,6 +98,13 @@ def test_a_killed_rank_ends_the_stage_with_its_number_and_the_next_run_ends_with
     assert not list((folder / ".cache/checkpoints").glob("stage1-*/checkpoint-*"))
 
 
+def test_ranks_that_share_a_trial_end_with_the_files_of_one(searched: Searched, forks: Forks, tmp_path: Path) -> None:
+    folder = with_ranks(searched, "trial", tmp_path / "ranks", 2, 0)
+    done = forks.run(folder, "trial")
+    assert (done.code, done.err) == (0, "")
+    assert contents(folder / "data/trial") == contents(searched.folder / "data/trial")
+
+
 def test_a_stage_that_cannot_be_divided_says_which_parameter_to_set(
     searched: Searched, forks: Forks, tmp_path: Path
 ) -> None:
