@@ -268,13 +268,8 @@ BEYOND = [
     ("stage2.path_dropout.maximum", 1, "a number of at least 0 and below 1"),
     ("search.selection", "random", "one of nsga2, auxiliary, alternate, cars, two_stage"),
     ("search.generations", 0, "an integer of at least 1"),
-    ("search.candidates", 0, "an integer of at least 1 and of at most 64"),
-    ("search.evaluation.references", -1, "an integer of at least 0"),
-    ("search.evaluation.front_batches", -1, "an integer of at least 0"),
-    ("search.evaluation.last_front_batches", 0, "an integer of at least 1"),
-    ("search.evaluation.survivor_batches", -1, "an integer of at least 0"),
-    ("search.evaluation.front_margin", -0.1, "a number of at least 0"),
-    ("search.evaluation.score", "loss", "one of error, composite"),
+    ("search.evaluation.batches", 0, "an integer of at least 1"),
+    ("trial.candidates", 0, "an integer of at least 1 and of at most 64"),
     ("retrain.count", 0, "an integer of at least 1"),
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
@@ -326,16 +321,6 @@ def test_what_does_not_fit_the_images_is_refused(ws: Workspace, changes: dict[st
     assert ws.refuse(changed(changes)).startswith(line)
     key = line.partition(":")[0]
     ws.load(changed(changes | {key: 0 if key in changes else 224}))
-
-
-@pytest.mark.parametrize(
-    ("first", "last"), [("first_batches", "last_batches"), ("front_batches", "last_front_batches")]
-)
-def test_fewer_mini_batches_in_the_last_generation_than_in_the_first_are_refused(
-    ws: Workspace, first: str, last: str
-) -> None:
-    line = ws.refuse(changed({f"search.evaluation.{first}": 9, f"search.evaluation.{last}": 8}))
-    assert line == f"search.evaluation.{last}: expected an integer of at least {first} (9), found 8"
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), BEYOND)
