@@ -254,7 +254,7 @@ BEYOND = [
     ("network.stem_stride", 16, "an integer of at least 1 and of at most 8"),
     ("network.sign", "tanh", "one of approx, ste"),
     ("objectives.margin", 0.99, "a number of at least 1"),
-    ("stage1.selection", "two_stage", "one of nsga2, auxiliary, alternate, cars"),
+    ("stage1.selection", "two_stage", "one of nsga2, auxiliary, alternate, cars, bins"),
     ("stage1.epochs_per_generation", 0, "an integer of at least 1"),
     ("stage1.batch_size", 1, "an integer of at least 2"),
     ("stage1.learning_rate", 0, "a number above 0"),
@@ -266,7 +266,7 @@ BEYOND = [
     ("stage2.evaluation.batch_norm", "running", "one of batch, recalibrated"),
     ("stage2.path_dropout.mode", "edge", "one of none, sample, batch"),
     ("stage2.path_dropout.maximum", 1, "a number of at least 0 and below 1"),
-    ("search.selection", "random", "one of nsga2, auxiliary, alternate, cars, two_stage"),
+    ("search.selection", "random", "one of nsga2, auxiliary, alternate, cars, bins, two_stage"),
     ("search.generations", 0, "an integer of at least 1"),
     ("search.evaluation.batches", 0, "an integer of at least 1"),
     ("trial.candidates", 0, "an integer of at least 1 and of at most 64"),
@@ -348,7 +348,7 @@ def test_either_stage_may_go_without_generations(ws: Workspace, generations: tup
 
 def test_population_cannot_exceed_the_space(ws: Workspace) -> None:
     tiny = {"space.nodes": 1, "space.operations": ["skip_connect", "bin_conv_3x3"]}
-    line = ws.refuse(changed({**tiny, "stage1.population": 4, "search.population": 16}))
+    line = ws.refuse(changed({**tiny, "stage1.population": 4, "search.population": 16, "trial.population": 16}))
     assert line.startswith("stage2.population: expected an integer of at most 16")
     assert line.endswith("found 32")
 
@@ -395,6 +395,7 @@ def test_search_accepts_every_selection_rule(ws: Workspace, rule: str) -> None:
                 "stage1.population": 4,
                 "stage2.population": 4,
                 "search.population": 4,
+                "trial.population": 4,
                 "retrain.count": 17,
             },
             16,
