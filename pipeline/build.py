@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -106,7 +105,7 @@ def variation(section: schema.VariationSection) -> VariationRates:
     return VariationRates(section.crossover, section.mutation_rate, section.random_share)
 
 
-def scoring(params: Params, section: schema.ScoringSection) -> ScoringPlan:
+def scoring(params: Params, section: schema.EvaluationSection) -> ScoringPlan:
     """How individuals are scored."""
     return ScoringPlan(
         section.batch_size,
@@ -117,16 +116,9 @@ def scoring(params: Params, section: schema.ScoringSection) -> ScoringPlan:
     )
 
 
-def frozen_scoring(params: Params) -> ScoringPlan:
-    """How individuals are scored while the weights stand still."""
-    section = params.search.evaluation
-    references = 0 if section.mode == "full" else section.references
-    return replace(scoring(params, section), references=references, score=section.score)
-
-
-def scored_batches(section: schema.ScoringSection, count: int) -> int:
-    """Mini-batches that individuals are scored on: so many, or all in mode full."""
-    return ALL_BATCHES if section.mode == "full" else count
+def scored_batches(section: schema.EvaluationSection) -> int:
+    """Mini-batches that individuals are scored on."""
+    return ALL_BATCHES if section.mode == "full" else section.batches
 
 
 def scoring_data(params: Params, description: DatasetDescription, normalise: Normalise) -> ScoringData:
@@ -173,10 +165,9 @@ def frozen_scorer(
     """
     params, on = stage.params, device(stage.params.runtime, ranks)
     supernet = load_supernet(params, description, space, folder / "supernet.safetensors").to(on).eval()
-    plan = frozen_scoring(params)
+    plan = scoring(params, params.search.evaluation)
     data = scoring_data(params, description, normalise(description, on))
-    population = read_genotypes(folder / "population.json", space)
     with named("search.evaluation"):
-        scorer = supernet_scorer(supernet, plan, data, params.search.seed, ranks=ranks, population=population)
+        scorer = supernet_scorer(supernet, plan, data, params.search.seed, ranks)
     scorer.store.keep(cache.resumable(stage, on, ranks))
     return scorer

@@ -18,6 +18,7 @@ from bnas.records.dataset import DatasetDescription
 from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role, read_rounded
 from bnas.records.search import read_front
 from bnas.records.training import EpochRecord, read_predictions
+from bnas.scoring.scorer import ALL_BATCHES
 from bnas.search.problem import SearchProblem
 from bnas.space.baselines import hand_designed, size_matched, spread
 from bnas.space.genotype import Genotype
@@ -33,7 +34,7 @@ from pipeline.config import dataset, network_config
 from pipeline.params import sections as schema
 from pipeline.processes import main
 from pipeline.stage import REPORTS, Stage, write_json
-from pipeline.trial import finished_trial, supernet_errors
+from pipeline.trial import finished_trial
 
 TRIAL = Path("data/trial")
 STAGE2 = Path("data/stage2")
@@ -160,16 +161,13 @@ def candidates(
     members = [front[i] for i in spread([m.size_bytes for m in front], section.count)]
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
     scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
-    full = len(scorer.batches)
-
-    def error(genotype: Genotype) -> float:
-        return scorer.error(genotype, full)
-
+    error = partial(scorer.error, count=ALL_BATCHES)
     genotypes = [member.genotype for member in members]
     chosen = [Candidate(f"front-{i}", "front", g, channels, error(g)) for i, g in enumerate(genotypes, 1)]
     chosen += matched(genotypes, section, problem.costs, channels, error)
     chosen += fixed(section, problem.space, channels, error)
-    trial = finished_trial(problem, supernet_errors(scorer, params.search.evaluation.rescore_batches), ranks)
+    score = partial(scorer.errors, count=build.scored_batches(params.search.evaluation))
+    trial = finished_trial(problem, score, ranks)
     if trial is None:
         return chosen
     return [

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from bnas.records.search import Front, FrontMember, Generations, SearchSummary, read_generations
-from bnas.scoring.scorer import Scorer
+from bnas.scoring.scorer import ALL_BATCHES, Scorer
 from bnas.search import pareto
-from bnas.search.contest import confirm_front
-from bnas.search.frozen_search import Searched, SearchPlan, rescored, search
+from bnas.search.frozen_search import Searched, SearchPlan, confirm_front, rescored, search
 from bnas.search.problem import SearchProblem
 from bnas.search.work import SCORING_WORK, Work
 from bnas.space.genotype import Genotype
@@ -27,7 +26,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     """Search, confirm the front, score earlier generations again, and write all three."""
     params, description = stage.params, dataset()
     problem = build.problem(params, description)
-    section, scoring = params.search, params.search.evaluation
+    section, batches = params.search, build.scored_batches(params.search.evaluation)
     scorer = build.frozen_scorer(stage, description, problem.space, STAGES[1], ranks)
     earlier = [record for folder in STAGES for record in read_generations(folder / "generations.json")]
     plan = SearchPlan(
@@ -37,22 +36,16 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
         selection=section.selection,
         immigrants=section.immigrants,
         variation=build.variation(section.variation),
-        batches=build.scored_batches(scoring, scoring.first_batches),
-        last_batches=build.scored_batches(scoring, scoring.last_batches),
-        front_batches=0 if scoring.mode == "full" else scoring.front_batches,
-        last_front_batches=scoring.last_front_batches,
-        survivor_batches=0 if scoring.mode == "full" else scoring.survivor_batches,
-        candidates=section.candidates,
+        batches=batches,
         first_generation=len(earlier) + 1,
     )
-    total = plan.work(len(scorer.batches.split), scoring.batch_size)
+    total = plan.work(scorer.batches.images(batches))
     work = Work(stage.progress(total, SCORING_WORK * scorer.remembered_images()))
     population = build.read_genotypes(STAGES[1] / "population.json", problem.space)
-    searched = search(scorer, problem, plan, population, ranks=ranks, work=work)
+    searched = search(scorer, problem, plan, population, work=work)
     before = {g for folder in STAGES for g in build.read_genotypes(folder / "evaluated.json", problem.space)}
-    front, summary = confirm(searched, before, scorer, problem, scoring.front_margin)
-    common = min(build.scored_batches(scoring, scoring.rescore_batches), len(scorer.batches))
-    records = rescored([*earlier, *searched.generations], scorer, common, work)
+    front, summary = confirm(searched, before, scorer, problem, batches)
+    records = rescored([*earlier, *searched.generations], scorer, batches, work)
     if not ranks.is_main:
         return
     labels, balanced = scorer.batches.split.labels, params.objectives.error == "balanced"
@@ -64,23 +57,18 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
 
 
 def confirm(
-    searched: Searched, before: set[Genotype], scorer: Scorer, problem: SearchProblem, margin: float
+    searched: Searched, before: set[Genotype], scorer: Scorer, problem: SearchProblem, batches: int
 ) -> tuple[tuple[FrontMember, ...], SearchSummary]:
-    """The front of everything the search evaluated, scored in full, and what the mini-batch schedule spent on it.
-
-    `margin` as for `Contest.confirm`.
-    """
-    everything, images = len(scorer.batches), len(scorer.batches.split)
-    scheduled = [scorer.best_known(genotype) for genotype in searched.population]
+    """The front of everything the search evaluated on `batches` mini-batches, scored in full, and what that took."""
+    images, population = len(scorer.batches.split), searched.population
     resources = problem.resources(searched.evaluated)
     front = []
-    for genotype in confirm_front(searched.evaluated, resources, scorer, margin):
-        cost, error = problem.costs(genotype), scorer.error(genotype, everything)
-        wrong = scorer.wrong(genotype, everything)
+    for genotype in confirm_front(searched.evaluated, resources, scorer, batches):
+        cost, error = problem.costs(genotype), scorer.error(genotype, ALL_BATCHES)
+        wrong = scorer.wrong(genotype, ALL_BATCHES)
         front.append(FrontMember(genotype, error, wrong, images, cost.size_bytes, cost.params, cost.ops))
     spent = scorer.image_evaluations
-    scorer.score(searched.population, everything)
-    tau = pareto.kendall_tau(scheduled, [scorer.error(genotype, everything) for genotype in searched.population])
+    tau = pareto.kendall_tau(scorer.errors(population, batches), scorer.errors(population, ALL_BATCHES))
     return tuple(front), SearchSummary(
         evaluations=len(before | set(searched.evaluated)),
         image_evaluations=spent,

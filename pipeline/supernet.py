@@ -43,7 +43,7 @@ def run(
 
     def scorer(supernet: Supernet, seed: int) -> Scorer:
         with named(f"{stage.name}.evaluation"):
-            return supernet_scorer(supernet, build.scoring(params, scoring), seen, seed, ranks=ranks)
+            return supernet_scorer(supernet, build.scoring(params, scoring), seen, seed, ranks)
 
     plan = SupernetPlan(
         stage="stage2" if stage.name == "stage2" else "stage1",
@@ -57,7 +57,7 @@ def run(
         weight_decay=section.weight_decay,
         selection=section.selection,
         variation=build.variation(section.variation),
-        batches=build.scored_batches(scoring, scoring.batches),
+        batches=build.scored_batches(scoring),
         dropout_mode=dropout.mode if dropout else "none",
         dropout_maximum=dropout.maximum if dropout else 0.0,
         mixed_precision=section.mixed_precision,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from bnas.records.dataset import DatasetDescription
 from bnas.records.search import Front, FrontMember, read_front, read_generations
 from bnas.records.training import EpochRecord, read_epochs, read_predictions
 from bnas.records.trial import Origin, TrialNetwork, TrialNetworks, read_trial
-from bnas.scoring.scorer import Scorer
 from bnas.search.generation import VariationRates
 from bnas.search.problem import SearchProblem
 from bnas.search.trial import Score, ShortRun, Train, Trial, TrialPlan, best_of_bins, run_trial
@@ -44,7 +44,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     score = None
     if section.source == "search":
         scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
-        score = supernet_errors(scorer, params.search.evaluation.rescore_batches)
+        score = partial(scorer.errors, count=build.scored_batches(params.search.evaluation))
     trial = Trial(problem, section.epochs, score, ranks.main_value)
     plan = plan_of(section)
     with network_pool.started(params.runtime.workers) as workers:
@@ -108,17 +108,6 @@ def survivors(path: Path) -> dict[Genotype, float]:
     return {
         member.genotype: member.error if member.rescored_error is None else member.rescored_error for member in members
     }
-
-
-def supernet_errors(scorer: Scorer, batches: int) -> Score:
-    """Errors in the supernet on the first mini-batches."""
-    count = min(batches, len(scorer.batches))
-
-    def score(genotypes: Sequence[Genotype]) -> list[float]:
-        scorer.score(genotypes, count)
-        return [scorer.error(genotype, count) for genotype in genotypes]
-
-    return score
 
 
 def trainer(stage: Stage, description: DatasetDescription, workers: network_pool.Workers, ranks: Ranks) -> Train:

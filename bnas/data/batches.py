@@ -84,25 +84,6 @@ class TrainingFeed:
             yield inputs, torch.from_numpy(self.split.labels[rows[part]]).to(self.normalise.device)
 
 
-def _dealt(
-    order: NDArray[np.int64], weights: NDArray[np.float64], parts: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Rows dealt so that all parts weigh nearly the same: of each `parts` neighbours in the order every part gets one.
-
-    The heaviest goes to the part that is lightest so far, ties by chance. Neighbours that differ most come first, so
-    that those that hardly differ level what is left.
-    """
-    neighbours = [order[start : start + parts] for start in range(0, len(order), parts)]
-    dealt: list[list[np.int64]] = [[] for _ in range(parts)]
-    total = np.zeros(parts)
-    for rows in sorted(neighbours, key=lambda rows: -np.ptp(weights[rows])):
-        to = np.lexsort((rng.permutation(parts), total))[: len(rows)]
-        for row, part in zip(rows[np.argsort(-weights[rows], kind="stable")], to, strict=True):
-            dealt[part].append(row)
-            total[part] += weights[row]
-    return [np.array(rows) for rows in dealt]
-
-
 KEPT_BYTES = 2**28
 """Of mini-batches read from files, as many of the first as fit: every individual is scored on them."""
 
@@ -112,10 +93,9 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
 
     None holds a single image, which has no statistics: fewer are cut where that would be.
     Scoring on mini-batches' own statistics is sound only if each mixes the classes as the split does; hence the
-    shuffle, also for a split that lies sorted by class. With the `difficulty` of each image, `[N]`, every mini-batch
-    gets its share of each class and of its easy and hard images (a stratified sample: nearer to the split than a
-    random one) [ours]. With `balanced` images weigh the more the rarer their class is in the split, 1 otherwise. Item
-    i is (inputs `[B, C, H, W]`, labels `[B]`). Raises DataError if the split holds fewer images than one mini-batch.
+    shuffle, also for a split that lies sorted by class. With `balanced` images weigh the more
+    the rarer their class is in the split, 1 otherwise. Item i is (inputs `[B, C, H, W]`, labels `[B]`). Raises
+    DataError if the split holds fewer images than one mini-batch.
     """
 
     def __init__(
@@ -124,22 +104,15 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
         batch_size: int,
         normalise: Normalise,
         seed: int,
-        difficulty: NDArray[np.float64] | None = None,
         balanced: bool = False,
     ) -> None:
         if batch_size > len(split):
             raise DataError(f"batch_size: expected at most the {len(split)} images there are, found {batch_size}")
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(split))
+        order = np.random.default_rng(seed).permutation(len(split))
         self.split, self.normalise = split, normalise
         weights = balancing(split.labels) if balanced else np.ones(len(split))
         count = max(1, min(-(-len(split) // batch_size), len(split) // 2))
-        if difficulty is None:
-            parts = np.array_split(order, count)
-        else:
-            hard = difficulty * weights
-            parts = _dealt(order[np.lexsort((hard[order], split.labels[order]))], hard, count, rng)
-        self._rows = [np.sort(rows) for rows in parts]
+        self._rows = [np.sort(rows) for rows in np.array_split(order, count)]
         self._images = [0, *itertools.accumulate(len(rows) for rows in self._rows)]
         self._weights = [torch.from_numpy(weights[rows]).to(normalise.device) for rows in self._rows]
         sums = [float(each.sum()) for each in self._weights]
@@ -160,10 +133,6 @@ class MiniBatches(Sequence[tuple[Tensor, Tensor]]):
                 self._kept[index] = images
         labels = torch.from_numpy(self.split.labels[rows]).to(self.normalise.device)
         return self.normalise(torch.from_numpy(images)), labels
-
-    def rows(self, index: int) -> NDArray[np.int64]:
-        """Which images of the split mini-batch `index` holds, in its order."""
-        return self._rows[index]
 
     def images(self, count: int) -> int:
         """Images in the first `count` mini-batches."""

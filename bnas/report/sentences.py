@@ -283,7 +283,7 @@ def trial_sentences(run: Run, bins: int) -> list[str]:
 
 
 def schedule_sentence(run: Run) -> str:
-    """What growing mini-batches saved, and how far their scores are to be trusted."""
+    """What scoring on mini-batches saved, and how far their scores are to be trusted."""
     summary = run.summary
     spent, full = summary.image_evaluations, summary.image_evaluations_full
     saved = f"{100 * (1 - spent / full):.0f} % saved" if spent < full else "nothing saved"
@@ -293,7 +293,7 @@ def schedule_sentence(run: Run) -> str:
         else f"agreed with scores on the whole split by a Kendall τ-b of {summary.schedule_tau:.3f}"
     )
     return (
-        f"Growing mini-batches in the frozen search: {spent:,} images scored, where the whole validation "
+        f"Mini-batches in the frozen search: {spent:,} images scored, where the whole validation "
         f"split for every architecture would have been {full:,} ({saved}). The scores {agreement}."
     )
 

@@ -1,31 +1,23 @@
-"""Answers of a model to mini-batches: wrong ones, and those to be expected by its probabilities."""
+"""Answers of a model to mini-batches: how many are wrong, and what those weigh."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bnas.data.batches import MiniBatches
-from bnas.nn.network import Supernet
 from bnas.space.genotype import Genotype
 
 
 class Answers(NamedTuple):
-    """Answers to the images of a mini-batch: how many are wrong, what those weigh, and what was to be expected.
-
-    Expected: the sum of 1 − p, each by its image's weight, where p is the probability of the image's class (softmax of
-    the logits).
-    """
+    """Answers to the images of a mini-batch: how many are wrong, and what those weigh."""
 
     wrong: int
     weight: float
-    expected: float
 
 
 Questions = Mapping[Genotype, range]
@@ -58,23 +50,4 @@ def answers_from(logits: Tensor, y: Tensor, weights: Tensor, index: int) -> Answ
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"mini-batch {index}: expected finite outputs, found nan or infinity")
     wrong = logits.argmax(1) != y
-    return Answers(int(wrong.sum()), float((wrong * weights).sum()), float((doubts(logits, y) * weights).sum()))
-
-
-def doubts(logits: Tensor, y: Tensor) -> Tensor:
-    """1 − p of each label `[N]` by logits `[N, classes]`, in float64."""
-    return 1 - logits.detach().double().softmax(1).gather(1, y[:, None])[:, 0]
-
-
-def difficulty(supernet: Supernet, batches: MiniBatches, genotypes: Sequence[Genotype]) -> NDArray[np.float64]:
-    """How hard each image of the split is, `[N]`: how many of some genotypes' paths are expected to be wrong [ours].
-
-    The sum of 1 − p over the paths, where p is a path's probability of the image's class.
-    """
-    hard = np.zeros(len(batches.split))
-    with torch.no_grad():
-        for index in range(len(batches)):
-            x, y = batches[index]
-            for genotype in genotypes:
-                hard[batches.rows(index)] += doubts(supernet(x, genotype), y).cpu().numpy()
-    return hard
+    return Answers(int(wrong.sum()), float((wrong * weights).sum()))

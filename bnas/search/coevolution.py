@@ -184,12 +184,10 @@ class _Stage:
         """Generation t of the stage, by scores on fresh mini-batches."""
         plan, state = self.plan, self.state
         scorer = self.data.scorer(self.supernet, state.rng.randrange(2**32))
-        count = min(plan.batches, len(scorer.batches))
         told = self.work.at(f"{note}, scoring").scored
 
         def errors(genotypes: Sequence[Genotype]) -> list[float]:
-            scorer.score(genotypes, count, told)
-            return [scorer.best_known(genotype) for genotype in genotypes]
+            return scorer.errors(genotypes, plan.batches, told)
 
         step = generation.step(
             state.members,

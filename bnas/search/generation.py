@@ -125,7 +125,7 @@ def offspring(
 
 
 SecondLook = Callable[[Sequence[Genotype]], bool]
-"""Is told who would survive, looks closer at those who may only have been lucky, and says whether it did [ours]."""
+"""Is told who would survive, and says whether estimates have moved since, so that all are selected anew [ours]."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def step(
     `population` may be of any size from 1 up. Fewer survive only where fewer exist. `evaluate` is called with the
     parents and with the offspring, if there are any; none of these is in `exclude`. With `screening` more offspring are
     made, and as many as wanted are evaluated. With a `second_look` all are evaluated and selected again for as long as
-    it changes anything. Raises ValueError for an empty population or one with duplicates, a count below 1, results of
+    it says so. Raises ValueError for an empty population or one with duplicates, a count below 1, results of
     `evaluate` that are not finite values [n, 2], and what `offspring` and `select` refuse.
     """
     if not population or len(set(population)) != len(population):

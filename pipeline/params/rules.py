@@ -25,19 +25,13 @@ OWN_SIZES = {"mnist5k": 28, "cifar10": 32, "cifar100": 32, "fashion_mnist": 28}
 
 def of_search(params: Params) -> Iterator[Complaint]:
     """All rules of the main pipeline's file."""
-    space, search, scoring = params.space, params.search, params.search.evaluation
+    space = params.space
     yield from of_data(params.data)
     yield from of_rates("stage1", params.stage1)
     yield from of_rates("stage2", params.stage2)
     yield from of_network(params.network)
     if params.stage1.generations == params.stage1.epochs == 0:
         yield mismatch(("stage1", "epochs"), "an integer of at least 1 where generations is 0", 0)
-    for name, key, first, last in (
-        ("first_batches", "last_batches", scoring.first_batches, scoring.last_batches),
-        ("front_batches", "last_front_batches", scoring.front_batches, scoring.last_front_batches),
-    ):
-        if last < first:
-            yield mismatch(("search", "evaluation", key), f"an integer of at least {name} ({first})", last)
     yield from of_rates("trial", params.trial)
     if params.trial.finalists and params.trial.finalist_epochs <= params.trial.epochs:
         expected = f"an integer above epochs ({params.trial.epochs}) where there are finalists"
@@ -57,7 +51,7 @@ def of_search(params: Params) -> Iterator[Complaint]:
         for stage, population in (
             ("stage1", params.stage1.population),
             ("stage2", params.stage2.population),
-            ("search", search.population),
+            ("search", params.search.population),
             ("trial", params.trial.population),
         ):
             if population > size:

@@ -109,33 +109,14 @@ class VariationSection(Section):
     random_share: Share
 
 
-class ScoringSection(Section):
-    """What every evaluation in the supernet has in common."""
+class EvaluationSection(Section):
+    """Scoring of architectures in the supernet."""
 
     mode: Literal["minibatch", "full"]
     batch_size: BatchSize
+    batches: Natural
     batch_norm: Literal["batch", "recalibrated"]
     calibration_batches: Natural
-
-
-class EvaluationSection(ScoringSection):
-    """Scoring while the supernet's weights still move."""
-
-    batches: Natural
-
-
-class GrowingEvaluationSection(ScoringSection):
-    """Scoring in the frozen supernet: more mini-batches from generation to generation."""
-
-    first_batches: Natural
-    last_batches: Natural
-    rescore_batches: Natural
-    references: Count
-    score: Literal["error", "composite"]
-    front_batches: Count
-    last_front_batches: Natural
-    survivor_batches: Count
-    front_margin: NonNegative
 
 
 class TrainingSection(Section):
@@ -183,9 +164,8 @@ class SearchSection(Section):
     generations: Natural
     selection: Literal[SelectionRule, "two_stage"]
     immigrants: Annotated[int, Field(ge=0, le=2**16)]
-    candidates: Annotated[int, Field(ge=1, le=64)]
     variation: VariationSection
-    evaluation: GrowingEvaluationSection
+    evaluation: EvaluationSection
 
 
 class TrialSection(TrainingSection):

@@ -14,18 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stage import atomic_write
-from tests.benchmarks import (
-    folder,
-    packed,
-    processes,
-    ranking,
-    schedule,
-    scoring,
-    shipped,
-    streaming,
-    threads,
-    training,
-)
+from tests.benchmarks import folder, packed, processes, ranking, scoring, shipped, streaming, threads, training
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
@@ -42,7 +31,6 @@ SECTIONS: Mapping[str, Mapping[str, Callable[[], Any]]] = {
 
 STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "shipped": shipped.MEASURES,
-    "schedule": schedule.MEASURES,
     "folder": folder.MEASURES,
     "ranking": ranking.MEASURES,
 }
@@ -55,7 +43,6 @@ TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "streaming": streaming.text,
     "processes": processes.text,
     "shipped": shipped.text,
-    "schedule": schedule.text,
     "folder": folder.text,
     "ranking": ranking.text,
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from bnas.search.coevolution import SupernetData, SupernetPlan, coevolve
 from bnas.search.frozen_search import SearchPlan, search
 from bnas.search.generation import VariationRates
 from bnas.search.problem import SearchProblem
-from bnas.search.work import Work
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from bnas.storage.weights import save_weights
@@ -42,16 +40,15 @@ VARIATION = VariationRates(crossover=0.5, mutation_rate=0.1, random_share=0.25)
 
 
 class Digits:
-    """mnist5k with 1,000 images to validate on, 3,200 to train on, the rest `unseen`."""
+    """mnist5k with some images to validate on and 3,200 to train on."""
 
     def __init__(self, validation: int = 1000) -> None:
         images, classes = mnist_data()
         pixels, labels = images.astype(np.uint8).reshape(-1, 28, 28, 1), classes.astype(np.int64)
         order = np.random.default_rng(0).permutation(len(labels))
-        first, second, rest = np.split(order, (validation, validation + 3200))
+        first, second = np.split(order[: validation + 3200], [validation])
         self.validation = Split(pixels[first], labels[first])
         self.train = Split(pixels[second], labels[second])
-        self.unseen = Split(pixels[rest], labels[rest])
         shares = pixels[second].reshape(-1, pixels.shape[3]) / 255
         mean, std = (tuple(values.tolist()) for values in (shares.mean(0), shares.std(0)))
         self.normalise = Normalise(mean, std, torch.device("cpu"))
@@ -90,39 +87,24 @@ def warmed(supernet: Supernet, digits: Digits, epochs: int, seed: int = 0) -> Su
     return supernet
 
 
-@dataclass(frozen=True)
-class Evolved:
-    """What the frozen search starts from."""
-
-    supernet: Supernet
-    problem: SearchProblem
-    population: tuple[Genotype, ...]
-
-
-def evolved(digits: Digits, channels: int, population: int, seed: int = 0) -> Evolved:
-    """Stage 1 and stage 2 with the default run's settings at another width and population."""
+def evolved(digits: Digits, channels: int, population: int, seed: int = 0) -> tuple[Supernet, tuple[Genotype, ...]]:
+    """Stage 1, stage 2 and a frozen search with nearly the default run's settings; the supernet and the population."""
     space = SearchSpace(nodes=3)
     supernet = new_supernet(digits.config(channels, 3, 2), space, seed)
     costs = CostTable(supernet.config, space, digits.shape)
     problem = SearchProblem(space, costs, costs.size, 1.25, "size_stratified")
     data = SupernetData(digits.feed(), partial(scorer_of, digits))
     members: tuple[Genotype, ...] = ()
-    last = ""
-
-    def advance(_: float, note: str) -> None:
-        nonlocal last
-        if note != last:
-            print(note, flush=True)
-        last = note
-
-    for plan in (
+    for stage in (
         SupernetPlan("stage1", seed, population, 5, 8, 1, 0.003, 0.001, 0.0, "auxiliary", VARIATION, BATCHES),
         SupernetPlan(
             "stage2", seed, population, 0, 8, 1, 0.001, 0.0001, 0.0, "alternate", VARIATION, BATCHES, "sample", 0.2
         ),
     ):
-        members = coevolve(supernet, problem, plan, data, members, work=Work(advance)).population
-    return Evolved(supernet.eval(), problem, members)
+        members = coevolve(supernet, problem, stage, data, members).population
+        print(stage.stage, flush=True)
+    plan = SearchPlan(seed, population, 12, "nsga2", population, VARIATION, BATCHES)
+    return supernet, search(scorer_of(digits, supernet.eval(), seed), problem, plan, members).population
 
 
 def scorer_of(digits: Digits, supernet: Supernet, seed: int) -> Scorer:
@@ -138,12 +120,9 @@ def converged() -> list[Genotype]:
 def main(folder: Path) -> None:
     """Make and write both."""
     torch.set_num_threads(1)
-    digits = Digits()
-    start = evolved(digits, channels=16, population=64)
-    plan = SearchPlan(0, 64, 12, "nsga2", 64, VARIATION, BATCHES, 6)
-    population = search(scorer_of(digits, start.supernet, 0), start.problem, plan, start.population).population
+    supernet, population = evolved(Digits(), channels=16, population=64)
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(start.supernet, folder / "supernet.safetensors")
+    save_weights(supernet, folder / "supernet.safetensors")
     found = {
         "made by": "python -m tests.benchmarks.evolved (16 channels, 3 cells, 3 nodes, population 64, seed 0)",
         "genotypes": [genotype.to_dict() for genotype in population],

@@ -11,7 +11,6 @@ import gc
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -31,19 +30,20 @@ from bnas.scoring.answers import Answered, Questions, Way
 from bnas.scoring.scorer import ALL_BATCHES, Scorer
 from bnas.scoring.shared_paths import PathPlan, Paths
 from bnas.search import selection
-from bnas.search.contest import confirm_front
-from bnas.search.frozen_search import Searched, search
+from bnas.search.frozen_search import Searched, SearchPlan, confirm_front, search
 from bnas.search.problem import SearchProblem
 from bnas.space.genotype import Genotype
 from bnas.space.operations import Convolution
 from bnas.space.search_space import SearchSpace
-from tests.benchmarks.evolved import Digits, converged, new_supernet, warmed
+from pipeline.params import load
+from tests.benchmarks.evolved import VARIATION, Digits, converged, new_supernet, warmed
 from tests.benchmarks.measure import compared, spread
 from tests.benchmarks.plain import plain
-from tests.benchmarks.schedule import DEFAULT, search_plan
 from tests.benchmarks.text import table
+from tests.imports import ROOT
 
 SPACE = SearchSpace(nodes=3)
+DEFAULT = load(ROOT / "pipeline/presets/mnist5k.yaml").search.evaluation
 BATCH_SIZES = (50, 100, 250)
 ROUNDS = 2
 
@@ -378,28 +378,26 @@ def sorting() -> dict[str, Any]:
         "sorting 1,000 individuals ms": compared({"sort": lambda: selection.fronts(objectives)})["sort"]["median"],
         "searches": [
             {"scores": "all images", **besides_scoring(100, ALL_BATCHES, 1)},
-            {"scores": "the default's schedule", **besides_scoring(DEFAULT.size, DEFAULT.first, 2)},
+            {"scores": "the default's", **besides_scoring(DEFAULT.batch_size, DEFAULT.batches, 2)},
         ],
     }
 
 
 def besides_scoring(batch_size: int, count: int, generations: int) -> dict[str, Any]:
-    """What two whole searches at population 128 do while nothing is scored, by the default's schedule or in full."""
+    """What two whole searches at population 128 do while nothing is scored, on `count` mini-batches each."""
     digits = Digits()
     net = new_supernet(digits.config(16, 3, 2), SPACE).eval()
     costs = CostTable(net.config, SPACE, digits.shape)
     problem = SearchProblem(SPACE, costs, costs.size, 1.25, "size_stratified")
 
     def searched(scorer: Scorer, count: int, generations: int) -> Searched:
-        schedule = DEFAULT._replace(first=count)
-        if count == ALL_BATCHES:
-            schedule = schedule._replace(last=0, front=0, survivors=0)
-        done = search(scorer, problem, replace(search_plan(schedule, 128, generations), immigrants=0), converged())
-        confirm_front(done.evaluated, problem.resources(done.evaluated), scorer, DEFAULT.margin)
+        plan = SearchPlan(0, 128, generations, "nsga2", 0, VARIATION, count)
+        done = search(scorer, problem, plan, converged())
+        confirm_front(done.evaluated, problem.resources(done.evaluated), scorer, count)
         return done
 
     gc.freeze()  # as every stage
-    few = Digits(validation=2 * DEFAULT.size).batches(DEFAULT.size)
+    few = Digits(validation=200).batches(100)
     searched(Scorer(few, ways.together(net, few, available_cores())), 1, 1)  # warm
     whole, own = [], []
     for _ in range(2):
@@ -455,10 +453,9 @@ def text(found: Mapping[str, Any]) -> list[str]:
         "an instruction). Depth is about linear. A population costs less for each member the larger it is, since more "
         "is shared, until sharing is exhausted; a small one leaves cores waiting at its end.",
         table(found["scoring growth"]),
-        "Selection, variation, screening, handling of genotypes: what searches at population 128 do while nothing is "
-        f"scored, on 1,000 images, 16 channels, all cores, {DEFAULT.candidates} candidates for each offspring. The "
-        "schedule scores most architectures on 50 images, so what is done for each of them weighs more. Sorting 1,000 "
-        "individuals takes "
+        "Selection, variation, handling of genotypes: what searches at population 128 do while nothing is scored, on "
+        "1,000 images, 16 channels, all cores. The default scores architectures on fewer images, so what is done for "
+        "each of them weighs more. Sorting 1,000 individuals takes "
         f"{found['selection']['sorting 1,000 individuals ms']:.1f} ms.",
         table(found["selection"]["searches"]),
     ]

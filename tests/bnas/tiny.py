@@ -13,8 +13,7 @@ from bnas.data.batches import Augmentation, MiniBatches, TrainingFeed
 from bnas.data.split import Normalise, Split
 from bnas.nn.cost import CostTable
 from bnas.nn.network import Network, NetworkConfig, Supernet
-from bnas.scoring.composite_error import composite_errors
-from bnas.scoring.scorer import Scorer, counted_errors
+from bnas.scoring.scorer import Scorer
 from bnas.scoring.supernet_scorer import ScoringData, ScoringPlan, supernet_scorer
 from bnas.scoring.ways import way_of
 from bnas.search.coevolution import SupernetData, SupernetPlan
@@ -130,10 +129,9 @@ def everywhere(op: str, nodes: int = SPACE.nodes) -> Genotype:
     return Genotype(cell, cell)
 
 
-def scorer(net, part: MiniBatches, calibration=(), workers: int = 1, composite: bool = False) -> Scorer:
+def scorer(net, part: MiniBatches, calibration=(), workers: int = 1) -> Scorer:
     """A scorer of whatever is called like a supernet."""
-    estimator = composite_errors(len(part.split)) if composite else counted_errors
-    return Scorer(part, way_of(net, part, calibration, workers), estimator=estimator)
+    return Scorer(part, way_of(net, part, calibration, workers))
 
 
 def scoring(**changes) -> ScoringPlan:
@@ -162,7 +160,7 @@ def plan(**changes) -> SupernetPlan:
 def data(train: Split, validation: Split, batch_size: int = 8, ranks: Ranks = ALONE, **changes) -> SupernetData:
     """What a stage trains on and scores with, by `scoring` with some changes."""
     seen, by = ScoringData(train, validation, NORMALISE), scoring(**changes)
-    return SupernetData(feed(train, batch_size), lambda net, seed: supernet_scorer(net, by, seen, seed, ranks=ranks))
+    return SupernetData(feed(train, batch_size), lambda net, seed: supernet_scorer(net, by, seen, seed, ranks))
 
 
 def search_plan(**changes) -> SearchPlan:
@@ -173,7 +171,6 @@ def search_plan(**changes) -> SearchPlan:
         "selection": "alternate",
         "immigrants": 2,
         "variation": VARIATION,
-        "batches": 1,
-        "last_batches": 3,
+        "batches": 2,
     }
     return SearchPlan(**(values | changes))

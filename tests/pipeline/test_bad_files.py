@@ -154,7 +154,7 @@ GENOTYPES = [
         not_all_genotypes=edited(lambda value: value.append(None)),
     ),
     *as_json("search", "data/stage2/evaluated.json"),
-    *as_json("retrain", "data/stage2/population.json"),
+    *as_json("search", "data/stage2/population.json"),
 ]
 WEIGHT = [
     *anything("stage2", WEIGHTS),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bnas.scoring.scorer import ALL_BATCHES
-from pipeline.build import frozen_scoring, require_bfloat16, scored_batches, scoring
+from pipeline.build import require_bfloat16, scored_batches, scoring
 from pipeline.params import load
 from tests.imports import ROOT
 from tests.pipeline.conftest import Searched
@@ -40,21 +40,15 @@ def test_a_stage_refuses_it_in_one_line(searched: Searched, forks: Forks, tmp_pa
     assert f"{stage}.mixed_precision: expected false where training runs on the CPU" in line
 
 
-def test_mode_full_scores_on_all_mini_batches_and_needs_no_references() -> None:
-    params = load(ROOT / "params.yaml")
-    section = params.search.evaluation.model_copy(update={"mode": "minibatch", "references": 3})
-    full = section.model_copy(update={"mode": "full"})
-    assert (scored_batches(section, 4), scored_batches(full, 4)) == (4, ALL_BATCHES)
-    scored = (
-        params.model_copy(update={"search": params.search.model_copy(update={"evaluation": each})})
-        for each in (section, full)
-    )
-    assert [frozen_scoring(each).references for each in scored] == [3, 0]
+def test_mode_full_scores_on_all_mini_batches() -> None:
+    section = load(ROOT / "params.yaml").search.evaluation
+    for mode, count in (("minibatch", section.batches), ("full", ALL_BATCHES)):
+        assert scored_batches(section.model_copy(update={"mode": mode})) == count
 
 
 def test_the_parameter_of_the_error_reaches_every_scoring() -> None:
     params = load(ROOT / "params.yaml")
-    assert not frozen_scoring(params).balanced
+    assert not scoring(params, params.search.evaluation).balanced
     balanced = params.model_copy(update={"objectives": params.objectives.model_copy(update={"error": "balanced"})})
-    assert frozen_scoring(balanced).balanced
-    assert scoring(balanced, params.stage1.evaluation).balanced
+    for section in (params.stage1, params.stage2, params.search):
+        assert scoring(balanced, section.evaluation).balanced

@@ -254,7 +254,7 @@ BEYOND = [
     ("network.stem_stride", 16, "an integer of at least 1 and of at most 8"),
     ("network.sign", "tanh", "one of approx, ste"),
     ("objectives.margin", 0.99, "a number of at least 1"),
-    ("stage1.selection", "two_stage", "one of nsga2, auxiliary, alternate, cars"),
+    ("stage1.selection", "two_stage", "one of nsga2, auxiliary, alternate, cars, bins"),
     ("stage1.epochs_per_generation", 0, "an integer of at least 1"),
     ("stage1.batch_size", 1, "an integer of at least 2"),
     ("stage1.learning_rate", 0, "a number above 0"),
@@ -266,15 +266,10 @@ BEYOND = [
     ("stage2.evaluation.batch_norm", "running", "one of batch, recalibrated"),
     ("stage2.path_dropout.mode", "edge", "one of none, sample, batch"),
     ("stage2.path_dropout.maximum", 1, "a number of at least 0 and below 1"),
-    ("search.selection", "random", "one of nsga2, auxiliary, alternate, cars, two_stage"),
+    ("search.selection", "random", "one of nsga2, auxiliary, alternate, cars, bins, two_stage"),
     ("search.generations", 0, "an integer of at least 1"),
-    ("search.candidates", 0, "an integer of at least 1 and of at most 64"),
-    ("search.evaluation.references", -1, "an integer of at least 0"),
-    ("search.evaluation.front_batches", -1, "an integer of at least 0"),
-    ("search.evaluation.last_front_batches", 0, "an integer of at least 1"),
-    ("search.evaluation.survivor_batches", -1, "an integer of at least 0"),
-    ("search.evaluation.front_margin", -0.1, "a number of at least 0"),
-    ("search.evaluation.score", "loss", "one of error, composite"),
+    ("search.evaluation.batches", 0, "an integer of at least 1"),
+    ("trial.candidates", 0, "an integer of at least 1 and of at most 64"),
     ("retrain.count", 0, "an integer of at least 1"),
     ("retrain.drop_path", 1.0, "a number of at least 0 and below 1"),
     ("retrain.hand_designed_channels", [4, 0], "[1]: expected an integer of at least 1"),
@@ -328,16 +323,6 @@ def test_what_does_not_fit_the_images_is_refused(ws: Workspace, changes: dict[st
     ws.load(changed(changes | {key: 0 if key in changes else 224}))
 
 
-@pytest.mark.parametrize(
-    ("first", "last"), [("first_batches", "last_batches"), ("front_batches", "last_front_batches")]
-)
-def test_fewer_mini_batches_in_the_last_generation_than_in_the_first_are_refused(
-    ws: Workspace, first: str, last: str
-) -> None:
-    line = ws.refuse(changed({f"search.evaluation.{first}": 9, f"search.evaluation.{last}": 8}))
-    assert line == f"search.evaluation.{last}: expected an integer of at least {first} (9), found 8"
-
-
 @pytest.mark.parametrize(("key", "value", "expected"), BEYOND)
 def test_value_out_of_range_is_refused_with_the_range(ws: Workspace, key: str, value: Any, expected: str) -> None:
     line = ws.refuse(changed({key: value}))
@@ -363,7 +348,7 @@ def test_either_stage_may_go_without_generations(ws: Workspace, generations: tup
 
 def test_population_cannot_exceed_the_space(ws: Workspace) -> None:
     tiny = {"space.nodes": 1, "space.operations": ["skip_connect", "bin_conv_3x3"]}
-    line = ws.refuse(changed({**tiny, "stage1.population": 4, "search.population": 16}))
+    line = ws.refuse(changed({**tiny, "stage1.population": 4, "search.population": 16, "trial.population": 16}))
     assert line.startswith("stage2.population: expected an integer of at most 16")
     assert line.endswith("found 32")
 
@@ -410,6 +395,7 @@ def test_search_accepts_every_selection_rule(ws: Workspace, rule: str) -> None:
                 "stage1.population": 4,
                 "stage2.population": 4,
                 "search.population": 4,
+                "trial.population": 4,
                 "retrain.count": 17,
             },
             16,

@@ -130,17 +130,7 @@ def tiny_params() -> str:
         params[name] |= {"population": 4, "epochs": 1, "generations": 1, "batch_size": 60}
         params[name]["evaluation"] |= {"batch_size": 30, "batches": 1, "calibration_batches": 1}
     params["search"] |= {"population": 4, "generations": 2, "immigrants": 4}
-    params["search"]["evaluation"] |= {
-        "batch_size": 30,
-        "first_batches": 1,
-        "last_batches": 2,
-        "rescore_batches": 1,
-        "references": 2,
-        "front_batches": 2,
-        "last_front_batches": 2,
-        "survivor_batches": 2,
-        "calibration_batches": 1,
-    }
+    params["search"]["evaluation"] |= {"batch_size": 30, "batches": 1, "calibration_batches": 1}
     params["trial"] |= {"population": 4, "generations": 1, "candidates": 2, "batch_size": 60}
     params["trial"] |= {"finalists": 2, "finalist_epochs": 2, "bins": 2}
     params["retrain"] |= {"count": 1, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}

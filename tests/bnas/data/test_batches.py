@@ -498,16 +498,15 @@ def test_a_training_batch_larger_than_the_split_is_refused_by_the_name_of_its_pa
         feed(16, 17)
 
 
-def cut(count, batch_size, seed=0, difficulty=None):
-    return MiniBatches(numbered(count), batch_size, PLAIN, seed, difficulty)
+def cut(count, batch_size, seed=0):
+    return MiniBatches(numbered(count), batch_size, PLAIN, seed)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 200), st.data(), st.integers(0, 2**32), st.booleans())
-def test_mini_batches_are_a_partition_into_nearly_equal_parts(count, data, seed, stratified):
+@given(st.integers(1, 200), st.data(), st.integers(0, 2**32))
+def test_mini_batches_are_a_partition_into_nearly_equal_parts(count, data, seed):
     batch_size = data.draw(st.integers(1, count))
-    hard = np.random.default_rng(seed).integers(0, 3, count).astype(float) if stratified else None
-    batches = cut(count, batch_size, seed, hard)
+    batches = cut(count, batch_size, seed)
     parts = [numbers(batch) for batch in batches]
     assert len(parts) == len(batches) == max(1, min(-(-count // batch_size), count // 2))
     assert sorted(itertools.chain(*parts)) == list(range(count))
@@ -526,33 +525,8 @@ def test_mini_batches_mix_the_classes_of_a_split_sorted_by_class():
         assert found.max() < 25
 
 
-def test_every_mini_batch_gets_its_share_of_each_class_and_of_its_easy_and_hard_images():
-    labels, hard = np.repeat(np.arange(4), 60), np.tile(np.arange(60.0), 4)
-    split = Split(np.zeros((240, 1, 1, 1), np.uint8), labels)
-    batches = MiniBatches(split, 20, PLAIN, 0, hard)
-    assert len(batches) == 12
-    for index in range(12):
-        rows = batches.rows(index)
-        # Of the 60 images of a class 5 each: one of its 12 easiest, one of the 12 next, and so on.
-        assert [(labels[row], hard[row] // 12) for row in rows] == [(c, k) for c in range(4) for k in range(5)]
-
-
-def test_all_mini_batches_by_difficulty_are_about_equally_hard():
-    rng = np.random.default_rng(0)
-    labels, hard = np.arange(240) % 4, rng.exponential(size=240)
-    split = Split(np.zeros((240, 1, 1, 1), np.uint8), labels)
-
-    def spread(difficulty):
-        batches = MiniBatches(split, 20, PLAIN, 0, difficulty)
-        return np.std([hard[batches.rows(index)].mean() for index in range(len(batches))])
-
-    assert spread(hard) < spread(None) / 20
-    assert spread(rng.permutation(hard)) > spread(None) / 3
-
-
-@pytest.mark.parametrize("difficulty", [None, np.arange(150.0) % 7])
-def test_mini_batches_are_cut_once_by_their_seed(difficulty):
-    first, again, other = (cut(150, 40, seed, difficulty) for seed in (1, 1, 2))
+def test_mini_batches_are_cut_once_by_their_seed():
+    first, again, other = (cut(150, 40, seed) for seed in (1, 1, 2))
     parts = [numbers(batch) for batch in first]
     assert [numbers(batch) for batch in again] == parts
     assert [numbers(batch) for batch in first] == parts

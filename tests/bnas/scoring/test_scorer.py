@@ -1,21 +1,12 @@
-import math
 import random
 from collections import Counter
 from functools import partial
-from unittest import mock
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnas.data.batches import MiniBatches
-from bnas.data.split import Normalise, Split
-from bnas.scoring.answers import answers_on, difficulty
-from bnas.scoring.composite_error import Composite
-from bnas.search.contest import Contest, confirm_front
+from bnas.scoring.scorer import ALL_BATCHES
 from bnas.search.problem import SearchProblem
 from bnas.space.search_space import SearchSpace, sample_stratified, sample_uniform
 from tests.bnas import tiny
@@ -227,55 +218,18 @@ def test_an_error_in_one_path_is_raised_and_keeps_no_half_score(net):
     )
 
 
-def test_difficulty_is_how_many_paths_are_expected_to_be_wrong(net):
-    batches, everyone = tiny.batches(VALIDATION), tiny.genotypes(3)
-    expected = np.zeros(len(VALIDATION))
-    for index in range(len(batches)):
-        x, y = batches[index]
-        with torch.no_grad():
-            for genotype in everyone:
-                shares = net(x, genotype).double().softmax(1)
-                expected[batches.rows(index)] += [1 - row[label] for row, label in zip(shares, y, strict=True)]
-    np.testing.assert_allclose(difficulty(net, batches, everyone), expected, rtol=1e-5)
+def test_on_more_mini_batches_than_there_are_everyone_is_scored_on_the_whole_split(net):
+    scorer, everyone = tiny.scorer(net, tiny.batches(VALIDATION)), tiny.genotypes(2)
+    assert scorer.errors(everyone, ALL_BATCHES) == [scorer.error(genotype, 5) for genotype in everyone]
+    assert [scorer.known(genotype) for genotype in everyone] == [5, 5]
+    assert scorer.image_evaluations == 2 * len(VALIDATION)
 
 
-def test_best_known_error_is_the_one_on_most_mini_batches(net):
-    scorer = tiny.scorer(net, tiny.batches(VALIDATION))
-    genotype = tiny.genotypes(1)[0]
-    for count in (1, 4):
-        scorer.error(genotype, count)
-        assert scorer.best_known(genotype) == scorer.error(genotype, count)
-    assert scorer.error(genotype, 2) == tiny.scorer(net, tiny.batches(VALIDATION)).error(genotype, 2)
-    assert scorer.best_known(genotype) == scorer.error(genotype, 4)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_composite_error_is_estimated_with_what_everyone_answered_when_scores_were_last_asked_for(net, workers):
-    batches, everyone = tiny.batches(VALIDATION), tiny.genotypes(6)
-    scorer = tiny.scorer(net, batches, workers=workers, composite=True)
-
-    def seen(genotype):
-        each = [answers_on(lambda x: net(x, genotype), batches, index) for index in range(scorer.known(genotype))]
-        images = batches.images(len(each))
-        return sum(answers.wrong for answers in each), sum(answers.expected for answers in each), images
-
-    def expect(composite):
-        for genotype in everyone:
-            assert scorer.best_known(genotype) == pytest.approx(composite(*seen(genotype)), rel=1e-5)
-        assert scorer.scored() == {g: (scorer.best_known(g), seen(g)[2]) for g in everyone}
-
-    with torch.no_grad():
-        scorer.score(everyone, 1)
-        scorer.score(everyone[:3], 2)
-        fitted = Composite.fitted(len(VALIDATION), [seen(genotype) for genotype in everyone])
-        expect(fitted)
-        scorer.extend(everyone[:1])  # changes its own estimate, and no correction
-        expect(fitted)
-        scorer.score(everyone[1:4], 5)
-        again = Composite.fitted(len(VALIDATION), [seen(genotype) for genotype in everyone])
-        assert again != fitted
-        expect(again)
-    assert scorer.best_known(everyone[1]) == scorer.error(everyone[1], 5), "all images: nothing to estimate"
+def test_an_error_on_few_mini_batches_stays_the_same_when_more_are_known(net):
+    scorer, (genotype,) = tiny.scorer(net, tiny.batches(VALIDATION)), tiny.genotypes(1)
+    before = scorer.error(genotype, 2)
+    scorer.score([genotype], 5)
+    assert scorer.error(genotype, 2) == before
 
 
 def test_scoring_leaves_the_supernet_as_it_was_and_builds_no_gradients(net):
@@ -366,205 +320,3 @@ def test_recalibration_counts_the_images_it_passes_through_a_path(net):
     assert scorer.image_evaluations == 24 + batches.images(2)
     scorer.error(b, 1)
     assert scorer.image_evaluations == 48 + batches.images(2) + batches.images(1)
-
-
-# ---- The front that is handed over ----
-
-
-class Scripted:
-    """In place of a supernet: wrong on exactly the images that a table names; images carry their number."""
-
-    def __init__(self, wrong):
-        self.wrong, self.calls = wrong, 0
-
-    def __call__(self, x, genotype):
-        self.calls += 1
-        numbers = x[:, 0, 0, 0].round().long()
-        answers = (numbers + self.wrong[genotype][numbers].long()) % tiny.CLASSES
-        return torch.nn.functional.one_hot(answers, tiny.CLASSES).float()
-
-
-def scripted(tables, per_batch, composite=False):
-    """A scorer for which genotype i is wrong on the images of `tables[i]`, `per_batch` in a mini-batch."""
-    everyone = tiny.genotypes(len(tables))
-    net = Scripted({g: torch.tensor(row, dtype=torch.bool) for g, row in zip(everyone, tables, strict=True)})
-    labelled = tiny.numbered(len(tables[0]))
-    as_they_are = Normalise((0.0,), (1 / 255,), torch.device("cpu"))
-    return everyone, tiny.scorer(net, InOrder(labelled, per_batch, as_they_are, 0), composite=composite)
-
-
-class InOrder(MiniBatches):
-    """Mini-batches in the order of the split, so that a script can say what comes first."""
-
-    def __init__(self, split: Split, batch_size: int, *rest) -> None:
-        super().__init__(split, batch_size, *rest)
-        self._rows = np.array_split(np.arange(len(split)), len(self))
-
-
-def first_wrong(count, length=12):
-    return [i < count for i in range(length)]
-
-
-def reference_front(points):
-    """Indices that nothing beats in one objective without losing in the other."""
-
-    def beaten(p):
-        return any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
-
-    return {i for i, p in enumerate(points) if not beaten(p)}
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_confirmed_front_is_the_nondominated_set_of_fully_scored_members(data):
-    count = data.draw(st.integers(1, 9))
-    row = st.lists(st.booleans(), min_size=12, max_size=12)
-    everyone, scorer = scripted([data.draw(row) for _ in range(count)], per_batch=3)
-    sizes = np.array([data.draw(st.integers(1, 4)) / 4 for _ in range(count)])
-    for genotype in everyone:
-        scorer.wrong(genotype, data.draw(st.integers(1, 4)))
-    extend = scorer.extend
-
-    def only_the_front(members, on_images):
-        # Nobody is scored further but the members of the current front, on one more mini-batch.
-        points = [(scorer.best_known(g), size) for g, size in zip(everyone, sizes.tolist(), strict=True)]
-        assert set(members) == {everyone[i] for i in reference_front(points) if scorer.known(everyone[i]) < 4}
-        known = [scorer.known(genotype) for genotype in everyone]
-        extend(members, on_images)
-        assert [scorer.known(g) for g in everyone] == [k + (g in members) for g, k in zip(everyone, known, strict=True)]
-
-    with mock.patch.object(scorer, "extend", only_the_front):
-        front = confirm_front(everyone, sizes, scorer)
-    points = [(scorer.best_known(g), size) for g, size in zip(everyone, sizes.tolist(), strict=True)]
-    assert {everyone.index(genotype) for genotype in front} == reference_front(points)
-    assert len(front) == len(set(front)) >= 1
-    assert all(scorer.known(genotype) == 4 for genotype in front)
-    assert [sizes[everyone.index(genotype)] for genotype in front] == sorted(
-        sizes[everyone.index(genotype)] for genotype in front
-    )
-
-
-def test_a_flattering_partial_score_is_corrected_and_lets_the_hidden_ones_in():
-    lucky = [False] * 3 + [True] * 9
-    everyone, scorer = scripted([lucky, first_wrong(2), first_wrong(1)], per_batch=3)
-    for genotype in everyone:
-        scorer.wrong(genotype, 1)
-    # By the first mini-batch, errors of 0, 2/3 and 1/3; in full, of 9/12, 2/12 and 1/12.
-    assert confirm_front(everyone, np.array([0.2, 0.2, 0.3]), scorer) == everyone[1:]
-    assert [scorer.error(genotype, 4) for genotype in everyone] == [9 / 12, 2 / 12, 1 / 12]
-
-
-def test_correction_goes_on_until_nobody_new_comes_in():
-    # The first three look faultless so far; each, scored further, uncovers the next larger one. The second falls
-    # behind on its third mini-batch, the third on its second.
-    tables = [*([False] * right + [True] * (12 - right) for right in (9, 6, 3)), first_wrong(1)]
-    everyone, scorer = scripted(tables, per_batch=3)
-    for genotype, known in zip(everyone, (3, 2, 1, 2), strict=True):
-        scorer.wrong(genotype, known)
-    assert confirm_front(everyone, np.array([0.1, 0.2, 0.3, 0.4]), scorer) == [everyone[0], everyone[3]]
-    assert [scorer.known(genotype) for genotype in everyone] == [4, 3, 2, 4]
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.data(), st.integers(1, 4), st.booleans())
-def test_a_contest_leaves_nobody_on_the_front_who_has_been_scored_on_less(data, count, composite):
-    row = st.lists(st.booleans(), min_size=12, max_size=12)
-    everyone, scorer = scripted([data.draw(row) for _ in range(8)], 3, composite)
-    sizes = np.array([data.draw(st.integers(1, 4)) / 4 for _ in everyone])
-    contest = Contest(scorer)
-    for part in (slice(0, 5), slice(3, 8)):  # Those who enter twice are still one each.
-        scorer.score(everyone[part], 1)
-        contest.enter(everyone[part], sizes[part])
-        contest.confirm(count)
-        entered = everyone[: part.stop]
-        points = [(scorer.best_known(g), size) for g, size in zip(entered, sizes.tolist(), strict=False)]
-        front = contest.front()
-        assert {entered.index(genotype) for genotype in front} == reference_front(points)
-        assert all(scorer.known(genotype) >= count for genotype in front)
-    assert contest.genotypes == everyone
-
-
-def doubled_front(genotypes, sizes, scorer):
-    """The same guarantee by doubling the mini-batches of the front's members."""
-    full = len(scorer.batches)
-    while True:
-        errors = [scorer.best_known(genotype) for genotype in genotypes]
-        front = reference_front(list(zip(errors, sizes.tolist(), strict=True)))
-        unsure = [genotypes[i] for i in sorted(front) if scorer.known(genotypes[i]) < full]
-        if not unsure:
-            return {genotypes[i] for i in front}
-        for genotype in unsure:
-            scorer.score([genotype], min(full, 2 * scorer.known(genotype)))
-
-
-def test_confirming_step_by_step_spends_less_than_doubling_on_noisy_scores():
-    spent = Counter()
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        sizes = np.array([i // 5 / 8 for i in range(40)])
-        tables = [(rng.random(96) < 0.4 - 0.3 * size).tolist() for size in sizes]
-        for confirm in (confirm_front, doubled_front):
-            everyone, scorer = scripted(tables, per_batch=6)
-            scorer.score(everyone, 1)
-            assert all(scorer.known(genotype) == 16 for genotype in confirm(everyone, sizes, scorer))
-            spent[confirm] += scorer.image_evaluations
-    assert spent[confirm_front] < 0.95 * spent[doubled_front]
-
-
-def hope(wrong, seen, total, margin):
-    """An error lowered by so many of its standard errors; of no mistake as of one."""
-    error = max(wrong, 1) / seen
-    return max(0, wrong / seen - margin * math.sqrt(error * (1 - error) / seen * (1 - seen / total)))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data(), st.sampled_from([0.0, 0.5, 1.0, 5.0]))
-def test_with_a_margin_whoever_may_be_on_the_front_is_known_in_full(data, margin):
-    row = st.lists(st.booleans(), min_size=12, max_size=12)
-    everyone, scorer = scripted([data.draw(row) for _ in range(data.draw(st.integers(1, 9)))], per_batch=3)
-    sizes = np.array([data.draw(st.integers(1, 4)) / 4 for _ in everyone])
-    for genotype in everyone:
-        scorer.wrong(genotype, data.draw(st.integers(1, 4)))
-    front = confirm_front(everyone, sizes, scorer, margin)
-    known = [scorer.known(genotype) for genotype in everyone]
-    points = [(scorer.best_known(g), size) for g, size in zip(everyone, sizes.tolist(), strict=True)]
-    assert {everyone.index(genotype) for genotype in front} == reference_front(points)
-    wrong = [scorer.wrong(genotype, count) for genotype, count in zip(everyone, known, strict=True)]
-    hopes = [(hope(w, 3 * k, 12, margin), size) for w, k, (_, size) in zip(wrong, known, points, strict=True)]
-    assert {known[i] for i in reference_front(hopes)} == {4}
-
-
-def test_a_margin_gives_the_unlucky_a_second_look():
-    unlucky = [True] * 3 + [False] * 9
-    for margin, best in ((0.0, 1), (2.0, 0)):
-        everyone, scorer = scripted([unlucky, first_wrong(4)], per_batch=6)
-        scorer.wrong(everyone[0], 1)
-        scorer.wrong(everyone[1], 2)
-        # 3 of 6 wrong, in the end 3 of 12, against 4 of 12.
-        assert confirm_front(everyone, np.array([0.2, 0.2]), scorer, margin) == [everyone[best]]
-
-
-def test_the_hopeless_are_not_scored_further():
-    everyone, scorer = scripted([first_wrong(0), first_wrong(12)], per_batch=3)
-    for genotype in everyone:
-        scorer.wrong(genotype, 1)
-    assert confirm_front(everyone, np.array([0.2, 0.3]), scorer) == everyone[:1]
-    assert [scorer.known(genotype) for genotype in everyone] == [4, 1]
-
-
-def test_all_of_equal_objectives_stay_in_order_of_size_and_key():
-    everyone, scorer = scripted([first_wrong(3), first_wrong(3), first_wrong(1), first_wrong(3)], per_batch=3)
-    for genotype in everyone:
-        scorer.wrong(genotype, 1)
-    front = confirm_front(everyone, np.array([0.2, 0.2, 0.5, 0.2]), scorer)
-    equals = sorted((everyone[0], everyone[1], everyone[3]), key=lambda genotype: genotype.key)
-    assert front == [*equals, everyone[2]]
-
-
-def test_a_fully_scored_front_costs_nothing():
-    everyone, scorer = scripted([first_wrong(k) for k in (0, 3, 6)], per_batch=3)
-    for genotype in everyone:
-        scorer.wrong(genotype, 4)
-    spent = scorer.image_evaluations
-    confirm_front(everyone, np.array([0.3, 0.2, 0.1]), scorer)
-    assert scorer.image_evaluations == spent

@@ -7,19 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from bnas.nn.network import NetworkConfig
 from bnas.scoring import ways
 from bnas.scoring.scorer import ALL_BATCHES
-from bnas.scoring.supernet_scorer import ScoringData, supernet_scorer
 from bnas.search import frozen_search, generation, selection
 from bnas.search.coevolution import coevolve
-from bnas.search.contest import confirm_front
-from bnas.search.frozen_search import rescored, search
-from bnas.search.gene_regression import Surrogate
+from bnas.search.frozen_search import confirm_front, rescored, search
 from bnas.search.work import SCORING_WORK, Work
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
@@ -241,28 +236,6 @@ def test_recalibration_sees_the_training_split_only(monkeypatch):
     assert sorted(itertools.chain(*scored)) == list(range(100, 140))
 
 
-def test_mini_batches_by_difficulty_are_a_partition_drawn_by_the_seed_and_paid_for():
-    net, validation, members = tiny.trained_supernet(2), tiny.numbered(40, 100), tiny.genotypes(6)
-
-    def cut(seed=0, population=members, **changes):
-        data = ScoringData(TRAIN, validation, tiny.NORMALISE)
-        scorer = supernet_scorer(net, tiny.scoring(**changes), data, seed, population=population)
-        return scorer.image_evaluations, [scorer.batches.rows(index).tolist() for index in range(len(scorer.batches))]
-
-    spent, stratified = cut(references=3)
-    assert spent == 3 * 40
-    assert sorted(itertools.chain(*stratified)) == list(range(40))
-    assert all(np.bincount(validation.labels[rows], minlength=4).tolist() == [2] * 4 for rows in stratified)
-    assert cut(references=3) == (spent, stratified) != cut(1, references=3)
-    assert cut(references=3, population=members[::2]) == (spent, stratified)
-    assert cut(references=6)[1] != stratified != cut()[1]
-    spent, drawn = cut(references=3, population=())
-    assert spent == 3 * 40
-    assert drawn != cut(1, references=3, population=())[1]
-    assert len({str(each) for each in (drawn, stratified, cut()[1])}) == 3
-    assert cut()[0] == 0
-
-
 def scored_images(phases):
     """Per generation, genotype → the images it was scored on, in order."""
     found = []
@@ -389,7 +362,7 @@ def test_a_stage_and_a_search_run_with_recalibrated_statistics():
     assert errors[0] != errors[1]
     scorer = tiny.data(LEARNABLE, SCORED, **recalibrated).scorer(net, 0)
     found = search(scorer, tiny.problem(), tiny.search_plan(generations=2), result.population)
-    front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer)
+    front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer, 2)
     assert all(scorer.known(genotype) == 4 for genotype in front)
 
 
@@ -411,10 +384,10 @@ class Patterned(nn.Module):
         return features @ weights
 
 
-def searched(plan, population=None, *, seed=0, problem=None, composite=False):
+def searched(plan, population=None, *, seed=0, problem=None):
     """The result; per generation, in order, who was scored on how many mini-batches; and the scorer."""
     problem, net = problem or tiny.problem(), Patterned()
-    scorer = tiny.scorer(net, tiny.batches(VALIDATION), composite=composite)
+    scorer = tiny.scorer(net, tiny.batches(VALIDATION))
     if population is None:
         population = tiny.genotypes(plan.population, seed=7)
     generations, step = [], generation.step
@@ -461,137 +434,24 @@ def test_everything_evaluated_is_kept_once_in_order():
     assert len(result.evaluated) == 4 + 2 + 4 * 4
 
 
-def test_a_search_that_screens_evaluates_as_many_and_each_once():
-    plan = tiny.search_plan(generations=4, population=8, candidates=3, selection="nsga2")
-    result, generations, scorer = searched(plan)
-    assert [len(requests) for requests in generations] == [8 + 2 + 8, *[8 + 8] * 3]
-    assert len(set(result.evaluated)) == len(result.evaluated) == 8 + 2 + 4 * 8
-    assert set(scorer.scored()) == set(result.evaluated), "a candidate that was not chosen costs nothing"
-
-
-def test_what_screens_is_the_surrogate_of_all_scores_so_far():
-    told, errors = [], Surrogate.errors
-
-    def watched(self, scored, genotypes):
-        told.append((scored, genotypes, errors(self, scored, genotypes)))
-        return told[-1][-1]
-
-    plan = tiny.search_plan(generations=3, population=8, immigrants=0, candidates=3, selection="nsga2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Surrogate, "errors", watched)
-        result, generations, _ = searched(plan)
-    known = list(result.evaluated)
-    for t, (scored, candidates, predicted) in enumerate(told):
-        assert list(scored) == known[: 8 + 8 * t]
-        assert len(candidates) == 3 * 8
-        chosen = selection.select(tiny.problem().objectives(candidates, predicted), 8, "nsga2", random.Random())
-        assert [genotype for genotype, _ in generations[t][8:]] == [candidates[i] for i in chosen]
-
-
-def test_a_score_is_the_error_on_what_was_seen_or_the_composite_one():
-    (genotype,), scores = tiny.genotypes(1), []
-    for score in ("error", "composite"):
-        scorer = tiny.data(TRAIN, VALIDATION, score=score).scorer(Patterned(), 0)
-        scorer.score([genotype], 1)
-        scores.append(scorer.best_known(genotype) - scorer.error(genotype, 1))
-    assert scores[0] == 0
-    assert scores[1] != 0
-    with pytest.raises(ValueError, match=r"^ScoringPlan\.score: expected error or composite, found 'loss'$"):
-        tiny.scoring(score="loss")
-
-
-def test_scores_so_far_are_errors_and_the_images_behind_them():
-    scorer = tiny.scorer(Patterned(), tiny.batches(VALIDATION))
-    assert scorer.scored() == {}
-    few, more = tiny.genotypes(2)
-    scorer.score([few, more], 1)
-    scorer.score([more], 3)
-    images = scorer.batches.images
-    assert scorer.scored() == {few: (scorer.error(few, 1), images(1)), more: (scorer.error(more, 3), images(3))}
-
-
-def test_the_front_is_scored_on_more_each_generation():
-    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2, last_front_batches=4)
-    full = len(tiny.batches(VALIDATION))
-    fronts = [plan.front(t, tiny.batches(VALIDATION)) for t in range(1, 5)]
-    assert (fronts[0], fronts[-1]) == (2, 4)
-    assert full > 4
-    assert fronts == sorted(fronts)
-    result, generations, scorer = searched(plan)
-    for requests, count in zip(generations, fronts, strict=True):
-        # The front of a generation is among those who were scored that far; most are not.
-        assert {known for _, known in requests} >= {1}
-        assert max(known for _, known in requests) >= count
-    spent = scorer.image_evaluations
-    front = confirm_front(result.evaluated, tiny.problem().resources(result.evaluated), scorer)
-    assert scorer.image_evaluations > spent
-    assert all(scorer.known(genotype) == full for genotype in front)
-
-
-def test_a_front_that_the_last_generation_scored_on_all_is_confirmed_already():
-    plan = tiny.search_plan(generations=4, population=8, last_batches=1, front_batches=2, last_front_batches=99)
-    assert plan.front(4, tiny.batches(VALIDATION)) == len(tiny.batches(VALIDATION))
-    result, _, scorer = searched(plan)
-    spent = scorer.image_evaluations
-    front = confirm_front(result.evaluated, tiny.problem().resources(result.evaluated), scorer)
-    assert scorer.image_evaluations == spent
-    assert all(scorer.known(genotype) == len(scorer.batches) for genotype in front)
-    assert spent < len(result.evaluated) * len(scorer.batches.split)
-
-
-@pytest.mark.parametrize("composite", [False, True])
-@pytest.mark.parametrize(("asked", "enough"), [(3, 3), (99, None)])
-def test_nobody_survives_on_fewer_mini_batches_than_survivors_are_scored_on(asked, enough, composite):
-    plan = tiny.search_plan(generations=4, population=8, last_batches=1, survivor_batches=asked)
-    result, _, scorer = searched(plan, composite=composite)
-    enough = enough or len(scorer.batches)
-    assert all(scorer.known(genotype) >= enough for genotype in result.population)
-    assert {scorer.known(genotype) for genotype in result.evaluated} >= {1, enough}
-    for record in result.generations if not composite else ():  # what estimates were corrected by has changed since
-        for member in record.members:
-            assert member.error in {scorer.error(member.genotype, enough), scorer.best_known(member.genotype)}
-    # Those who were not among the survivors at any time have the score that all get first.
-    survivors = {member.genotype for record in result.generations for member in record.members}
-    assert any(scorer.known(genotype) == 1 for genotype in result.evaluated if genotype not in survivors)
-
-
-def test_without_front_batches_nobody_is_scored_on_more_than_others():
-    for plan in (tiny.search_plan(), tiny.search_plan(batches=ALL_BATCHES, last_batches=ALL_BATCHES)):
-        _, generations, _ = searched(plan)
-        assert all(len({known for _, known in requests}) == 1 for requests in generations)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 20), st.integers(1, 5), st.integers(0, 9))
-def test_fidelity_grows_from_first_to_last(generations, first, more):
-    batches = tiny.batches(VALIDATION, 2)
-    plan = tiny.search_plan(generations=generations, batches=first, last_batches=first + more)
-    counts = [plan.scored(t, batches) for t in range(1, generations + 1)]
-    assert counts == sorted(counts)
-    assert counts[0] == first
-    assert generations == 1 or counts[-1] == first + more
-    # As even as whole numbers allow.
-    steps = {b - a for a, b in itertools.pairwise(counts)}
-    assert not steps or max(steps) - min(steps) <= 1
-
-
-def test_fidelity_never_exceeds_the_split_and_is_the_split_where_all_mini_batches_are_meant():
-    batches = tiny.batches(VALIDATION)
-    plan = tiny.search_plan(generations=5, batches=2, last_batches=50)
-    assert [plan.scored(t, batches) for t in range(1, 6)][-1] == len(batches) == 5
-    full = tiny.search_plan(generations=5, batches=ALL_BATCHES, last_batches=ALL_BATCHES)
-    assert {full.scored(t, batches) for t in range(1, 6)} == {5}
-
-
-def test_everyone_in_a_generation_is_scored_at_its_fidelity():
-    plan = tiny.search_plan(generations=5, batches=1, last_batches=5)
-    result, generations, scorer = searched(plan)
-    for t, requests in enumerate(generations, 1):
-        assert {count for _, count in requests} == {plan.scored(t, scorer.batches)} == {t}
+@pytest.mark.parametrize("batches", [1, 3, ALL_BATCHES])
+def test_everyone_is_scored_on_the_same_mini_batches_in_every_generation(batches):
+    result, generations, scorer = searched(tiny.search_plan(generations=4, batches=batches))
+    count = min(batches, len(scorer.batches))
+    assert {known for requests in generations for _, known in requests} == {count}
+    assert scorer.image_evaluations == len(result.evaluated) * scorer.batches.images(count)
     fresh = tiny.scorer(Patterned(), scorer.batches)
-    for t, record in enumerate(result.generations, 1):
+    for record in result.generations:
         for member in record.members:
-            assert member.error == fresh.error(member.genotype, t)
+            assert member.error == fresh.error(member.genotype, count)
+
+
+def test_the_forecast_of_a_search_is_the_work_it_does():
+    told = []
+    scorer, plan = tiny.scorer(Patterned(), tiny.batches(VALIDATION)), tiny.search_plan(generations=4)
+    population = tiny.genotypes(plan.population, seed=7)
+    search(scorer, tiny.problem(), plan, population, work=Work(lambda work, note: told.append(work)))
+    assert sum(told) == pytest.approx(plan.work(scorer.batches.images(plan.batches)))
 
 
 @pytest.mark.parametrize("have", [2, 4])
@@ -615,7 +475,7 @@ def test_records_of_the_search_are_numbered_on_and_hold_its_errors():
         ("search", 7),
     ]
     for member in result.generations[-1].members:
-        assert member.error == scorer.error(member.genotype, 3)
+        assert member.error == scorer.error(member.genotype, 2)
 
 
 @pytest.mark.parametrize(
@@ -635,7 +495,7 @@ def test_every_rule_searches_and_selects_by_itself(rule):
     result, generations, scorer = searched(tiny.search_plan(selection=rule, generations=1))
     assert [record.rule for record in result.generations] == [rule]
     everyone = [genotype for genotype, _ in generations[0]]
-    objectives = tiny.problem().objectives(everyone, [scorer.error(genotype, 1) for genotype in everyone])
+    objectives = tiny.problem().objectives(everyone, scorer.errors(everyone, 2))
     if rule == "cars":  # draws who stays out of the last front
         assert set(result.population) < set(everyone)
     else:

@@ -8,8 +8,7 @@ import torch
 from bnas.scoring.answers import Way
 from bnas.scoring.shared_paths import EvaluationError
 from bnas.search.coevolution import coevolve
-from bnas.search.contest import confirm_front
-from bnas.search.frozen_search import search
+from bnas.search.frozen_search import confirm_front, search
 from bnas.search.work import Work
 from bnas.storage.checkpoint import Checkpoints, Resumption, State, forget
 from bnas.training.loop import TrainingError
@@ -203,7 +202,7 @@ def test_a_genotype_that_cannot_be_scored_is_reported_with_its_key(together, fau
 def find(state=None, save=None, calibration=()):
     """Search and confirm: what came out, the images it counts and the forward passes it took."""
     net = tiny.supernet()
-    scorer = tiny.scorer(net, tiny.batches(tiny.split(40, seed=1)), calibration, composite=True)
+    scorer = tiny.scorer(net, tiny.batches(tiny.split(40, seed=1)), calibration)
     if save is not None:
         scorer.store.keep(Resumption(state, save))
     passes, way = [], scorer.way
@@ -214,8 +213,8 @@ def find(state=None, save=None, calibration=()):
             yield answer
 
     scorer.way = Way(counted, way.images_before)
-    found = search(scorer, tiny.problem(), tiny.search_plan(candidates=2, seed=4), tiny.genotypes(3))
-    front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer)
+    found = search(scorer, tiny.problem(), tiny.search_plan(seed=4), tiny.genotypes(3))
+    front = confirm_front(found.evaluated, tiny.problem().resources(found.evaluated), scorer, 2)
     return (found, front, scorer.image_evaluations), len(passes)
 
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnas.data.batches import Augmentation
+from bnas.data.batches import Augmentation, MiniBatches
+from bnas.data.split_rows import balancing
 from bnas.nn.binarize import BinaryConv2d
 from bnas.scoring.answers import answers_on
 from bnas.training.loop import CosineRate, TrainingError, TrainingLoss, adam, calibrate, fit, new_training, predict
@@ -283,23 +283,17 @@ def test_answers_come_in_the_order_of_the_split(trained):
     assert (found.numpy() != part.labels).mean() < 0.4
 
 
-def test_wrong_answers_and_those_to_be_expected_are_counted_on_the_named_mini_batch():
-    batches = tiny.batches(tiny.split(21), 5)
+def test_wrong_answers_are_counted_and_weighed_on_the_named_mini_batch():
+    split = tiny.split(21)
+    batches = MiniBatches(split, 5, tiny.NORMALISE, 0, balanced=True)
     net = Constant((0.0, 0.0, 1.0, 0.0))
-    least = 3 / (3 + math.e)
     for index in range(len(batches)):
-        wrong, images = int((batches[index][1] != 2).sum()), len(batches[index][1])
+        labels = batches[index][1].numpy()
         found = answers_on(net, batches, index)
-        assert found.wrong == wrong
-        # Where class 2 is right p = e / (3 + e), elsewhere 1 / (3 + e).
-        assert found.expected == pytest.approx(images * least - wrong * least + wrong * (1 - 1 / (3 + math.e)))
-
-
-def test_answers_that_are_sure_and_right_are_expected_to_be_and_others_not():
-    batches = tiny.batches(tiny.split(16), 16)
-    for sure, wrong, expected in ((1, 0, 0), (-1, 16, 16)):
-        found = answers_on(lambda x, sure=sure: 99 * sure * F.one_hot(batches[0][1], tiny.CLASSES).float(), batches, 0)
-        assert (found.wrong, found.expected) == (wrong, pytest.approx(expected, abs=1e-9))
+        assert found.wrong == (labels != 2).sum()
+        assert found.weight == pytest.approx(
+            sum(balancing(split.labels)[split.labels == y][0] for y in labels if y != 2)
+        )
 
 
 def test_a_calibrated_network_answers_the_calibration_images_as_on_their_own_statistics():

@@ -15,7 +15,6 @@ from bnas.nn.network import PathDropout
 from bnas.records.training import read_epochs, read_predictions
 from bnas.scoring.supernet_scorer import ScoringData, supernet_scorer
 from bnas.search import coevolution, frozen_search
-from bnas.search.contest import confirm_front
 from bnas.search.work import Work
 from bnas.storage.checkpoint import Resumption, State
 from bnas.storage.weights import read_weights
@@ -146,15 +145,15 @@ def coevolved(ranks: Ranks, stop: int = 0) -> tuple[list[object], dict[str, np.n
 def searched(ranks: Ranks) -> list[object]:
     """A search in a frozen supernet, its front confirmed: all that is found, and what it cost."""
     net = tiny.supernet()
-    scoring = tiny.scoring(workers=2, references=2, score="composite")
+    scoring = tiny.scoring(workers=2)
     data = ScoringData(tiny.split(16), tiny.split(48, 1), tiny.NORMALISE)
-    scorer = supernet_scorer(net, scoring, data, 5, ranks=ranks, population=tiny.genotypes(4))
+    scorer = supernet_scorer(net, scoring, data, 5, ranks)
     images: list[int] = []
-    plan = tiny.search_plan(population=8, candidates=3, seed=4)
+    plan = tiny.search_plan(population=8, seed=4)
     work = Work(lambda work, note: images.append(work))
-    found = frozen_search.search(scorer, tiny.problem(), plan, [], ranks=ranks, work=work)
+    found = frozen_search.search(scorer, tiny.problem(), plan, [], work=work)
     sizes = np.array([tiny.problem().costs.size(g) for g in found.evaluated])
-    front = confirm_front(found.evaluated, sizes, scorer)
+    front = frozen_search.confirm_front(found.evaluated, sizes, scorer, 2)
     return [found.generations, found.population, front, scorer.image_evaluations, sum(images)]
 
 
