@@ -96,16 +96,19 @@ def ignore_epoch(name: str, record: EpochRecord) -> None:
 
 @dataclass(frozen=True)
 class Workers:
-    """So many processes that train networks, and the queue through which they tell of epochs."""
+    """So many processes that train networks, and the queue through which they tell of epochs; one needs no process."""
 
     count: int
-    pool: ProcessPoolExecutor
-    ticks: Any
+    pool: ProcessPoolExecutor | None = None
+    ticks: Any = None
 
 
 @contextmanager
 def started(count: int) -> Iterator[Workers]:
     """Processes with one thread each, which start with the first job and end with the context."""
+    if count == 1:
+        yield Workers(1)
+        return
     context = multiprocessing.get_context("spawn")
     ticks = context.Queue()
     with ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(ticks,)) as pool:
@@ -140,26 +143,48 @@ def train_family(
     waiting = [job for job in jobs if job.name in names]
     todo = (waiting[i] for i in ranks.next_of(call, len(waiting)))
     post = Post(ranks, call, {job.name: job for job in waiting}, on_epoch) if ranks.size > 1 else None
+    told = on_epoch if post is None else post.epoch
     with started(max(1, min(workers, len(waiting)))) if isinstance(workers, int) else nullcontext(workers) as at_work:
-        pending: dict[Future[None], Job] = {}
-
-        def fill() -> None:
-            for job in islice(todo, at_work.count - len(pending)):
-                pending[at_work.pool.submit(_work, job, family)] = job
-
-        fill()
-        while pending:
-            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            _report(at_work.ticks, on_epoch if post is None else post.epoch)
-            for future in done:
-                job = pending.pop(future)
-                future.result()
-                if post is not None:
-                    post.finished(job)
-            fill()
-        _report(at_work.ticks, on_epoch if post is None else post.epoch)
+        for job in _trained(todo, family, at_work, told):
+            if post is not None:
+                post.finished(job)
     if post is not None:
         post.close()
+
+
+def _trained(todo: Iterator[Job], family: Family, workers: Workers, told: OnEpoch) -> Iterator[Job]:
+    """Train all jobs; each when it is finished."""
+    pool = workers.pool
+    if pool is None:
+        for job in todo:
+            with one_thread():
+                _train(job, family, told)
+            yield job
+        return
+    pending: dict[Future[None], Job] = {}
+    while True:
+        for job in islice(todo, workers.count - len(pending)):
+            pending[pool.submit(_work, job, family)] = job
+        if not pending:
+            break
+        done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+        _report(workers.ticks, told)
+        for future in done:
+            job = pending.pop(future)
+            future.result()
+            yield job
+    _report(workers.ticks, told)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A time in which torch uses a single thread, as the processes of several workers do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Post:
