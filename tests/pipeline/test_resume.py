@@ -38,7 +38,7 @@ def test_a_killed_stage_ends_with_the_same_files_and_less_work(
     folder = searched.before(name, tmp_path)
     for after in kills:
         assert forks.run(folder, name, after).code == -9
-        assert list((folder / ".cache/checkpoints").glob(f"{name}-*/checkpoint-*"))
+        assert list((folder / ".cache/checkpoints").glob("*/checkpoint-*"))
         assert not (folder / "data" / name).exists()
     done = forks.run(folder, name)
     assert (done.code, done.err) == (0, "")
