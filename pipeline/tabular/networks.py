@@ -27,7 +27,7 @@ from pipeline.tabular.stage import TABULAR
 
 TABLES = PROJECT / "reports/tabular"
 
-POOL = 8000
+POOL = 24_000
 """Random architectures that networks are chosen from: half with uniform genes, half of all sizes."""
 
 EQUAL = 0.03
@@ -109,12 +109,12 @@ def chosen(costs: CostTable, section: NetworksSection) -> list[Entry]:
     pool = list(dict.fromkeys(pool + distinct(lambda: space.sample_mixed(rng), POOL // 2)))
     rng.shuffle(pool)
     sizes = {genotype: costs.size(genotype) for genotype in pool}
-    bands = [banded(pool, sizes, band * 1024, section.per_band) for band in section.bands_kib]
+    # Half of the pool for either: more networks in the bands take none of those that are spread.
+    bands = [banded(pool[::2], sizes, band * 1024, section.per_band) for band in section.bands_kib]
     parts = [
         [Entry(f"{band:g}", genotype) for genotype in them] for band, them in zip(section.bands_kib, bands, strict=True)
     ]
-    free = [genotype for genotype in pool if genotype not in set(chain(*bands))]
-    parts.append([Entry("spread", genotype) for genotype in spread_out(free, sizes, section.spread)])
+    parts.append([Entry("spread", genotype) for genotype in spread_out(pool[1::2], sizes, section.spread)])
     return [entry for entry in chain(*zip_longest(*parts)) if entry is not None]
 
 

@@ -45,8 +45,9 @@ def test_networks_are_spread_over_sizes_and_equal_within_bands() -> None:
 
 def test_fewer_networks_are_the_first_of_more() -> None:
     few = chosen(COSTS, SECTION)
-    more = chosen(COSTS, SECTION.model_copy(update={"spread": 9, "per_band": 8}))
-    assert set(few) < set(more), "a table that grows keeps what was trained"
+    for changes in ({"spread": 60}, {"per_band": 60}, {"spread": 60, "per_band": 60}):
+        more = chosen(COSTS, SECTION.model_copy(update=changes))
+        assert set(few) < set(more), "a table that grows keeps what was trained"
 
 
 def test_halves_fill_the_range_ever_finer() -> None:
