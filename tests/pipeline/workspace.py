@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ from bnas.storage.lock import lock
 from tests.imports import ROOT
 
 STAGES = ("prepare", "latency_table", "stage1", "stage2", "search", "trial", "retrain", "export", "report")
+
+LONGEST = 900
+"""Seconds after which a command counts as hung: the longest takes less than a minute."""
 
 
 class Workspace:
@@ -56,13 +60,30 @@ class Workspace:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the workspace."""
+        return self.wait(self.start(*command), check=check)
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Begin a command in the workspace, in a process group of its own."""
         env = self.environment()
         if self.commands is not None:
             env["PATH"] = f"{self.commands}{os.pathsep}{env['PATH']}"
-        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.folder, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
+
+    @staticmethod
+    def wait(process: subprocess.Popen[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The end of a command. One that does not end is killed, and the test fails instead of waiting for ever."""
+        command = " ".join(map(str, process.args)) if isinstance(process.args, (list, tuple)) else str(process.args)
+        try:
+            out, err = process.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"{command} did not end within {LONGEST} s") from None
+        if check and process.returncode:
+            raise AssertionError(f"{command} exited {process.returncode}\n{out}\n{err}")
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     @staticmethod
     def environment() -> dict[str, str]:
