@@ -149,7 +149,12 @@ def test_an_archive_of_cifar_that_somebody_repacked_is_taken_by_its_content(tmp_
     check(LOADERS["cifar10"](request(tmp_path / "in")), pixels, 10, tmp_path / "out")
 
 
-@pytest.mark.parametrize("content", [b"no archive", gzip.compress(b"no idx file"), gzip.compress(bytes(1000))[:-12]])
+# Named, for an archive holds the second in which it was made, and processes that share tests compare their names.
+@pytest.mark.parametrize(
+    "content",
+    [b"no archive", gzip.compress(b"no idx file"), gzip.compress(bytes(1000))[:-12]],
+    ids=["no archive", "no idx file", "cut"],
+)
 def test_an_archive_that_holds_something_else_is_named(tmp_path, monkeypatch, content):
     without_network(monkeypatch)
     repacked_fashion(tmp_path)
