@@ -5,9 +5,13 @@ IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # What pytest runs; all tests if empty.
 TESTS :=
+# Of `make seeds`.
+SEEDS := 0 1 2 3 4
+NAME := seed
+OPTIONS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run experiments test test-runtime test-lower-bounds constraints audit lint style bench chaos fuzz
+.PHONY: help install install-dev run experiments seeds test test-runtime test-lower-bounds constraints audit lint style bench chaos fuzz
 .PHONY: format lock clean repository
 
 help: ## list the targets
@@ -31,6 +35,14 @@ repository:
 # Columns with a slash are hashes of what stages read; the named metrics stand there even if they are equal.
 experiments: install ## compare experiments: changed parameters, hypervolumes, best error, smallest, tau, seconds in all
 	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|best|small|tau|seconds'
+
+# In folders of their own, so that params.yaml stays as it is. What is interrupted or has run is not run again.
+seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth
+	@$(IN_VENV); set -e; for seed in $(SEEDS); do \
+	  if ! dvc exp list --name-only | grep -qx "$(NAME)-$$seed"; then \
+	    dvc exp run --temp --name "$(NAME)-$$seed" $(OPTIONS) $(foreach stage,data stage1 stage2 search trial retrain,-S $(stage).seed=$$seed); \
+	  fi; \
+	done; python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed))
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, zip_longest
+from pathlib import Path
 
 from bnas.nn.cost import CostTable
+from bnas.records.dataset import DatasetDescription
 from bnas.records.training import EpochRecord, read_epochs, read_predictions
 from bnas.space.genotype import Genotype
+from bnas.space.network_config import NetworkConfig
 from bnas.space.search_space import distinct
 from bnas.training import network_pool
 from bnas.training.family import Recipe, Use
@@ -32,6 +37,9 @@ POOL = 24_000
 
 EQUAL = 0.03
 """Sizes that differ from a band's by no more than this share are equal."""
+
+AT_ONCE = 24
+"""Networks after which the table is written."""
 
 SHORT = 1000
 """Added to the seed of trainings by a short schedule, so that none shares its weights with a full training."""
@@ -54,31 +62,81 @@ class Training:
 
 
 def run(stage: Stage) -> None:
-    """Train every network that is not trained yet, and write the table."""
+    """Train what the table lacks, some networks at a time, and write the table anew after each of these."""
     params, description = stage.params, dataset()
     assert isinstance(params, TabularParams)
     final = network_config(params, description, params.network.final)
     image = description.image
     costs = CostTable(final, search_space(params), (image.channels, image.height, image.width))
     entries = chosen(costs, params.networks)
-    device = build.device(params.runtime)
+    device, path = build.device(params.runtime), TABLES / f"{params.name}.csv"
     plan = trainings(entries, params.networks, params.recipe.epochs)
+    conditions = conditions_of(params, final, description)
+    rows = kept_rows(path, conditions)
     advance = stage.progress(sum(training.epochs * len(them) for training, them in plan))
-    rows = []
-    for training, them in plan:
-        recipe = Recipe(**{**params.recipe.model_dump(), "seed": training.seed, "epochs": training.epochs})
-        use = use_of(params.networks, training)
-        trained = networks.family(params, description, recipe, device, use)
-        jobs = {entry: networks.job(entry.genotype.key, final, entry.genotype, trained, description) for entry in them}
+    with network_pool.started(params.runtime.workers) as workers:
+        for start in range(0, len(entries), AT_ONCE):
+            some = entries[start : start + AT_ONCE]
+            for training, them in plan:
+                lacking = [entry for entry in them if entry in some and key_of(entry, training) not in rows]
+                recipe = Recipe(**{**params.recipe.model_dump(), "seed": training.seed, "epochs": training.epochs})
+                use = use_of(params.networks, training)
+                trained = networks.family(params, description, recipe, device, use)
+                jobs = [networks.job(e.genotype.key, final, e.genotype, trained, description) for e in lacking]
 
-        def on_epoch(name: str, record: EpochRecord, training: Training = training) -> None:
-            advance(1, f"{name}, seed {training.seed}, epoch {record.epoch}/{training.epochs}")
+                def on_epoch(name: str, record: EpochRecord, training: Training = training) -> None:
+                    advance(1, f"{name}, seed {training.seed}, epoch {record.epoch}/{training.epochs}")
 
-        waiting = [each for each in jobs.values() if not each.is_finished(training.epochs)]
-        advance(training.epochs * (len(jobs) - len(waiting)) + sum(each.unfinished().count for each in waiting), "kept")
-        network_pool.train_family(waiting, trained, workers=params.runtime.workers, on_epoch=on_epoch)
-        rows += [row(entry, training, use, finished, costs) for entry, finished in jobs.items()]
-    atomic_write(TABLES / f"{params.name}.csv", text(rows, params.recipe.epochs))
+                waiting = [each for each in jobs if not each.is_finished(training.epochs)]
+                there = sum(entry in some for entry in them) - len(waiting)
+                advance(training.epochs * there + sum(each.unfinished().count for each in waiting), "kept")
+                network_pool.train_family(waiting, trained, workers=workers, on_epoch=on_epoch)
+                for entry, finished in zip(lacking, jobs, strict=True):
+                    rows[key_of(entry, training)] = row(entry, training, use, finished, costs, conditions)
+            order = [key_of(entry, training) for training, them in plan for entry in them]
+            atomic_write(path, text([rows[key] for key in dict.fromkeys((*order, *rows)) if key in rows], params))
+
+
+Row = dict[str, str]
+"""A line of the table, by column."""
+
+Key = tuple[str, str, str]
+"""Which training a row is of: genotype, seed, epochs."""
+
+
+def key_of(entry: Entry, training: Training) -> Key:
+    """The key of a network's training."""
+    return entry.genotype.to_json(), str(training.seed), str(training.epochs)
+
+
+def conditions_of(params: TabularParams, final: NetworkConfig, description: DatasetDescription) -> str:
+    """A hash of what all trainings of the table share: data, recipe and configuration; not the code."""
+    shared = {
+        "config": asdict(final),
+        "recipe": params.recipe.model_dump(exclude={"seed", "epochs"}),
+        "augmentation": asdict(build.augmentation(params)),
+        "data": description.hash,
+        "folds": params.networks.folds,
+    }
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def kept_rows(path: Path, conditions: str) -> dict[Key, Row]:
+    """The rows of a table that is there: what was trained on another day or machine is not trained again.
+
+    Raises ValueError where rows are of other conditions.
+    """
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    others = sum(row.get("conditions") != conditions for row in rows)
+    if others:
+        raise ValueError(
+            f"{path.relative_to(PROJECT)}: expected rows of these data, this recipe and configuration (conditions "
+            f"{conditions}), found {others} of others; give the table another tabular.name, or move the file away"
+        )
+    return {(row["genotype"], row["seed"], row["epochs"]): row for row in rows}
 
 
 def use_of(section: NetworksSection, training: Training) -> Use:
@@ -146,7 +204,7 @@ def halves(count: int) -> Iterator[float]:
         yield sum(int(bit) / 2**place for place, bit in enumerate(reversed(f"{number:b}"), 1))
 
 
-def row(entry: Entry, training: Training, use: Use, finished: Job, costs: CostTable) -> dict[str, object]:
+def row(entry: Entry, training: Training, use: Use, finished: Job, costs: CostTable, conditions: str) -> Row:
     """What the table says of one training."""
     cost, answers = costs(entry.genotype), read_predictions(finished.folder / "predictions.csv")
     values: dict[str, object] = {
@@ -163,16 +221,18 @@ def row(entry: Entry, training: Training, use: Use, finished: Job, costs: CostTa
         "error": f"{(~answers.correct).mean():.6g}",
         "images": len(answers.labels),
         "seconds": network_pool.read_seconds(finished.folder),
+        "conditions": conditions,
     }
     for record in read_epochs(finished.folder / "curve.json"):
         values[f"train_loss_{record.epoch}"] = f"{record.loss:.6g}"
         values[f"train_error_{record.epoch}"] = f"{record.error:.6g}"
-    return values
+    return {name: str(value) for name, value in values.items()}
 
 
-def text(rows: Sequence[dict[str, object]], epochs: int) -> str:
+def text(rows: Sequence[Row], params: TabularParams) -> str:
     """The table as CSV; what a training did not come to is empty."""
-    names = list(rows[0])[:13] + [f"train_{what}_{i}" for what in ("loss", "error") for i in range(1, epochs + 1)]
+    curves = [f"train_{what}_{i}" for what in ("loss", "error") for i in range(1, params.recipe.epochs + 1)]
+    names = [*(name for name in rows[0] if not name.startswith("train_")), *curves]
     written = io.StringIO()
     writer = csv.DictWriter(written, names, lineterminator="\n")
     writer.writeheader()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 
+import numpy as np
 import pytest
+import scipy
 
 from pipeline import compare
 from pipeline.stage import write_json
@@ -55,6 +57,29 @@ def test_indicators_and_parameters_that_differ_stand_side_by_side(repository, ca
     page = (repository / "reports/compare.html").read_text()
     assert "retrain.seed" in page
     assert "quiet-owl" in page
+
+
+def test_pairs_of_all_runs_are_pooled(repository, capsys):
+    errors = {"front-1": 0.04, "random-1": 0.05, "random-1-2": 0.07, "front-2": 0.03, "random-2": 0.02, "front-3": 0.01}
+    points = [
+        {"network": name, "role": name.split("-")[0], "size_kib": 5 + i, "test_error": error}
+        for i, (name, error) in enumerate(errors.items())
+    ]
+    write_json(compare.PARETO, points)
+    git("commit", "-qam", "two pairs: -2 and +1 points")
+    points[0]["test_error"] = 0.02
+    write_json(compare.PARETO, points)
+    assert compare.main(["main"]) == 0  # with the workspace: -4 and +1 points
+    out = capsys.readouterr().out
+    expected = scipy.stats.t.interval(0.95, 3, -1, np.std([-2, 1, -4, 1], ddof=1) / 2)
+    assert f"4 pairs: test error -1.00 points (95 %: {expected[0]:+.2f} to {expected[1]:+.2f})" in out
+    assert "run by run -0.50, -1.50" in out
+    assert "4 pairs: test error -1.00 points" in (repository / "reports/compare.html").read_text()
+
+
+def test_without_pairs_nothing_is_said_to_be_worth_anything(repository, capsys):
+    assert compare.main(["main", "quiet-owl"]) == 0
+    assert "too few of them were retrained" in capsys.readouterr().out
 
 
 def test_what_was_not_found_is_said(repository, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
@@ -160,11 +161,36 @@ def test_a_table_is_not_made_twice_and_a_larger_one_trains_what_is_new(table: tu
     assert set(rows["network"]) < set(more["network"])
 
 
+def test_rows_of_a_table_are_not_trained_again_on_another_machine(table: tuple[Workspace, pd.DataFrame]) -> None:
+    workspace = table[0]
+    path = workspace.folder / "reports/tabular/mnist5k.csv"
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))  # as if interrupted
+    shutil.rmtree(workspace.folder / ".cache/networks")
+    workspace.run("dvc", "repro", "pipeline/tabular/dvc.yaml")
+    assert [each.is_dir() for each in (workspace.folder / ".cache/networks").iterdir()] == [True], "one was lacking"
+    made_again = pd.read_csv(path).drop(columns="seconds")
+    pd.testing.assert_frame_equal(made_again, pd.read_csv(io.BytesIO(whole)).drop(columns="seconds"))
+
+
+def test_rows_of_another_recipe_are_not_overwritten(table: tuple[Workspace, pd.DataFrame]) -> None:
+    workspace = table[0]
+    params, path = workspace.folder / TABULAR.params, workspace.folder / "reports/tabular/mnist5k.csv"
+    before, rows = params.read_text(), path.read_bytes()
+    params.write_text(before.replace("learning_rate: 0.02", "learning_rate: 0.03"))
+    done = workspace.run("dvc", "repro", "pipeline/tabular/dvc.yaml", check=False)
+    assert done.returncode
+    assert "reports/tabular/mnist5k.csv: expected rows of these data" in done.stdout + done.stderr
+    assert path.read_bytes() == rows
+    params.write_text(before)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("schedules: [1, 3]", "schedules: [10]", r"schedules\[0\]: expected an integer below recipe.epochs"),
-        ("folds: 4", "folds: 2", "seeds: expected an integer of at most folds"),
+        ("seeds: 2", "seeds: 5", "seeds: expected an integer of at most folds"),
         ("bands_kib: [5, 8, 13]", "bands_kib: [5, 5]", "expected each band once"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import scipy
 from markupsafe import Markup
 
 from bnas.records.networks import Name
@@ -50,6 +52,39 @@ class ComparedRun:
         """The retrained front, smallest first."""
         return tuple(sorted((p for p in self.points if p.role == "front"), key=lambda point: point.size_kib))
 
+    @property
+    def differences(self) -> tuple[float, ...]:
+        """Of each network of the front its test error minus the mean of its random networks', in percentage points.
+
+        The random networks of `front-3` are `random-3`, `random-3-2` and so on; a network without any is left out.
+        """
+        random: dict[str, list[float]] = {}
+        for point in self.points:
+            if point.role == "random":
+                random.setdefault(point.network.split("-")[1], []).append(point.test_error)
+        numbers = {point.network: point.network.split("-")[1] for point in self.front}
+        return tuple(
+            100 * (point.test_error - float(np.mean(random[numbers[point.network]])))
+            for point in self.front
+            if numbers[point.network] in random
+        )
+
+
+def worth_text(runs: Sequence[ComparedRun]) -> str:
+    """What the searches of all runs were worth: the mean of all `differences`, with Student's interval over them.
+
+    The interval holds what differs between networks and seeds; runs on the same test images share those images' part.
+    """
+    every = [difference for run in runs for difference in run.differences]
+    if len(every) < 2:
+        return "Front against random networks of its sizes: too few of them were retrained"
+    interval = scipy.stats.ttest_1samp(every, 0.0).confidence_interval()
+    each = ", ".join(f"{np.mean(run.differences):+.2f}" for run in runs if run.differences)
+    return (
+        f"Front against random networks of its sizes, {len(every)} pairs: test error {np.mean(every):+.2f} points "
+        f"(95 %: {interval.low:+.2f} to {interval.high:+.2f}); run by run {each}"
+    )
+
 
 def _table(
     heading: str, columns: Sequence[Mapping[str, object]], write: Callable[[object], str], runs: Sequence[ComparedRun]
@@ -80,10 +115,11 @@ def _tables(runs: Sequence[ComparedRun]) -> dict[str, Table]:
 
 
 def compare_text(runs: Sequence[ComparedRun]) -> str:
-    """Both tables in Markdown, for the terminal."""
-    return "\n\n".join(
+    """What the searches were worth, and both tables in Markdown, for the terminal."""
+    tables = (
         f"{title}\n\n{table.markdown()}" if table.rows else f"{title}: none" for title, table in _tables(runs).items()
     )
+    return "\n\n".join([worth_text(runs), *tables])
 
 
 def compare_html(runs: Sequence[ComparedRun]) -> str:
@@ -93,6 +129,7 @@ def compare_html(runs: Sequence[ComparedRun]) -> str:
         .get_template("compare.html.j2")
         .render(
             runs=runs,
+            worth=worth_text(runs),
             charts={"wide": _chart(runs, "wide"), "narrow": _chart(runs, "narrow")},
             markers=charts.RUN_MARKERS,
             tables=_tables(runs),
