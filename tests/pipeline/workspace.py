@@ -59,30 +59,21 @@ class Workspace:
         self.commit()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command in the workspace."""
-        return self.wait(self.start(*command), check=check)
-
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """Begin a command in the workspace, in a process group of its own."""
+        """Run a command in the workspace. One that does not end is killed, so that a test fails instead of waiting."""
         env = self.environment()
         if self.commands is not None:
             env["PATH"] = f"{self.commands}{os.pathsep}{env['PATH']}"
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
+        pipe, said = subprocess.PIPE, " ".join(command)
+        process = subprocess.Popen(
             command, cwd=self.folder, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
-
-    @staticmethod
-    def wait(process: subprocess.Popen[str], check: bool = True) -> subprocess.CompletedProcess[str]:
-        """The end of a command. One that does not end is killed, and the test fails instead of waiting for ever."""
-        command = " ".join(map(str, process.args)) if isinstance(process.args, (list, tuple)) else str(process.args)
         try:
             out, err = process.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise AssertionError(f"{command} did not end within {LONGEST} s") from None
+            raise AssertionError(f"{said} did not end within {LONGEST} s") from None
         if check and process.returncode:
-            raise AssertionError(f"{command} exited {process.returncode}\n{out}\n{err}")
+            raise AssertionError(f"{said} exited {process.returncode}\n{out}\n{err}")
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     @staticmethod
