@@ -67,7 +67,7 @@ test-runtime: install-dev ## install the base package into a venv of its own, wi
 test-lower-bounds: | $(VENV)/bin/python ## install the oldest packages that are allowed into .venv-lowest and run the tests there
 	test -d .venv-lowest || $(VENV)/bin/python -m venv .venv-lowest
 	$(VENV)/bin/python -m tests.lower_bounds > .venv-lowest/constraints.txt
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[test]'
 	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
 	  python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
