@@ -37,12 +37,12 @@ experiments: install ## compare experiments: changed parameters, hypervolumes, b
 	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|best|small|tau|seconds'
 
 # In folders of their own, so that params.yaml stays as it is. What is interrupted or has run is not run again.
-seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth
+seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth: reports/seeds.md
 	@$(IN_VENV); set -e; for seed in $(SEEDS); do \
 	  if ! dvc exp list --name-only | grep -qx "$(NAME)-$$seed"; then \
 	    dvc exp run --temp --name "$(NAME)-$$seed" $(OPTIONS) $(foreach stage,data stage1 stage2 search trial retrain,-S $(stage).seed=$$seed); \
 	  fi; \
-	done; python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed))
+	done; python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed)) >reports/$(NAME)s.md; cat reports/$(NAME)s.md
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.
