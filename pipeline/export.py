@@ -59,23 +59,23 @@ def run(stage: Stage) -> None:
     write_json(REPORTS / "times" / "latency.json", latencies)
 
 
-def trained(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
+def trained(retrained: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
     """The network with the weights that `retrain` left."""
-    network = built(found, params, description)
-    load_weights(network, RETRAIN / found.name / "weights.safetensors")
+    network = untrained(retrained, params, description)
+    load_weights(network, RETRAIN / retrained.name / "weights.safetensors")
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def built(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
-    """The network with weights of its own."""
-    scale = schema.ScaleSection(channels=found.channels, cells=found.cells)
-    return Network(network_config(params, description, scale), found.genotype)
+def untrained(retrained: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
+    """The network with random weights."""
+    scale = schema.ScaleSection(channels=retrained.channels, cells=retrained.cells)
+    return Network(network_config(params, description, scale), retrained.genotype)
 
 
-def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDescription) -> ModelCard:
+def card(retrained: RetrainedNetwork, config: NetworkConfig, description: DatasetDescription) -> ModelCard:
     """What the file says about the network."""
     return ModelCard(
-        network=found,
+        network=retrained,
         config=config,
         title=description.title,
         classes=description.classes,

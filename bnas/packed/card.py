@@ -13,7 +13,7 @@ from bnas.packed.layout import Step, elements, layout
 from bnas.records.base import STRICT, Positive, Record
 from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork
-from bnas.space.network_config import NetworkConfig
+from bnas.space.network_config import Architecture, NetworkConfig
 from bnas.storage.complaints import complaints, first_of
 
 MOST_STEPS = 30_000
@@ -62,9 +62,14 @@ class ModelCard(Record):
         if values > MOST_VALUES:
             raise ValueError(f"image: expected maps of at most {MOST_VALUES} values in all, found {values}")
 
+    @property
+    def architecture(self) -> Architecture:
+        """What the network is, but its weights."""
+        return Architecture(self.config, self.network.genotype)
+
     def steps(self) -> tuple[Step, ...]:
         """What the network computes."""
-        return layout(self.config, self.network.genotype, self.image.height, self.image.width)
+        return layout(*self.architecture, self.image.height, self.image.width)
 
     def plain(self, version: int) -> dict[str, Any]:
         """The plain value in a file of that version: 1 knows no rounding, 2 leaves out what follows from the rest."""

@@ -39,7 +39,7 @@ def save(network: Network, path: str | os.PathLike[str], card: ModelCard) -> Non
 
 def packed(network: Network, card: ModelCard) -> bytes:
     """The content of the file of a trained network; raises ValueError if the card is of another network."""
-    if (network.config, network.genotype) != (card.config, card.network.genotype):
+    if network.architecture != card.architecture:
         raise ValueError("card: expected the network's configuration and genotype, found another's")
     return to_bytes(card, *numbers(network, card.steps()))
 
@@ -60,12 +60,12 @@ def shipped(network: Network) -> Network:
     Every BatchNorm of the copy is just a scale and a shift: mean 0, variance 1, and nothing added to that.
     Raises ValueError for a number that the format does not reach.
     """
-    config = network.config
-    if config.shipped == "float32":
+    form = network.config.shipped
+    if form == "float32":
         return network
-    steps = layout(config, network.genotype, 1, 1)  # parameters are the same for images of any size
+    steps = layout(*network.architecture, 1, 1)  # parameters are the same for images of any size
     bits, floats = numbers(network, steps)
-    rounded = split(steps, bits, restored(stored(floats, steps, config.shipped), steps, config.shipped))
+    rounded = split(steps, bits, restored(stored(floats, steps, form), steps, form))
     made = copy.deepcopy(network)
     with torch.no_grad():
         for step, values in zip(steps, rounded, strict=True):

@@ -17,6 +17,7 @@ from bnas.data.batches import TrainingFeed
 from bnas.data.split import Split
 from bnas.nn.network import Supernet
 from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
+from bnas.space.network_config import Architecture
 from bnas.training.family import Family, FamilyData, Recipe
 from bnas.training.loop import CosineRate, fit, new_training
 from bnas.training.network import train_network
@@ -254,6 +255,6 @@ def retraining_step(params: Params, description: DatasetDescription, genotype: o
     recipe = Recipe(**given | {"epochs": 1, "batch_size": 4})
     data = FamilyData(folder, description.mean, description.std, build.augmentation(params))
     config = network_config(params, description, params.network.final)
-    _, (record,), answers, _ = train_network(config, genotype, Family(recipe, data, torch.device("cpu")))
+    _, (record,), answers, _ = train_network(Architecture(config, genotype), Family(recipe, data, torch.device("cpu")))
     assert len(answers.labels) == 2
     return record.loss
