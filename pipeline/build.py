@@ -1,4 +1,4 @@
-"""From parameters and prepared data to the values that `bnas` works with."""
+"""Makes the values that `bnas` works with from parameters and prepared data."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def scored_batches(section: schema.EvaluationSection) -> int:
 
 
 def scoring_data(params: Params, description: DatasetDescription, normalise: Normalise) -> ScoringData:
-    """What scoring sees."""
+    """The splits that scoring reads, and their normalisation."""
     train, validation = (split(name, description, params.runtime) for name in ("train", "validation"))
     return ScoringData(train, validation, normalise)
 

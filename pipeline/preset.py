@@ -154,7 +154,7 @@ def _shown(value: object) -> str:
 
 
 def uncommitted(file: Path) -> str:
-    """What overwriting the file would lose ("" for nothing): edits that are neither committed nor a preset's."""
+    """Edits of the file that overwriting would lose, neither committed nor a preset's, in words ("": none)."""
     text = read_text(file)
     if any(text == text_of(name) for name in names() if target_of(name).file == file):
         return ""
@@ -208,7 +208,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _purpose(name: str) -> str:
-    """What the first comment of a preset's file says."""
+    """The first comment of a preset's file."""
     if name == target_of(name).default:
         return "the default, every value of it"
     first = read_text(_file(name)).splitlines()[0]

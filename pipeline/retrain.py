@@ -42,14 +42,13 @@ STAGE2 = Path("data/stage2")
 NOT_OF_THE_RECIPE = set(schema.RetrainSection.model_fields) - set(schema.RecipeSection.model_fields)
 """Keys of `retrain` that say what is trained, not how."""
 
-
 Error = Callable[[Genotype], float | None]
 """The validation error of a genotype with the supernet's weights; None where there is no supernet."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to be trained: its name and role, what its error was estimated by, the front member it matches."""
+    """A network to be trained: name, role, architecture, estimates of its error, the front member whose size it has."""
 
     name: str
     role: Role
@@ -107,7 +106,7 @@ def train(
 
 
 def weight(architecture: Architecture, costs: CostTable) -> float:
-    """What a training takes in time, up to a factor."""
+    """The time of a training, up to a factor."""
     return costs(architecture.genotype).ops * architecture.config.channels**2
 
 
@@ -192,7 +191,7 @@ def of_front(
 
 
 def fixed(section: schema.RetrainSection, costs: CostTable, error: Error) -> list[Candidate]:
-    """What is the same for every search: the hand-designed cell at some widths, and published architectures."""
+    """Candidates that every search has: the hand-designed cell at some widths, and published architectures."""
     chosen = []
     for width in section.hand_designed_channels:
         hand = Architecture(replace(costs.config, channels=width), hand_designed(costs.space))
@@ -209,7 +208,7 @@ def fixed(section: schema.RetrainSection, costs: CostTable, error: Error) -> lis
 def result(
     candidate: Candidate, finished: network_pool.Job, folder: Path, description: DatasetDescription, epochs: int
 ) -> RetrainedNetwork:
-    """What the report needs of a finished network: cost, and errors counted from its per-image answers."""
+    """The record of a finished network: its cost, and errors counted from its per-image answers."""
     image = description.image
     shape = (image.channels, image.height, image.width)
     config, genotype = candidate.architecture

@@ -1,4 +1,4 @@
-"""What a packed file says about its network beside the numbers."""
+"""The card of a packed file: all that it says about its network beside the parameters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from bnas.space.network_config import Architecture, NetworkConfig
 from bnas.storage.complaints import complaints, first_of
 
 MOST_STEPS = 30_000
+"""The most steps of a network that a file may describe."""
+
 MOST_STEPS_AN_EDGE = 6
+"""The most steps of an operation, by which `MOST_STEPS` is checked before the steps are listed."""
+
 MOST_VALUES = 2**28
-"""Values in all maps of one image; no file makes its reader allocate more than a gigabyte."""
+"""The most values in all maps of one image, so that no file makes its reader allocate more than a gigabyte."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -64,15 +68,15 @@ class ModelCard(Record):
 
     @property
     def architecture(self) -> Architecture:
-        """What the network is, but its weights."""
+        """The network's configuration and genotype."""
         return Architecture(self.config, self.network.genotype)
 
     def steps(self) -> tuple[Step, ...]:
-        """What the network computes."""
+        """The steps of the network, for images of its size."""
         return layout(*self.architecture, self.image.height, self.image.width)
 
     def plain(self, version: int) -> dict[str, Any]:
-        """The plain value in a file of that version: 1 knows no rounding, 2 leaves out what follows from the rest."""
+        """The plain value in a file of that version: 1 has no rounding, 2 no values that are derived from others."""
         value = {**self.to_dict(), "config": asdict(self.config)}
         del value["network"]["trial_estimate"]  # says nothing of the network that ships
         if version == 1:

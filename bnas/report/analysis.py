@@ -1,7 +1,7 @@
-"""What a finished run amounts to: indicators of its fronts, and what its test split can tell apart.
+"""Indicators of a finished run's fronts, and comparisons of its networks on the test split.
 
-Everything here is computed from `Run`, the records that the stages left behind. Comparisons of retrained
-networks are paired, image by image, because all were tested on the same split [ours].
+Everything is computed from `Run`, the records of the stages. Comparisons of retrained networks are paired, image by
+image, because all were tested on the same split [ours].
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from bnas.search import pareto
 from bnas.storage.terminal import printable
 
 Estimate = Callable[[RetrainedNetwork], float | None]
-"""What was expected of a network before it was trained; None where nothing was."""
+"""An estimate of a network's error from before it was trained; None where there is none."""
 
 RESAMPLES = 1000
 """Bootstrap samples of the test split."""
 
 STAGE_NAMES = {"stage1": "stage 1", "stage2": "stage 2", "search": "search"}
-"""Stages that evolve a population, as they are written for people."""
+"""Stages that evolve a population → their names in texts."""
 
 ROUNDING = 6
 """Digits after the point in metrics and plot data."""
@@ -113,7 +113,7 @@ class Retrained:
 
     @property
     def shows_balanced(self) -> bool:
-        """Whether balanced errors are told beside plain ones: if they were minimised, or the classes are not even."""
+        """Whether balanced errors stand beside plain ones: if they were minimised, or the classes are not even."""
         return self.error == "balanced" or uneven(self.class_counts)
 
     def balanced_error(self, network: RetrainedNetwork) -> float:
@@ -224,7 +224,7 @@ def pair_agreement(run: Retrained, estimate: Estimate = supernet_error) -> tuple
 
 @dataclass(frozen=True)
 class TrialBin:
-    """What was tried of one size: bytes from `low` to `high`, networks by origin, finalists, the best estimates."""
+    """The trial of one size: bytes from `low` to `high`, networks by origin, finalists, the best estimates."""
 
     low: float
     high: float
@@ -238,7 +238,7 @@ def trial_bins(run: Run, bins: int) -> list[TrialBin]:
     """The trial by equal log-size bins of the space; those that nothing was trained of are left out."""
     edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, bins + 1)
     shortest = min((network.epochs for network in run.trial), default=0)
-    found = []
+    tried = []
     for low, high in pairwise(edges.tolist()):
         # Rounding must not put the smallest or the largest network outside.
         inside = [n for n in run.trial if low * (1 - 1e-9) <= n.size_bytes < high or n.size_bytes >= high == edges[-1]]
@@ -246,8 +246,8 @@ def trial_bins(run: Run, bins: int) -> list[TrialBin]:
         last = sorted((n for n in inside if n.epochs != shortest), key=lambda n: n.estimate)
         if first:
             origins = Counter(network.origin for network in first)
-            found.append(TrialBin(low, high, origins, len(last), first[0], last[0] if last else None))
-    return found
+            tried.append(TrialBin(low, high, origins, len(last), first[0], last[0] if last else None))
+    return tried
 
 
 def supernet_worth(run: Run, bins: int) -> tuple[float, float]:
@@ -270,12 +270,12 @@ def supernet_worth(run: Run, bins: int) -> tuple[float, float]:
     return tau(scored), sum(weight * value for weight, value in weighted) / pairs if pairs else math.nan
 
 
-# Whether the front beats random networks, as far as this test split can tell.
+# Front and random networks on this test split.
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two networks tested on the same images: who alone was wrong how often; McNemar's exact test."""
+    """Two networks tested on the same images: how often only one of them was wrong; McNemar's exact test."""
 
     first: str
     second: str
@@ -394,7 +394,7 @@ def _resampled(
     return Interval(value(every), float(low), float(median), float(high))
 
 
-# How the population changed.
+# Generations.
 
 
 @dataclass(frozen=True)
@@ -465,7 +465,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def metrics(run: Retrained) -> dict[str, float | None]:
-    """What searches are compared by, under names that no other stage uses; None where a number does not exist.
+    """The numbers by which searches are compared, under names that no other stage uses; None where one does not exist.
 
     `gain` is how many points fewer the front errs than random networks of its sizes. `tau` (Kendall's, of errors in the
     supernet and test errors) is left out where there was no search, balanced errors where `Retrained.shows_balanced`
@@ -527,9 +527,9 @@ def loss_rows(run: Retrained) -> list[dict[str, str | float | int | None]]:
 
 
 def confusion_rows(run: Retrained) -> list[dict[str, str | int]]:
-    """What the front's most accurate network took images of each class for, and how many: no row for none.
+    """Images of each class by the class that the front's most accurate network named; pairs without images have no row.
 
-    A row has the names of both classes and, to put them in order, their numbers.
+    A row has the names of both classes and their numbers, by which they are ordered.
     """
     network, classes = run.best, list(map(printable, run.dataset.classes))
     return [

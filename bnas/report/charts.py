@@ -46,15 +46,15 @@ from bnas.space.operations import PARAMETER_FREE
 FigureFormat = Literal["svg", "png"]
 
 PANEL = (5.4, 3.6)
-"""Inches: at 330 pixels' width its letters are still legible."""
+"""Width and height in inches; text is legible at a width of 330 pixels."""
 WIDE, NARROW = (8.6, 4.9), (4.6, 4.4)
 POINT = "point-"
 """Start of the gid of an artist that stands for one network; the page makes it a link."""
 RUN_COLOURS = (ROLE_COLOURS["front"], ROLE_COLOURS["random"], ROLE_COLOURS["hand"], *STAGE_COLOURS.values())
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P")
-"""Of runs that stand side by side, in order."""
+"""Markers of compared runs, in order."""
 MOST_FRAMES = 120
-"""Generations that the page's slider stops at."""
+"""The most generations on the page's slider."""
 _MOST_PANELS, _COLUMNS = 32, 8
 _DOT: Mapping[str, Any] = {"markersize": 7.5, "markeredgewidth": 0, "zorder": 3}
 _SMALL_DOT: Mapping[str, Any] = {"markersize": 3.5}
@@ -140,7 +140,7 @@ def latency_chart(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
 
 @styled
 def fidelity_chart(networks: Sequence[RetrainedNetwork]) -> Figure:
-    """Test error over supernet error of the front and random networks: does the supernet rank them right?"""
+    """Test error over supernet error of the front and random networks."""
     place = lambda n: None if n.supernet_error is None else 100 * n.supernet_error  # noqa: E731
     return _estimate_chart(networks, place, "validation error in the supernet, %")
 

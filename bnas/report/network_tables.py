@@ -77,7 +77,7 @@ def network_table(run: Retrained) -> Table:
 
 
 def trial_table(tried: Sequence[TrialBin]) -> Table:
-    """What was tried of every size, smallest first."""
+    """The trial by size, smallest first."""
     rows = [
         {
             "size, KiB": f"{kib(each.low)}–{kib(each.high)}",

@@ -1,4 +1,4 @@
-"""What is told of a run: sections of sentences, tables and charts. The page and the Markdown report both show them."""
+"""The report of a run: sections of sentences, tables and charts, which the page and the Markdown report show."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TRANSFER_STAGES = ("prepare", "retrain", "export")
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart: file name without suffix, title, words for those who cannot see it, what has to be known to read it."""
+    """A chart: file name without suffix, title, a description in words, and a note on how to read it."""
 
     name: str
     title: str

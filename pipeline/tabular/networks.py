@@ -82,7 +82,7 @@ def run(stage: Stage) -> None:
 
 
 def use_of(section: NetworksSection, training: Training) -> Use:
-    """What a training learns: train, judged on validation, or with folds both but the part that its seed chooses."""
+    """The use of the splits in a training: train, judged by validation, or both but the fold that its seed chooses."""
     if section.folds == 1:
         return Use(("train",), "validation")
     return Use(("train", "validation"), "", section.folds, training.seed % section.folds)
@@ -147,7 +147,7 @@ def halves(count: int) -> Iterator[float]:
 
 
 def row(entry: Entry, training: Training, use: Use, finished: Job, costs: CostTable) -> dict[str, object]:
-    """What the table says of one training."""
+    """The table's row of one training."""
     cost, answers = costs(entry.genotype), read_predictions(finished.folder / "predictions.csv")
     values: dict[str, object] = {
         "network": entry.genotype.key,
@@ -171,7 +171,7 @@ def row(entry: Entry, training: Training, use: Use, finished: Job, costs: CostTa
 
 
 def text(rows: Sequence[dict[str, object]], epochs: int) -> str:
-    """The table as CSV; what a training did not come to is empty."""
+    """The table as CSV; epochs that a training did not have are empty."""
     names = list(rows[0])[:13] + [f"train_{what}_{i}" for what in ("loss", "error") for i in range(1, epochs + 1)]
     written = io.StringIO()
     writer = csv.DictWriter(written, names, lineterminator="\n")
