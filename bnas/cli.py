@@ -80,9 +80,7 @@ def models(folder: Path) -> list[Model]:
 
 def pixels(network: PackedNetwork, count: int) -> NDArray[np.uint8]:
     """Random pixels of the size that a network takes, uint8 `[count, C, H, W]`."""
-    image = network.card.image
-    shape = (count, image.channels, image.height, image.width)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (count, *network.card.image.shape), np.uint8)
 
 
 def list_models(arguments: argparse.Namespace) -> int:

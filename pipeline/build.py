@@ -83,13 +83,15 @@ def augmentation(params: Params) -> batches.Augmentation:
     return batches.Augmentation(**params.data.augmentation.model_dump())
 
 
+def cost_table(params: Params, description: DatasetDescription, space: SearchSpace) -> CostTable:
+    """The costs of a space's networks at the final scale."""
+    return CostTable(network_config(params, description, params.network.final), space, description.image.shape)
+
+
 def problem(params: Params, description: DatasetDescription) -> SearchProblem:
     """The space, and what its networks cost at the final scale."""
-    space, image = search_space(params), description.image
-    costs = CostTable(
-        network_config(params, description, params.network.final), space, (image.channels, image.height, image.width)
-    )
-    section = params.objectives
+    space, section = search_space(params), params.objectives
+    costs = cost_table(params, description, space)
     if section.resource == "latency":
         measured = read_measured_latencies(LATENCIES).table
         if measured is None or not measured.cells:

@@ -11,7 +11,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from bnas.storage.files import atomic_write, read_text
 from bnas.storage.terminal import Parser, printable, run_command
 from pipeline.git import GitError, git
 from pipeline.params import load
-from pipeline.params.yaml12 import ParamsError, params_error, read_yaml
+from pipeline.params.yaml12 import ParamsError, flat, params_error, read_yaml
 from pipeline.tabular.stage import TABULAR
 from pipeline.transfer.stage import TRANSFER
 
@@ -127,15 +127,6 @@ def _like(before: object, value: object) -> object:
     if isinstance(before, CommentedSeq) and before.fa.flow_style():
         made.fa.set_flow_style()
     return made
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything that is no mapping."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

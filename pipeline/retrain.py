@@ -209,10 +209,8 @@ def result(
     candidate: Candidate, finished: network_pool.Job, folder: Path, description: DatasetDescription, epochs: int
 ) -> RetrainedNetwork:
     """The record of a finished network: its cost, and errors counted from its per-image answers."""
-    image = description.image
-    shape = (image.channels, image.height, image.width)
     config, genotype = candidate.architecture
-    whole = cost(Network(config, genotype), shape, config.shipped)
+    whole = cost(Network(config, genotype), description.image.shape, config.shipped)
     answers = read_predictions(folder / "predictions.csv")
     return RetrainedNetwork(
         name=candidate.name,

@@ -40,8 +40,7 @@ class PackedNetwork:
 
     def inputs(self, images: NDArray[np.uint8] | Floats) -> Floats:
         """Images as the first layer reads them: normalised, float32 `[N, C, H, W]`."""
-        image = self.card.image
-        shape = (image.channels, image.height, image.width)
+        shape = self.card.image.shape
         if images.ndim != 4 or images.shape[1:] != shape or images.dtype not in (np.uint8, np.float32):
             raise ValueError(
                 f"images: expected uint8 or float32 [N, {', '.join(map(str, shape))}], "

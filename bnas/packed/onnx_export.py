@@ -33,10 +33,7 @@ def to_onnx(network: PackedNetwork) -> onnx.ModelProto:
     for step, values in zip(network.steps, network.parameters, strict=True):
         maps.append(graph.step(step, values, maps))
     graph.nodes.append(helper.make_node("Identity", [maps[-1]], ["logits"]))
-    image = card.image
-    pixels = helper.make_tensor_value_info(
-        "pixels", TensorProto.FLOAT, ["N", image.channels, image.height, image.width]
-    )
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", *card.image.shape])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(card.classes)])
     model = helper.make_model(
         helper.make_graph(graph.nodes, card.network.name, [pixels], [logits], graph.constants),

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import scipy
@@ -27,8 +28,8 @@ from bnas.report.weight_bytes import Part
 from bnas.search import pareto
 from bnas.storage.terminal import printable
 
-Estimate = Callable[[RetrainedNetwork], float | None]
-"""An estimate of a network's error from before it was trained; None where there is none."""
+Estimate = Literal["supernet_error", "trial_estimate"]
+"""An estimate of a network's error from before it was trained: the field of its record."""
 
 RESAMPLES = 1000
 """Bootstrap samples of the test split."""
@@ -156,13 +157,8 @@ class Run(Retrained):
     trial: tuple[TrialNetwork, ...] = ()
 
 
-def plain_error(network: RetrainedNetwork) -> float:
-    """The share of test images that a network gets wrong."""
-    return network.test_error
-
-
 def best_by_test(
-    networks: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float] = plain_error
+    networks: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float]
 ) -> RetrainedNetwork | None:
     """The front network with the lowest test error (of equals the smallest): chosen by the test split."""
     front = [network for network in networks if network.role == "front"]
@@ -170,55 +166,39 @@ def best_by_test(
 
 
 def network_hypervolume(run: Retrained, networks: Sequence[RetrainedNetwork]) -> float:
-    """Hypervolume of the networks' test errors and sizes; 0.0 for none."""
+    """Hypervolume of the networks' test errors and sizes."""
     errors = [run.error_of(network) for network in networks]
     return _hypervolume(errors, [network.size_bytes for network in networks], run.space)
 
 
 def _hypervolume(errors: Sequence[float] | NDArray[np.float64], sizes: Sequence[float], space: SpaceRange) -> float:
-    if not len(sizes):
-        return 0.0
     return pareto.front_hypervolume(errors, sizes, space.chance_error, space.smallest_bytes, space.largest_bytes)
 
 
 def coverage(sizes: Sequence[float], space: SpaceRange, bins: int) -> float:
-    """Size coverage of the space's range; 0.0 for no sizes."""
-    if not len(sizes):
-        return 0.0
+    """Size coverage of the space's range."""
     return pareto.size_coverage(sizes, space.smallest_bytes, space.largest_bytes, bins)
 
 
 def network_coverage(run: Retrained, networks: Sequence[RetrainedNetwork], bins: int) -> float:
-    """Size coverage of the networks on the front of their test errors and sizes."""
-    if not networks:
-        return 0.0
+    """Size coverage of the networks, at least one, on the front of their test errors and sizes."""
     mask = pareto.nondominated([(run.error_of(network), network.size_bytes) for network in networks])
     return coverage([n.size_bytes for n, kept in zip(networks, mask, strict=True) if kept], run.space, bins)
 
 
-def supernet_error(network: RetrainedNetwork) -> float | None:
-    """The estimate of a network's error by the supernet."""
-    return network.supernet_error
-
-
-def trial_estimate(network: RetrainedNetwork) -> float | None:
-    """The estimate of a network's error by the trial."""
-    return network.trial_estimate
-
-
-def fidelity(run: Retrained, estimate: Estimate = supernet_error) -> float:
+def fidelity(run: Retrained, estimate: Estimate = "supernet_error") -> float:
     """Kendall τ-b between an estimate and test error over front and random networks; nan if undefined."""
-    scored = [(estimate(n), run.error_of(n)) for n in run.of_role("front", "random") if estimate(n) is not None]
-    return pareto.kendall_tau([value for value, _ in scored if value is not None], [error for _, error in scored])
+    scored = [n for n in run.of_role("front", "random") if getattr(n, estimate) is not None]
+    return pareto.kendall_tau([getattr(n, estimate) for n in scored], [run.error_of(n) for n in scored])
 
 
-def pair_agreement(run: Retrained, estimate: Estimate = supernet_error) -> tuple[int, int]:
+def pair_agreement(run: Retrained, estimate: Estimate = "supernet_error") -> tuple[int, int]:
     """(agreed, decided): size-matched pairs that both errors order, and those of them ordered equally."""
-    signs = []
-    for first, other in run.pairs:
-        one, two = estimate(first), estimate(other)
-        if one is not None and two is not None:
-            signs.append((one - two) * (run.error_of(first) - run.error_of(other)))
+    signs = [
+        (getattr(first, estimate) - getattr(other, estimate)) * (run.error_of(first) - run.error_of(other))
+        for first, other in run.pairs
+        if None not in (getattr(first, estimate), getattr(other, estimate))
+    ]
     return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
 
 

@@ -13,6 +13,7 @@ from bnas.records.networks import LinearBaseline, RetrainedNetwork
 from bnas.records.search import ErrorKind
 from bnas.report.analysis import (
     STAGE_NAMES,
+    Estimate,
     GenerationIndicators,
     Interval,
     PairedTest,
@@ -21,9 +22,7 @@ from bnas.report.analysis import (
     fidelity,
     pair_agreement,
     relative_improvement,
-    supernet_error,
     supernet_worth,
-    trial_estimate,
 )
 from bnas.report.formats import code, kib, literal, percent
 from bnas.search.pareto import guessing_error, wilson_interval
@@ -243,11 +242,11 @@ def parameter_free_sentence(run: Run, rows: Sequence[GenerationIndicators]) -> s
 
 def fidelity_sentences(run: Run) -> list[str]:
     """The rank correlation of supernet errors, and of the trial's estimates, with test errors, in words."""
-    names = [("validation error in the supernet", supernet_error)]
+    names: dict[Estimate, str] = {"supernet_error": "validation error in the supernet"}
     if any(network.trial_estimate is not None for network in run.networks):
-        names.append(("the trial's estimate", trial_estimate))
+        names["trial_estimate"] = "the trial's estimate"
     sentences = []
-    for name, estimate in names:
+    for estimate, name in names.items():
         tau, (agreed, decided) = fidelity(run, estimate), pair_agreement(run, estimate)
         value = "is undefined here" if math.isnan(tau) else f"is **{tau:.3f}**"
         sentences.append(

@@ -19,7 +19,7 @@ from bnas.training import network_pool
 from bnas.training.family import Recipe, Use
 from bnas.training.network_pool import Job
 from pipeline import build, networks
-from pipeline.config import dataset, network_config, search_space
+from pipeline.config import dataset, search_space
 from pipeline.stage import Stage, atomic_write
 from pipeline.stage.side import PROJECT
 from pipeline.tabular.params import NetworksSection, TabularParams
@@ -57,9 +57,7 @@ def run(stage: Stage) -> None:
     """Train every network that is not trained yet, and write the table."""
     params, description = stage.params, dataset()
     assert isinstance(params, TabularParams)
-    final = network_config(params, description, params.network.final)
-    image = description.image
-    costs = CostTable(final, search_space(params), (image.channels, image.height, image.width))
+    costs = build.cost_table(params, description, search_space(params))
     entries = chosen(costs, params.networks)
     device = build.device(params.runtime)
     plan = trainings(entries, params.networks, params.recipe.epochs)
@@ -69,7 +67,10 @@ def run(stage: Stage) -> None:
         recipe = Recipe(**{**params.recipe.model_dump(), "seed": training.seed, "epochs": training.epochs})
         use = use_of(params.networks, training)
         trained = networks.family(params, description, recipe, device, use)
-        jobs = {entry: networks.job(entry.genotype.key, final, entry.genotype, trained, description) for entry in them}
+        jobs = {
+            entry: networks.job(entry.genotype.key, costs.config, entry.genotype, trained, description)
+            for entry in them
+        }
 
         def on_epoch(name: str, record: EpochRecord, training: Training = training) -> None:
             advance(1, f"{name}, seed {training.seed}, epoch {record.epoch}/{training.epochs}")

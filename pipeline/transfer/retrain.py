@@ -14,7 +14,7 @@ from bnas.search.pareto import guessing_error
 from bnas.space.search_space import SearchSpace
 from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, retrain
-from pipeline.config import dataset, network_config
+from pipeline.config import dataset
 from pipeline.processes import main
 from pipeline.stage import Stage, write_json
 from pipeline.stage.side import PROJECT
@@ -28,11 +28,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     assert isinstance(params, TransferParams)
     path = PROJECT / params.source.front
     front = read_front(path)
-    costs = CostTable(
-        network_config(params, description, params.network.final),
-        space(front, params.source.operations, path),
-        (description.image.channels, description.image.height, description.image.width),
-    )
+    costs = build.cost_table(params, description, space(front, params.source.operations, path))
     test = build.split("test", description, stage.params.runtime)  # so that a broken one is refused before the training
     chosen = retrain.of_front([each.genotype for each in front.members], params.retrain, costs, lambda genotype: None)
     retrain.train(stage, chosen, description, costs, ranks)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from bnas.data.image_array import ImageArray
 from bnas.records.networks import RetrainedNetwork
 from bnas.records.training import Predictions
-from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusions, plain_error
+from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusions
 from bnas.report.axes import ROLE_COLOURS, ROLE_NAMES
 from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cell_words
 from bnas.report.charts import curve_chart
@@ -64,9 +64,7 @@ def round_limit(front: Sequence[RetrainedNetwork]) -> float | None:
     return max((limit for limit in limits if min(sizes) < limit <= max(sizes)), default=None)
 
 
-def knee(
-    front: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float] = plain_error
-) -> RetrainedNetwork | None:
+def knee(front: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float]) -> RetrainedNetwork | None:
     """The non-dominated network farthest below the line between the ends, over (log size, test error) [ours].
 
     None with fewer than three such networks, or if none is below the line.

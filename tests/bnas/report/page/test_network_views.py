@@ -34,6 +34,10 @@ def networks(*points):
     ]
 
 
+def error(network):
+    return network.test_error
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
@@ -45,10 +49,10 @@ def run(tmp_path_factory):
 
 
 def test_the_knee_is_farthest_below_the_line_between_the_ends():
-    assert knee(networks((4, 100), (8, 20), (16, 15), (32, 0))).name == "front-2"
-    assert knee(networks((4, 100), (32, 0))) is None
-    assert knee(networks((4, 100), (8, 99), (32, 0))) is None, "above the line"
-    assert knee(networks((4, 100), (8, 200), (16, 10), (32, 0))).name == "front-3", "a dominated one is none"
+    assert knee(networks((4, 100), (8, 20), (16, 15), (32, 0)), error).name == "front-2"
+    assert knee(networks((4, 100), (32, 0)), error) is None
+    assert knee(networks((4, 100), (8, 99), (32, 0)), error) is None, "above the line"
+    assert knee(networks((4, 100), (8, 200), (16, 10), (32, 0)), error).name == "front-3", "a dominated one is none"
 
 
 @pytest.mark.parametrize(
