@@ -7,7 +7,7 @@ PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-c
 TESTS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run experiments test test-runtime test-lower-bounds constraints audit lint style bench chaos fuzz
+.PHONY: help install install-dev run experiments experiments-table test test-runtime test-lower-bounds constraints audit lint style bench chaos fuzz
 .PHONY: format lock clean repository
 
 help: ## list the targets
@@ -31,6 +31,9 @@ repository:
 # Columns with a slash are hashes of what stages read; the named metrics stand there even if they are equal.
 experiments: install ## compare experiments: changed parameters, hypervolumes, best error, smallest, tau, seconds in all
 	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|best|small|tau|seconds'
+
+experiments-table: install-dev ## run three tiny experiments, and write what `make experiments` prints of them into README.md
+	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m tests.experiments_table
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.

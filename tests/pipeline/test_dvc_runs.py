@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 
 import yaml
 
+from tests import experiments_table
 from tests.chaos import contents, interrupt
+from tests.experiments_table import columns
+from tests.imports import ROOT
 from tests.pipeline.workspace import Workspace
 
 METRICS = (
@@ -23,6 +28,15 @@ METRICS = (
     "evaluations",
     "seconds",
 )
+
+
+def run_experiment(workspace: Workspace, change: str) -> None:
+    """Run an experiment in a folder of its own; DVC gives up after seconds while another one begins or ends."""
+    for _ in range(20):
+        done = workspace.run("dvc", "exp", "run", "--temp", "-S", change, check=False)
+        if "Unable to acquire lock" not in done.stderr:
+            break
+    assert not done.returncode, done.stderr
 
 
 def test_two_clones_end_with_equal_files(finished: Workspace, tmp_path: Path) -> None:
@@ -45,9 +59,8 @@ def test_a_digit_changed_in_an_output_is_noticed_and_put_right(finished: Workspa
 
 def test_experiments_run_side_by_side_and_are_listed_with_their_metrics(finished: Workspace) -> None:
     # In folders of their own under .dvc/tmp, as queued ones run; without the queue's daemons, which are DVC's affair.
-    begun = [finished.start("dvc", "exp", "run", "--temp", "-S", f"retrain.seed={seed}") for seed in (1, 2)]
-    for process in begun:
-        finished.wait(process)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda seed: run_experiment(finished, f"retrain.seed={seed}"), (1, 2)))
     shown = json.loads(finished.run("dvc", "exp", "show", "--json").stdout)
     found = {}
     for entry in shown:
@@ -60,6 +73,10 @@ def test_experiments_run_side_by_side_and_are_listed_with_their_metrics(finished
     assert sorted(found) == [1, 2]
     for metrics in found.values():
         assert set(METRICS) == {*metrics, "tau"}, "it is undefined where errors of so small networks are equal"
+    listed = experiments_table.listed(finished)
+    assert columns(listed) == [*columns(experiments_table.table())[:-1], "retrain.seed"]
+    assert max(map(len, listed.splitlines())) <= 160
+    assert shlex.join(experiments_table.command()) in (ROOT / "Makefile").read_text()
     names = finished.run("dvc", "exp", "list", "--name-only").stdout.split()
     compared = finished.run("python", "-m", "pipeline.compare", *names).stdout
     assert "retrain.seed" in compared
