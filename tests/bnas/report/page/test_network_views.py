@@ -187,10 +187,11 @@ def test_names_of_classes_are_plain_in_the_data_for_dvc(run):
 def test_a_title_is_no_markdown_and_no_html(run):
     title = "**bold** `code` [link](http://x) <script>|</script>\n# heading \x1b[2J"
     hostile = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, title=title))
-    text = search_story(hostile, 10, "", "").markdown("svg")
+    story = search_story(hostile, 10, "", "")
+    text = story.markdown("svg")
     assert not [mark for mark in ("**bold", "`code", "[link", "<script", "\x1b") if mark in text]
     assert "\n# heading" not in text
-    page = page_html(hostile, search_story(hostile, 10, "", ""), None)
+    page = page_html(hostile, story, None)
     heading = re.search("<h1>(.*)</h1>", page)[1]
     shown = title.replace("\n", r"\n").replace("\x1b", r"\x1b")
     assert unescape(heading) == f"A family of binary networks for {shown}"
