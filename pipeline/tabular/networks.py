@@ -64,7 +64,7 @@ def run(stage: Stage) -> None:
     advance = stage.progress(sum(training.epochs * len(them) for training, them in plan))
     rows = []
     for training, them in plan:
-        recipe = Recipe(**{**params.recipe.model_dump(), "seed": training.seed, "epochs": training.epochs})
+        recipe = Recipe(**params.recipe.model_dump() | {"seed": training.seed, "epochs": training.epochs})
         use = use_of(params.networks, training)
         trained = networks.family(params, description, recipe, device, use)
         jobs = {
