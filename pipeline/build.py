@@ -32,7 +32,8 @@ LATENCIES = Path("data/latency_table/table.json")
 
 def split(name: str, description: DatasetDescription, runtime: schema.RuntimeSection) -> Split:
     """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
-    folder, shape = PREPARED / name, _shape(name, description)
+    folder, image = PREPARED / name, description.image
+    shape = [getattr(description.counts, name), image.height, image.width, image.channels]
     opened = Split.open(folder, files_root(description, runtime), runtime.loader_workers)
     if list(opened.images.shape) != shape:
         raise ValueError(f"{folder}: expected images {shape}, found {list(opened.images.shape)}")
@@ -42,11 +43,6 @@ def split(name: str, description: DatasetDescription, runtime: schema.RuntimeSec
         label, last = int(opened.labels[outside][0]), len(description.classes) - 1
         raise ValueError(f"{folder}: expected labels from 0 to {last}, found {label}")
     return opened
-
-
-def _shape(split: str, description: DatasetDescription) -> list[int]:
-    image = description.image
-    return [getattr(description.counts, split), image.height, image.width, image.channels]
 
 
 def device(runtime: schema.RuntimeSection, ranks: Ranks = ALONE) -> torch.device:

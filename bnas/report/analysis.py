@@ -429,12 +429,8 @@ def _front_indicators(
 
 def operation_shares(record: GenerationRecord) -> dict[str, float]:
     """Operation → its share, in [0, 1], of all genes of a generation's members."""
-    counts: dict[str, int] = {}
-    for member in record.members:
-        for op, count in member.operations.items():
-            counts[op] = counts.get(op, 0) + count
-    total = sum(counts.values())
-    return {op: count / total for op, count in sorted(counts.items())}
+    counts = Counter(gene.op for member in record.members for gene in member.genotype.genes)
+    return {op: count / counts.total() for op, count in sorted(counts.items())}
 
 
 def _mean(values: Sequence[float]) -> float:
