@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+LEAST, MOST = 5, 2000
+"""Calls that are timed, whatever they take."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -18,13 +21,13 @@ class Timing:
     repeats: int
 
 
-def timed(call: Callable[[], object], *, seconds: float = 0.3, least: int = 5, most: int = 2000) -> Timing:
-    """Time a call after three warm-up calls, for so many seconds, but within `least` and `most` calls."""
+def timed(call: Callable[[], object], *, seconds: float) -> Timing:
+    """Time a call after three warm-up calls, for so many seconds, but from `LEAST` to `MOST` calls."""
     for _ in range(3):
         call()
     took: list[float] = []
     end = time.perf_counter() + seconds
-    while len(took) < least or (len(took) < most and time.perf_counter() < end):
+    while len(took) < LEAST or (len(took) < MOST and time.perf_counter() < end):
         start = time.perf_counter()
         call()
         took.append(time.perf_counter() - start)
