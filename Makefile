@@ -11,7 +11,7 @@ NAME := seed
 OPTIONS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run experiments seeds test test-runtime test-lower-bounds constraints audit lint style bench chaos fuzz
+.PHONY: help install install-dev run experiments experiments-table seeds test test-runtime test-lower-bounds constraints audit lint style bench chaos fuzz
 .PHONY: format lock clean repository
 
 help: ## list the targets
@@ -33,8 +33,11 @@ repository:
 	  *) echo "$$found";; esac >&2; exit 1; }
 
 # Columns with a slash are hashes of what stages read; the named metrics stand there even if they are equal.
-experiments: install ## compare experiments: changed parameters, hypervolumes, best error, smallest, tau, seconds in all
-	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|best|small|tau|seconds'
+experiments: install ## compare experiments: changed parameters, hypervolumes, gain, best error, smallest, tau, seconds in all
+	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|gain|best|small|tau|seconds'
+
+experiments-table: install-dev ## run three tiny experiments, and write what `make experiments` prints of them into README.md
+	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m tests.experiments_table
 
 # In folders of their own, so that params.yaml stays as it is. What is interrupted or has run is not run again.
 seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth: reports/seeds.md

@@ -1,4 +1,4 @@
-"""The command `bnas`: what to do with the packed networks of a run. Needs no torch."""
+"""The command `bnas`: lists, picks, runs and inspects the packed networks of a run. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGES_AT_ONCE = 256
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be done; the message is one line."""
+    """A command that cannot be carried out; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Model:
 
     @property
     def trained(self) -> RetrainedNetwork:
-        """What its header says of the network."""
+        """The record of the network in the file."""
         return self.network.card.network
 
     @property
@@ -80,9 +80,7 @@ def models(folder: Path) -> list[Model]:
 
 def pixels(network: PackedNetwork, count: int) -> NDArray[np.uint8]:
     """Random pixels of the size that a network takes, uint8 `[count, C, H, W]`."""
-    image = network.card.image
-    shape = (count, image.channels, image.height, image.width)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (count, *network.card.image.shape), np.uint8)
 
 
 def list_models(arguments: argparse.Namespace) -> int:
@@ -142,7 +140,7 @@ def pick(arguments: argparse.Namespace) -> int:
 
 
 def _write(target: Path, content: bytes, sources: Sequence[Path], what: str) -> None:
-    """Write what was made of networks to a place of its own, in a folder that is there."""
+    """Write a file made of networks. Raises UsageError for one of their places or a missing folder."""
     if target.resolve() in [path.resolve() for path in sources]:
         raise UsageError(f"{target}: expected another place to write to, found {what}")
     if not target.parent.is_dir():
@@ -182,7 +180,7 @@ def _print_list(rows: Iterable[Mapping[str, object]]) -> None:
 def _probabilities(
     network: PackedNetwork, paths: Sequence[Path], unread: list[Path]
 ) -> Iterator[tuple[Path, NDArray[np.float64]]]:
-    """Each image that can be read, with the probability of every class; the others are named and noted as unread."""
+    """Each image that can be read, with the probability of every class; the others are named, and go to `unread`."""
     from bnas.data.picture import ImageError, normalise, read_image
 
     size = network.card.image
@@ -211,7 +209,7 @@ def _answer(path: Path, shares: NDArray[np.float64], classes: Sequence[str]) -> 
 
 
 def _files(given: Iterable[Path]) -> tuple[list[Path], list[str], list[str]]:
-    """The files that are meant, those in folders in order of their names; what is wrong; what is left out."""
+    """The given files and those in given folders, by name; complaints about folders; notes on files left out."""
     from bnas.data.picture_files import PictureFiles
 
     files: list[Path] = []

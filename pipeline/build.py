@@ -1,4 +1,4 @@
-"""From parameters and prepared data to the values that `bnas` works with."""
+"""Makes the values that `bnas` works with from parameters and prepared data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ LATENCIES = Path("data/latency_table/table.json")
 
 def split(name: str, description: DatasetDescription, runtime: schema.RuntimeSection) -> Split:
     """One of the prepared splits. Raises ValueError if its content is not what `prepare` wrote and described."""
-    folder, shape = PREPARED / name, _shape(name, description)
+    folder, image = PREPARED / name, description.image
+    shape = [getattr(description.counts, name), image.height, image.width, image.channels]
     opened = Split.open(folder, files_root(description, runtime), runtime.loader_workers)
     if list(opened.images.shape) != shape:
         raise ValueError(f"{folder}: expected images {shape}, found {list(opened.images.shape)}")
@@ -42,11 +43,6 @@ def split(name: str, description: DatasetDescription, runtime: schema.RuntimeSec
         label, last = int(opened.labels[outside][0]), len(description.classes) - 1
         raise ValueError(f"{folder}: expected labels from 0 to {last}, found {label}")
     return opened
-
-
-def _shape(split: str, description: DatasetDescription) -> list[int]:
-    image = description.image
-    return [getattr(description.counts, split), image.height, image.width, image.channels]
 
 
 def device(runtime: schema.RuntimeSection, ranks: Ranks = ALONE) -> torch.device:
@@ -83,13 +79,15 @@ def augmentation(params: Params) -> batches.Augmentation:
     return batches.Augmentation(**params.data.augmentation.model_dump())
 
 
+def cost_table(params: Params, description: DatasetDescription, space: SearchSpace) -> CostTable:
+    """The costs of a space's networks at the final scale."""
+    return CostTable(network_config(params, description, params.network.final), space, description.image.shape)
+
+
 def problem(params: Params, description: DatasetDescription) -> SearchProblem:
     """The space, and what its networks cost at the final scale."""
-    space, image = search_space(params), description.image
-    costs = CostTable(
-        network_config(params, description, params.network.final), space, (image.channels, image.height, image.width)
-    )
-    section = params.objectives
+    space, section = search_space(params), params.objectives
+    costs = cost_table(params, description, space)
     if section.resource == "latency":
         measured = read_measured_latencies(LATENCIES).table
         if measured is None or not measured.cells:
@@ -122,7 +120,7 @@ def scored_batches(section: schema.EvaluationSection) -> int:
 
 
 def scoring_data(params: Params, description: DatasetDescription, normalise: Normalise) -> ScoringData:
-    """What scoring sees."""
+    """The splits that scoring reads, and their normalisation."""
     train, validation = (split(name, description, params.runtime) for name in ("train", "validation"))
     return ScoringData(train, validation, normalise)
 

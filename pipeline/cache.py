@@ -53,8 +53,8 @@ def resumable(stage: Stage, device: torch.device, ranks: Ranks) -> Resumption:
     """The newest state of the stage, the same on all ranks, and what keeps the next ones: the main rank does."""
     if not ranks.is_main:
         return Resumption(ranks.main_state(None), forget)
-    found = checkpoints(stage, device, ranks.size)
-    return Resumption(ranks.main_state(found.newest()), found.save)
+    kept = checkpoints(stage, device, ranks.size)
+    return Resumption(ranks.main_state(kept.newest()), kept.save)
 
 
 def stage_key(stage: Stage, device: torch.device, processes: int = 1) -> str:
@@ -76,7 +76,7 @@ def stage_key(stage: Stage, device: torch.device, processes: int = 1) -> str:
 
 
 def machine(device: torch.device) -> str:
-    """What the rounding depends on beside the code: versions, processor and device; one line."""
+    """Versions, processor and device, on which rounding depends; one line."""
     versions = [f"{name} {version(name)}" for name in LIBRARIES]
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return ", ".join([f"python {platform.python_version()}", *versions, processor, device.type])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from bnas.storage.complaints import complaints, first_of
 from bnas.storage.files import atomic_write, placed
 from bnas.storage.terminal import Parser, printable, run_command
 from pipeline.git import GitError, git
-from pipeline.params.yaml12 import ParamsError, read_yaml
+from pipeline.params.yaml12 import ParamsError, flat, read_yaml
 from pipeline.stage import REPORTS
 
 WORKSPACE = "workspace"
@@ -115,15 +114,6 @@ def _parameters(text: bytes) -> Any:
             return read_yaml(copy)
         except ParamsError as error:
             raise ParamsError(str(error).removeprefix(f"{folder}/")) from None
-
-
-def flat(value: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of everything below a mapping; a list is one value."""
-    if isinstance(value, Mapping):
-        for name, below in value.items():
-            yield from flat(below, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, list(value) if isinstance(value, tuple) else value
 
 
 def _numbers(where: str, text: bytes | None) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""What the networks are, from parameters and prepared data; without torch."""
+"""Search space and configuration of networks, from parameters and prepared data; without torch."""
 
 from __future__ import annotations
 

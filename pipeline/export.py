@@ -29,7 +29,7 @@ from pipeline.stage import PREPARED, REPORTS, Stage, main, write_json
 RETRAIN = Path("data/retrain")
 
 AT_ONCE = 2**27
-"""Bytes of test images that are compared at once."""
+"""The most bytes of test images that are compared at once."""
 
 
 def run(stage: Stage) -> None:
@@ -42,40 +42,40 @@ def run(stage: Stage) -> None:
     images = test.images
     advance = stage.progress(len(networks))
     exported, latencies = [], []
-    for found in networks:
-        path, network = stage.out / f"{found.name}.bnn", trained(found, stage.params, description)
-        save(network, path, card(found, network.config, description))
+    for retrained in networks:
+        path, network = stage.out / f"{retrained.name}.bnn", trained(retrained, stage.params, description)
+        save(network, path, card(retrained, network.config, description))
         network = shipped(network)
         loaded = load(path, torch.get_num_threads())
-        decided, content = check(network, loaded, images, found), loaded.content
+        decided, content = check(network, loaded, images, retrained), loaded.content
         exported.append(
             ExportedNetwork(
-                found.name, content.file_bytes, content.payload_bytes, content.header_bytes, content.hash, decided
+                retrained.name, content.file_bytes, content.payload_bytes, content.header_bytes, content.hash, decided
             )
         )
-        latencies.append(latency(found.name, network, loaded, images).to_dict())
-        advance(1, found.name)
+        latencies.append(latency(retrained.name, network, loaded, images).to_dict())
+        advance(1, retrained.name)
     write_json(stage.out / "files.json", ExportedNetworks(tuple(exported)).to_dict())
     write_json(REPORTS / "times" / "latency.json", latencies)
 
 
-def trained(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
+def trained(retrained: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
     """The network with the weights that `retrain` left."""
-    network = built(found, params, description)
-    load_weights(network, RETRAIN / found.name / "weights.safetensors")
+    network = untrained(retrained, params, description)
+    load_weights(network, RETRAIN / retrained.name / "weights.safetensors")
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def built(found: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
-    """The network with weights of its own."""
-    scale = schema.ScaleSection(channels=found.channels, cells=found.cells)
-    return Network(network_config(params, description, scale), found.genotype)
+def untrained(retrained: RetrainedNetwork, params: Params, description: DatasetDescription) -> Network:
+    """The network with random weights."""
+    scale = schema.ScaleSection(channels=retrained.channels, cells=retrained.cells)
+    return Network(network_config(params, description, scale), retrained.genotype)
 
 
-def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDescription) -> ModelCard:
-    """What the file says about the network."""
+def card(retrained: RetrainedNetwork, config: NetworkConfig, description: DatasetDescription) -> ModelCard:
+    """The card of the network's file."""
     return ModelCard(
-        network=found,
+        network=retrained,
         config=config,
         title=description.title,
         classes=description.classes,
@@ -86,20 +86,20 @@ def card(found: RetrainedNetwork, config: NetworkConfig, description: DatasetDes
     )
 
 
-def check(network: Network, loaded: PackedNetwork, images: ImageArray, found: RetrainedNetwork) -> int:
-    """On how many test images rounding decided a sign otherwise than in PyTorch; ValueError if more than that differs.
+def check(network: Network, loaded: PackedNetwork, images: ImageArray, retrained: RetrainedNetwork) -> int:
+    """The number of test images on which rounding decided a sign; ValueError if packed and PyTorch differ otherwise.
 
-    Only outputs are compared: labels are not looked at, and nothing is chosen.
+    Labels are not read, and nothing is chosen.
     """
     try:
         parts = (normalise(images[chunk], loaded.card.mean, loaded.card.std) for chunk in chunks(images, AT_ONCE))
         return sum(len(deviating(network, loaded, part)) for part in parts)
     except ValueError as error:
-        raise ValueError(f"{found.name}: {error}") from None
+        raise ValueError(f"{retrained.name}: {error}") from None
 
 
 def latency(name: str, network: Network, loaded: PackedNetwork, images: ImageArray) -> NetworkLatency:
-    """Seconds for one image and for 64, packed and in PyTorch, on as many threads (all cores, or OMP_NUM_THREADS)."""
+    """Seconds for one image and for 64, packed and in PyTorch, on the same threads (all cores, or OMP_NUM_THREADS)."""
     seconds = []
     for count in (1, 64):
         inputs = normalise(images[:count], loaded.card.mean, loaded.card.std)

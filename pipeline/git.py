@@ -1,4 +1,4 @@
-"""What git prints, or its own reason for not doing it."""
+"""Runs git: its output, or an error with its own message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class GitError(ValueError):
 
 
 def git(*arguments: str, folder: Path = Path()) -> bytes:
-    """What a git command prints in a folder. Raises GitError, with no text where git says nothing."""
+    """The output of a git command in a folder. Raises GitError with git's message, which may be empty."""
     try:
         done = subprocess.run(("git", *arguments), cwd=folder, capture_output=True, check=False)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Before DVC looks at a data set: files of it that DVC would end at, with words of its own or without their names."""
+"""Names files of a data set that DVC cannot read, before DVC fails with a message that does not name them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from pipeline.tabular.stage import TABULAR
 from pipeline.transfer.stage import TRANSFER
 
 SHOWN = 3
-"""Files that a message names; the others are counted."""
-
+"""The most files that a message names; the others are counted."""
 
 NAMES = ("names in UTF-8", "rename them (convmv does)")
 LINKS = ("files", "they are links that lead nowhere: remove them")
 RIGHTS = ("files that may be read", "change their rights")
-"""What DVC expects of all files, and what to do about others."""
+"""Expectations of DVC of all files, and what to do about a file that does not meet one."""
 
 
 def unfit(folder: Path) -> dict[tuple[str, str], list[str]]:
-    """What is expected of files below a folder and what to do → the paths that are otherwise, as they are printed."""
-    found: dict[tuple[str, str], list[str]] = {NAMES: [], LINKS: [], RIGHTS: []}
+    """Expectation and remedy → printable paths below a folder that do not meet it."""
+    otherwise: dict[tuple[str, str], list[str]] = {NAMES: [], LINKS: [], RIGHTS: []}
     for place, folders, files in os.walk(folder):
         for path in (os.path.join(place, name) for name in (*folders, *files)):
             if not is_utf8(path):
-                found[NAMES].append(printable(path))
+                otherwise[NAMES].append(printable(path))
             elif not os.access(path, os.R_OK):
-                found[RIGHTS if os.path.exists(path) else LINKS].append(printable(path))
-    return found
+                otherwise[RIGHTS if os.path.exists(path) else LINKS].append(printable(path))
+    return otherwise
 
 
 def check(file: Path) -> str:

@@ -10,9 +10,10 @@ from dataclasses import asdict
 
 import torch
 
-from bnas.nn.network import Network, NetworkConfig
+from bnas.nn.network import Network
 from bnas.records.dataset import DatasetDescription
 from bnas.space.genotype import Genotype
+from bnas.space.network_config import Architecture, NetworkConfig
 from bnas.storage.cache import CHECKPOINTS, NETWORKS
 from bnas.storage.source_code import source_hash
 from bnas.training import network_pool
@@ -76,4 +77,4 @@ def job(
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:32]
     finished, unfinished = cache_root() / NETWORKS / key, cache_root() / CHECKPOINTS / f"network-{key}"
-    return network_pool.Job(name, config, genotype, finished, unfinished)
+    return network_pool.Job(name, Architecture(config, genotype), finished, unfinished)

@@ -66,7 +66,7 @@ def run(stage: Stage) -> None:
 
 
 def _with_key(problem: FileProblem) -> FileProblem:
-    """What the library says of its `image_size`, said of the key in params.yaml."""
+    """The same problem, with the key of params.yaml in place of the library's `image_size`."""
     whole = not problem.path and problem.text.startswith("image_size: ")
     return problem._replace(text=f"data.{problem.text}") if whole else problem
 

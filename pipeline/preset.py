@@ -11,7 +11,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from bnas.storage.files import atomic_write, read_text
 from bnas.storage.terminal import Parser, printable, run_command
 from pipeline.git import GitError, git
 from pipeline.params import load
-from pipeline.params.yaml12 import ParamsError, params_error, read_yaml
+from pipeline.params.yaml12 import ParamsError, flat, params_error, read_yaml
 from pipeline.tabular.stage import TABULAR
 from pipeline.transfer.stage import TRANSFER
 
@@ -129,15 +129,6 @@ def _like(before: object, value: object) -> object:
     return made
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything that is no mapping."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """`key: old -> new` of every value that differs, in the order of the new file; then what is gone."""
     old, new = dict(flat(before)), dict(flat(after))
@@ -154,7 +145,7 @@ def _shown(value: object) -> str:
 
 
 def uncommitted(file: Path) -> str:
-    """What overwriting the file would lose ("" for nothing): edits that are neither committed nor a preset's."""
+    """Edits of the file that overwriting would lose, neither committed nor a preset's, in words ("": none)."""
     text = read_text(file)
     if any(text == text_of(name) for name in names() if target_of(name).file == file):
         return ""
@@ -208,7 +199,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _purpose(name: str) -> str:
-    """What the first comment of a preset's file says."""
+    """The first comment of a preset's file."""
     if name == target_of(name).default:
         return "the default, every value of it"
     first = read_text(_file(name)).splitlines()[0]

@@ -22,15 +22,15 @@ from bnas.scoring.scorer import ALL_BATCHES
 from bnas.search.problem import SearchProblem
 from bnas.space.baselines import hand_designed, size_matched, spread
 from bnas.space.genotype import Genotype
+from bnas.space.network_config import Architecture
 from bnas.space.published import PUBLISHED
-from bnas.space.search_space import SearchSpace
 from bnas.storage.cache import MARK
 from bnas.training import network_pool
 from bnas.training.family import Recipe
 from bnas.training.linear_baseline import train_linear
 from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, networks
-from pipeline.config import dataset, network_config
+from pipeline.config import dataset
 from pipeline.params import sections as schema
 from pipeline.processes import main
 from pipeline.stage import REPORTS, Stage, write_json
@@ -42,15 +42,17 @@ STAGE2 = Path("data/stage2")
 NOT_OF_THE_RECIPE = set(schema.RetrainSection.model_fields) - set(schema.RecipeSection.model_fields)
 """Keys of `retrain` that say what is trained, not how."""
 
+Error = Callable[[Genotype], float | None]
+"""The validation error of a genotype with the supernet's weights; None where there is no supernet."""
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to be trained: its name and role, what its error was estimated by, the front member it matches."""
+    """A network to be trained: name, role, architecture, estimates of its error, the front member whose size it has."""
 
     name: str
     role: Role
-    genotype: Genotype
-    channels: int
+    architecture: Architecture
     supernet_error: float | None
     matched: str | None = None
     trial_estimate: float | None = None
@@ -78,19 +80,14 @@ def train(
     trained = networks.family(params, description, recipe, device, ship=fold.shipped)
     together = trained_together(len(chosen), recipe, ranks)
     how = f"{ranks.size} processes, {params.runtime.threads} threads" if together else ""
-    final = network_config(params, description, params.network.final)
-    jobs = {
-        c.name: networks.job(c.name, replace(final, channels=c.channels), c.genotype, trained, description, how)
-        for c in chosen
-    }
+    jobs = {c.name: networks.job(c.name, *c.architecture, trained, description, how) for c in chosen}
     if ranks.is_main:
         networks.start_over(jobs.values())
     waiting = [each for each in jobs.values() if ranks.is_main and not each.is_finished(section.epochs)]
     done = sum(each.unfinished().count for each in waiting)
     advance = stage.progress((len(waiting) + section.linear_baseline) * section.epochs, done)
     # Heaviest first, so that no long training is left to the end with one process idle.
-    weights = {c.name: costs(c.genotype).ops * c.channels**2 for c in chosen}
-    ordered = sorted(jobs.values(), key=lambda each: -weights[each.name])
+    ordered = sorted(jobs.values(), key=lambda each: -weight(each.architecture, costs))
 
     def on_epoch(name: str, record: EpochRecord) -> None:
         advance(1, f"{name}, epoch {record.epoch}/{section.epochs}")
@@ -106,6 +103,11 @@ def train(
         baseline = train_linear(trained, len(description.classes), partial(on_epoch, "linear baseline"))
         write_json(stage.out / "linear.json", baseline.to_dict())
     collect(stage, chosen, jobs, description, section.epochs)
+
+
+def weight(architecture: Architecture, costs: CostTable) -> float:
+    """The time of a training, up to a factor."""
+    return costs(architecture.genotype).ops * architecture.config.channels**2
 
 
 def trained_together(networks: int, recipe: Recipe, ranks: Ranks) -> bool:
@@ -151,82 +153,74 @@ def candidates(
     Every one but a hand-designed one of another width has its supernet error, from the whole validation split, and what
     the trial lets expect of it.
     """
-    params = stage.params
-    section, channels = params.retrain, params.network.final.channels
-    front = read_front(TRIAL / "front.json").members
-    for member in front:
-        problem.space.validate(member.genotype)
-    if len(front) < section.count:
-        warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
-    members = [front[i] for i in spread([m.size_bytes for m in front], section.count)]
+    params, front = stage.params, [member.genotype for member in read_front(TRIAL / "front.json").members]
+    for genotype in front:
+        problem.space.validate(genotype)
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
     scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
-    error = partial(scorer.error, count=ALL_BATCHES)
-    genotypes = [member.genotype for member in members]
-    chosen = [Candidate(f"front-{i}", "front", g, channels, error(g)) for i, g in enumerate(genotypes, 1)]
-    chosen += matched(genotypes, section, problem.costs, channels, error)
-    chosen += fixed(section, problem.space, channels, error)
+    chosen = of_front(front, params.retrain, problem.costs, partial(scorer.error, count=ALL_BATCHES))
     score = partial(scorer.errors, count=build.scored_batches(params.search.evaluation))
     trial = finished_trial(problem, score, ranks)
     if trial is None:
         return chosen
-    return [
-        replace(each, trial_estimate=trial.final([each.genotype])[0]) if each.channels == channels else each
-        for each in chosen
-    ]
+    known = [each for each in chosen if each.architecture.config == problem.costs.config]
+    estimates = dict(zip(known, trial.final([each.architecture.genotype for each in known]), strict=True))
+    return [replace(each, trial_estimate=estimates.get(each)) for each in chosen]
 
 
-def matched(
-    front: Sequence[Genotype],
-    section: schema.RetrainSection,
-    costs: CostTable,
-    channels: int,
-    error: Callable[[Genotype], float | None],
+def of_front(
+    front: Sequence[Genotype], section: schema.RetrainSection, costs: CostTable, error: Error
 ) -> list[Candidate]:
-    """Random architectures of the sizes of the front's, so many for each; further ones have a number of their own."""
-    found = []
-    rng, known = random.Random(section.seed), list(front)
+    """Members spread over the front, so many random architectures of the size of each, and the fixed ones."""
+    if len(front) < section.count:
+        warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front)}", stacklevel=1)
+
+    def candidate(name: str, role: Role, genotype: Genotype, matched: str | None = None) -> Candidate:
+        return Candidate(name, role, Architecture(costs.config, genotype), error(genotype), matched)
+
+    members = [front[i] for i in spread([costs.size(genotype) for genotype in front], section.count)]
+    chosen = [candidate(f"front-{i}", "front", genotype) for i, genotype in enumerate(members, 1)]
+    rng, known = random.Random(section.seed), list(members)
     for further in range(section.random_per_front):
-        genotypes = size_matched(front, costs.space, costs.size, rng, known)
+        genotypes = size_matched(members, costs.space, costs.size, rng, known)
         known += genotypes
         for i, genotype in enumerate(genotypes, 1):
             name = f"random-{i}" + (f"-{further + 1}" if further else "")
-            found.append(Candidate(name, "random", genotype, channels, error(genotype), f"front-{i}"))
-    return found
+            chosen.append(candidate(name, "random", genotype, f"front-{i}"))
+    return chosen + fixed(section, costs, error)
 
 
-def fixed(
-    section: schema.RetrainSection, space: SearchSpace, channels: int, error: Callable[[Genotype], float | None]
-) -> list[Candidate]:
-    """What is the same for every search: the hand-designed cell at some widths, and published architectures."""
+def fixed(section: schema.RetrainSection, costs: CostTable, error: Error) -> list[Candidate]:
+    """Candidates that every search has: the hand-designed cell at some widths, and published architectures."""
     chosen = []
     for width in section.hand_designed_channels:
-        hand = hand_designed(space)
-        chosen.append(Candidate(f"hand-{width}", "hand", hand, width, error(hand) if width == channels else None))
+        hand = Architecture(replace(costs.config, channels=width), hand_designed(costs.space))
+        known = error(hand.genotype) if hand.config == costs.config else None
+        chosen.append(Candidate(f"hand-{width}", "hand", hand, known))
     for name in section.published:
         genotype = PUBLISHED[name]
-        space.validate(genotype)
-        chosen.append(Candidate(f"published-{name}", "published", genotype, channels, error(genotype)))
+        costs.space.validate(genotype)
+        published = Architecture(costs.config, genotype)
+        chosen.append(Candidate(f"published-{name}", "published", published, error(genotype)))
     return chosen
 
 
 def result(
     candidate: Candidate, finished: network_pool.Job, folder: Path, description: DatasetDescription, epochs: int
 ) -> RetrainedNetwork:
-    """What the report needs of a finished network: cost, and errors counted from its per-image answers."""
-    image = description.image
-    shape = (image.channels, image.height, image.width)
-    weight = cost(Network(finished.config, finished.genotype), shape, finished.config.shipped)
+    """The record of a finished network: its cost, and errors counted from its per-image answers."""
+    config, genotype = candidate.architecture
+    whole = cost(Network(config, genotype), description.image.shape, config.shipped)
     answers = read_predictions(folder / "predictions.csv")
     return RetrainedNetwork(
         name=candidate.name,
         role=candidate.role,
-        genotype=candidate.genotype,
-        channels=candidate.channels,
-        cells=finished.config.cells,
-        size_bytes=weight.size_bytes,
-        params=weight.params,
-        ops=weight.ops,
+        genotype=genotype,
+        channels=config.channels,
+        cells=config.cells,
+        size_bytes=whole.size_bytes,
+        params=whole.params,
+        ops=whole.ops,
         supernet_error=candidate.supernet_error,
         trial_estimate=candidate.trial_estimate,
         wrong=int((~answers.correct).sum()),

@@ -1,4 +1,4 @@
-"""What stage 1 and stage 2 have in common: both are a call of `coevolve` and write the same files."""
+"""The common part of stage 1 and stage 2: both call `coevolve` and write the same files."""
 
 from __future__ import annotations
 

@@ -85,7 +85,6 @@ def plan_of(section: schema.TrialSection) -> TrialPlan:
         candidates=candidates,
         variation=variation,
         selection=section.selection,
-        epochs=section.epochs,
         finalists=section.finalists,
         finalist_epochs=section.finalist_epochs,
         bins=section.bins,

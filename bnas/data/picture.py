@@ -232,8 +232,8 @@ def _kind(path: Path) -> str:
     """What a file is that is no picture, as far as its first bytes tell."""
     with path.open("rb") as file:
         start = file.read(64)
-    found = (kind for pattern, kind in KINDS.items() if re.match(pattern, start, re.DOTALL))
-    return next(found, "something else")
+    names = (kind for pattern, kind in KINDS.items() if re.match(pattern, start, re.DOTALL))
+    return next(names, "something else")
 
 
 def converted(picture: Image.Image, channels: int, kind: str | None = None) -> Image.Image:

@@ -122,7 +122,7 @@ class CostTable:
     """
 
     def __init__(self, config: NetworkConfig, space: SearchSpace, input_shape: tuple[int, int, int]) -> None:
-        self.space = space
+        self.config, self.space = config, space
         probe = everywhere(space.ops[0], space)
         self._cells: list[tuple[bool, dict[tuple[int, str], Cost]]] = []
         self._fixed = cost(Network(config, probe), input_shape, config.shipped)

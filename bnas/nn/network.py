@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bnas.nn.binarize import SIGNS
 from bnas.nn.operations import BinaryBlock, FoldedNorm, Sign, operation
 from bnas.space.genotype import CELL_INPUTS, Gene, Genotype, Node
+from bnas.space.network_config import Architecture
 from bnas.space.network_config import NetworkConfig as NetworkConfig  # part of this room's interface
 from bnas.space.operations import SKIPS, Convolution
 from bnas.space.search_space import SearchSpace
@@ -173,6 +174,11 @@ class Network(_Backbone):
     def __init__(self, config: NetworkConfig, genotype: Genotype) -> None:
         super().__init__(config, genotype, running_stats=True)
         self.genotype = genotype
+
+    @property
+    def architecture(self) -> Architecture:
+        """What it was built from."""
+        return Architecture(self.config, self.genotype)
 
     def forward(self, x: Tensor, dropout: PathDropout | None = None) -> Tensor:
         """Images `[N, in_channels, H, W]` → logits `[N, classes]`."""

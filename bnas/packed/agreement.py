@@ -1,8 +1,8 @@
-"""Whether a packed network answers as the PyTorch network that it was made from; needs torch.
+"""The comparison of a packed network with the PyTorch network that it was made from; needs torch.
 
-Both round, each in its own order, so a value before a sign may fall on different sides of its threshold in the two.
-From there on the images go different ways, which no tolerance covers. Such images are counted, and each is looked
-into: up to the first sign that differs, both have to have computed the same but for rounding.
+The two round in different orders, so a value within rounding of a sign's threshold may get one sign here and the other
+there. From that sign on the two compute different things, and no tolerance covers that. Such images are counted. Each
+of them is then checked: up to the first sign that differs, both must have computed the same but for rounding.
 """
 
 from __future__ import annotations
@@ -23,61 +23,59 @@ from bnas.packed.parameters import BlockParameters, Floats, Parameters
 from bnas.packed.reference import signs
 
 TOLERANCE = 1e-4
-"""Of logits, relative to the largest of their image."""
+"""The largest difference of two equal logits, relative to the largest logit of the image."""
 
 ROUNDING = 2e-6
-"""Of a value before a sign, relative to the terms that it was added up from (at most 8.3e-7 was seen)."""
+"""The largest difference that rounding makes of a value before a sign, relative to its terms (8.3e-7 was measured)."""
 
 MOST_DEVIATING = 0.01
-"""Share of images on which rounding may have decided; a single image always may."""
+"""The largest share of images on which rounding may decide a sign; one image is always allowed."""
 
 TOGETHER = 256
-"""Images at once in PyTorch."""
+"""Images of one forward pass in PyTorch."""
 
 
 def deviating(network: Network, packed: PackedNetwork, inputs: Floats) -> NDArray[np.int64]:
-    """The images on which rounding decided a sign, by number; on all others logits and class are PyTorch's.
+    """The numbers of the images on which rounding decided a sign; on all others logits and class are PyTorch's.
 
-    `inputs` are normalised images `[N, C, H, W]`. Raises ValueError if these images are too many, or if one of them
-    deviates for another reason than a value within rounding of its threshold.
+    `inputs` are normalised images `[N, C, H, W]`. Raises ValueError if there are too many such images, or if an image
+    deviates although no value before a sign lies within rounding of its threshold.
     """
     expected, logits = torch_logits(network, inputs), packed(inputs)
     difference = np.abs(logits - expected).max(axis=1) / np.abs(expected).max(axis=1)
     other = (difference > TOLERANCE) | (logits.argmax(axis=1) != expected.argmax(axis=1))
-    found = np.flatnonzero(other)
-    if len(found) > max(1, MOST_DEVIATING * len(inputs)):
+    deviate = np.flatnonzero(other)
+    if len(deviate) > max(1, MOST_DEVIATING * len(inputs)):
         raise ValueError(
             f"expected the packed network's logits to differ from PyTorch's on at most {MOST_DEVIATING:.0%} of "
-            f"{len(inputs)} images or on one, found {len(found)}"
+            f"{len(inputs)} images or on one, found {len(deviate)}"
         )
-    unexplained = found[~undecided(network, packed, inputs, found)] if len(found) else found
+    unexplained = deviate[~undecided(network, packed, inputs, deviate)] if len(deviate) else deviate
     if len(unexplained):
         raise ValueError(
             f"expected the packed network to answer as PyTorch but where a value lies within rounding of a sign's "
             f"threshold, found {len(unexplained)} images that differ otherwise, the first is number {unexplained[0]}"
         )
-    return found
+    return deviate
 
 
 def torch_logits(network: Network, inputs: Floats) -> Floats:
-    """What PyTorch computes, float32 `[N, classes]`."""
+    """Logits of the PyTorch network, float32 `[N, classes]`."""
     with torch.inference_mode():
         x = torch.from_numpy(inputs).contiguous(memory_format=torch.channels_last)
-        found: Floats = torch.cat([network(part) for part in torch.split(x, TOGETHER)]).numpy()
-    return found
+        logits: Floats = torch.cat([network(part) for part in torch.split(x, TOGETHER)]).numpy()
+    return logits
 
 
 def undecided(network: Network, packed: PackedNetwork, inputs: Floats, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """On which of these images a value before a sign lies on both sides of its threshold, as the two round it.
+    """Whether rounding alone explains that an image deviates, bool `[R]`.
 
-    `inputs` `[N, C, H, W]` are all that were compared, `rows` `[R]` the ascending numbers of those to look into; bool
-    `[R]`.
-
-    Only the first block counts in which any sign of an image differs: there every one that does has to be within
-    rounding of its threshold, and so have all values before to be the same.
+    `inputs` `[N, C, H, W]` are all images that were compared, `rows` `[R]` the ascending numbers of those to explain.
+    An image is explained by its first block in which a sign differs: every sign that differs there must belong to a
+    value within rounding of its threshold, and all values before must be equal within rounding.
     """
     seen = before_signs(network, inputs, rows)
-    open_, found = np.ones(len(rows), bool), np.zeros(len(rows), bool)
+    unseen, explained = np.ones(len(rows), bool), np.zeros(len(rows), bool)
     for index, (step, values) in enumerate(zip(packed.steps, packed.parameters, strict=True)):
         if not (isinstance(step, Block) and isinstance(values, BlockParameters)):
             continue
@@ -91,18 +89,18 @@ def undecided(network: Network, packed: PackedNetwork, inputs: Floats, rows: NDA
         same = scale * np.abs(ours.astype(np.float64) - x) <= room
         differs = signs(ours, values.scale_in, values.shift_in) != plus
         excused = same & (~differs | (np.abs(exact) <= room))
-        first = open_ & differs.any(axis=(1, 2, 3))
-        found |= first & excused.all(axis=(1, 2, 3))
-        open_ &= same.all(axis=(1, 2, 3)) & ~first
-    return found
+        first = unseen & differs.any(axis=(1, 2, 3))
+        explained |= first & excused.all(axis=(1, 2, 3))
+        unseen &= same.all(axis=(1, 2, 3)) & ~first
+    return explained
 
 
 def before_signs(
     network: Network, inputs: Floats, rows: NDArray[np.int64]
 ) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
-    """Every block's input in PyTorch `[R, C, H, W]` and where its sign is +1, by the block's name; rows are ascending.
+    """Name of a block → its input in PyTorch `[R, C, H, W]`, and where its sign is +1. `rows` are ascending.
 
-    Computed among the same images as by `torch_logits`: PyTorch rounds by how many there are.
+    Each forward pass has as many images as in `torch_logits`, since PyTorch's rounding depends on their number.
     """
     seen: dict[str, list[tuple[Floats, NDArray[np.bool_]]]] = {}
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, BinaryBlock)}

@@ -1,4 +1,4 @@
-"""What a packed file says about its network beside the numbers."""
+"""The card of a packed file: all that it says about its network beside the parameters."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from bnas.packed.layout import Step, elements, layout
 from bnas.records.base import STRICT, Positive, Record
 from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork
-from bnas.space.network_config import NetworkConfig
+from bnas.space.network_config import Architecture, NetworkConfig
 from bnas.storage.complaints import complaints, first_of
 
 MOST_STEPS = 30_000
+"""The most steps of a network that a file may describe."""
+
 MOST_STEPS_AN_EDGE = 6
+"""The most steps of an operation, by which `MOST_STEPS` is checked before the steps are listed."""
+
 MOST_VALUES = 2**28
-"""Values in all maps of one image; no file makes its reader allocate more than a gigabyte."""
+"""The most values in all maps of one image, so that no file makes its reader allocate more than a gigabyte."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,12 +66,17 @@ class ModelCard(Record):
         if values > MOST_VALUES:
             raise ValueError(f"image: expected maps of at most {MOST_VALUES} values in all, found {values}")
 
+    @property
+    def architecture(self) -> Architecture:
+        """The network's configuration and genotype."""
+        return Architecture(self.config, self.network.genotype)
+
     def steps(self) -> tuple[Step, ...]:
-        """What the network computes."""
-        return layout(self.config, self.network.genotype, self.image.height, self.image.width)
+        """The steps of the network, for images of its size."""
+        return layout(*self.architecture, self.image.height, self.image.width)
 
     def plain(self, version: int) -> dict[str, Any]:
-        """The plain value in a file of that version: 1 knows no rounding, 2 leaves out what follows from the rest."""
+        """The plain value in a file of that version: 1 has no rounding, 2 no values that are derived from others."""
         value = {**self.to_dict(), "config": asdict(self.config)}
         del value["network"]["trial_estimate"]  # says nothing of the network that ships
         if version == 1:

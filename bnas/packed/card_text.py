@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 MOST_BYTES = 2**22
-"""Of a card's text; no file makes its reader inflate more."""
+"""The longest text of a card, so that no file makes its reader inflate more."""
 
 DICTIONARY = (
     b'"random","hand","published","matched":null,"rounded":null},"supernet_error":null,"ste","float32","float16"'
@@ -21,7 +21,7 @@ DICTIONARY = (
     b'"2","3","4","5","6","7","8","9"],"image":{"height":28,"width":28,"channels":1,"resize":null},"mean":[0.130664],'
     b'"std":[0.307779],"data":"0123456789abcdef'
 )
-"""Part of the format: changing a letter makes older files unreadable."""
+"""The dictionary of the deflated text. It is part of the format: with a letter changed, older files are unreadable."""
 
 
 def deflated(text: str) -> bytes:
@@ -34,12 +34,12 @@ def deflated(text: str) -> bytes:
 
 
 def inflated(content: bytes) -> str:
-    """The inverse; raises ValueError for anything else, and before more than `MOST_BYTES` are made."""
+    """The inverse of `deflated`. Raises ValueError for other bytes, and before the text is longer than `MOST_BYTES`."""
     reader = zlib.decompressobj(-zlib.MAX_WBITS, DICTIONARY)
     try:
-        found = reader.decompress(content, MOST_BYTES)
+        text = reader.decompress(content, MOST_BYTES)
     except zlib.error as error:
         raise ValueError(f"expected a deflated text, found a broken one ({error})") from None
     if not reader.eof or reader.unused_data:
         raise ValueError(f"expected a deflated text of at most {MOST_BYTES:,} bytes, found another length")
-    return found.decode()
+    return text.decode()

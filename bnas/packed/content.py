@@ -1,4 +1,4 @@
-"""What a file of a packed network holds, and what is checked of it whatever its format."""
+"""The content of a packed file, and the checks that files of all versions have to pass."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bnas.packed.parameters import Bits, Floats
 from bnas.packed.rounding import bytes_of
 
 VERSION = 2
-"""Of the format that is written."""
+"""The version of the format that is written."""
 
 
 @dataclass(frozen=True)
 class PackedContent:
-    """Everything that a file holds: `floats` as they are computed with, and the format's `version`."""
+    """Everything that a file holds. `floats` are restored to float32; `version` is the format's."""
 
     card: ModelCard
     bits: Bits
@@ -27,12 +27,12 @@ class PackedContent:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of the numbers."""
+        """Bytes of all parameters."""
         return self.bits.nbytes + bytes_of(self.card.steps(), self.card.config.shipped)
 
     @property
     def header_bytes(self) -> int:
-        """Bytes of all that describes them."""
+        """Bytes of all else: head and card."""
         return self.file_bytes - self.payload_bytes
 
 

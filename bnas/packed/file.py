@@ -79,8 +79,8 @@ def _read(file: BinaryIO, size: int) -> PackedContent:
     steps, shipped = card.steps(), card.config.shipped
     bits, numbers = -(-payload(steps)[0] // 8), bytes_of(steps, shipped)
     if size != HEAD.size + length + bits + numbers:
-        found = size - HEAD.size - length
-        raise ValueError(f"expected {bits:,} bytes of bits and {numbers:,} of other numbers, found {found:,} in all")
+        behind = size - HEAD.size - length
+        raise ValueError(f"expected {bits:,} bytes of bits and {numbers:,} of other numbers, found {behind:,} in all")
     content = file.read(bits + numbers)
     floats = restored(content[bits:], steps, shipped)
     check_numbers(floats, hashlib.sha256(text.encode() + content).hexdigest(), digest.hex())

@@ -27,8 +27,8 @@ def read(path: Path, size: int) -> PackedContent:
         with safe_open(path, framework="numpy") as opened:
             metadata = opened.metadata() or {}
             card = _card(metadata)
-            found = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
-            _check(card, found)
+            tensors = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+            _check(card, tensors)
             bits, floats = opened.get_tensor("bits"), opened.get_tensor("floats")
     except SafetensorError as error:
         raise ValueError(f"expected a packed network, found a broken file ({error})") from None
@@ -54,11 +54,11 @@ def _card(metadata: dict[str, str]) -> ModelCard:
         raise ValueError(f"card: {error}") from None
 
 
-def _check(card: ModelCard, found: dict[str, Any]) -> None:
+def _check(card: ModelCard, tensors: dict[str, Any]) -> None:
     bits, floats = payload(card.steps())
     shapes = {"bits": [-(-bits // 8)], "floats": [floats]}
     expected = {name: (kind, shapes[name]) for name, kind in TENSORS.items()}
-    present = {name: (part.get_dtype(), list(part.get_shape())) for name, part in found.items()}
+    present = {name: (part.get_dtype(), list(part.get_shape())) for name, part in tensors.items()}
     if present != expected:
         raise ValueError(f"expected the tensors {_listed(expected)}, found {_listed(present)}")
 

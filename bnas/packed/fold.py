@@ -1,4 +1,4 @@
-"""From a trained PyTorch network to its packed parameters, its file, and the network that this file holds."""
+"""Packs a trained PyTorch network: its parameters, its file, and the PyTorch network that this file holds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def save(network: Network, path: str | os.PathLike[str], card: ModelCard) -> Non
 
 def packed(network: Network, card: ModelCard) -> bytes:
     """The content of the file of a trained network; raises ValueError if the card is of another network."""
-    if (network.config, network.genotype) != (card.config, card.network.genotype):
+    if network.architecture != card.architecture:
         raise ValueError("card: expected the network's configuration and genotype, found another's")
     return to_bytes(card, *numbers(network, card.steps()))
 
@@ -47,7 +47,8 @@ def packed(network: Network, card: ModelCard) -> bytes:
 def numbers(network: Network, steps: Sequence[Step]) -> tuple[Bits, Floats]:
     """The two arrays of a trained network, as they are before a file rounds them.
 
-    What is rounded afterwards comes from float64, in which no order of sums, nor the device, can turn a rounding.
+    Where a file rounds, they are computed in float64, so that neither the order of sums nor the device changes a
+    rounded number.
     """
     if network.config.shipped != "float32":
         network = copy.deepcopy(network).cpu().double()
@@ -60,12 +61,12 @@ def shipped(network: Network) -> Network:
     Every BatchNorm of the copy is just a scale and a shift: mean 0, variance 1, and nothing added to that.
     Raises ValueError for a number that the format does not reach.
     """
-    config = network.config
-    if config.shipped == "float32":
+    form = network.config.shipped
+    if form == "float32":
         return network
-    steps = layout(config, network.genotype, 1, 1)  # parameters are the same for images of any size
+    steps = layout(*network.architecture, 1, 1)  # parameters are the same for images of any size
     bits, floats = numbers(network, steps)
-    rounded = split(steps, bits, restored(stored(floats, steps, config.shipped), steps, config.shipped))
+    rounded = split(steps, bits, restored(stored(floats, steps, form), steps, form))
     made = copy.deepcopy(network)
     with torch.no_grad():
         for step, values in zip(steps, rounded, strict=True):
@@ -75,7 +76,7 @@ def shipped(network: Network) -> Network:
 
 
 def _hold(network: Network, step: Step, values: Parameters) -> None:
-    """Give the modules of a step these parameters; the inverse of `fold`."""
+    """Write a step's parameters into its modules; the inverse of `fold`."""
     match step, values:
         case Stem(), StemParameters(weight, bias):
             _set(network.get_submodule(step.name), weight=weight)
@@ -113,11 +114,11 @@ def fold(network: Network, steps: Sequence[Step]) -> list[Parameters]:
     into weights and bias, the classifier's normalisation into the classifier. Raises ValueError for a parameter that
     is not finite.
     """
-    found = [_of_step(network, step) for step in steps]
-    for step, values in zip(steps, found, strict=True):
+    parameters = [_of_step(network, step) for step in steps]
+    for step, values in zip(steps, parameters, strict=True):
         if not all(np.isfinite(value).all() for value in values or ()):
             raise ValueError(f"{step.name}: expected finite parameters, found nan or infinity")
-    return found
+    return parameters
 
 
 def _of_step(network: Network, step: Step) -> Parameters:
@@ -169,5 +170,5 @@ def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def _single(values: Tensor) -> Floats:
-    found: Floats = values.detach().cpu().numpy().astype(np.float32)
-    return found
+    single: Floats = values.detach().cpu().numpy().astype(np.float32)
+    return single

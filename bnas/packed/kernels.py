@@ -149,7 +149,7 @@ def halve(x, out, block, p):
 
 @compiled
 def shortcut_of(x, spare, block, p):
-    """What the block adds to its convolution: x, halved and narrowed as need be; widening is left to its reader."""
+    """The shortcut of a block: x, halved and narrowed as its shape needs; its reader widens it."""
     have, made, pixels = p.channels, p.made, block * p.high * p.wide
     if p.stride == 2:
         halve(x, spare, block, p)
@@ -187,7 +187,7 @@ def finish_channel(out, counts, fixes, shortcut, at, shortcut_at, affine, o, row
 
 @compiled
 def gather(planes, dense, distances, group_size, block, p):
-    """What every tap of every group sees, `[groups, taps, B, H', W']`, and the taps' distances in that."""
+    """The bytes that each tap of each group reads, `[groups, taps, B, H', W']`, and the taps' distances in them."""
     h, w, rows, line = p.high, p.wide, p.rows, p.line
     to = 0
     for group in range(p.groups):

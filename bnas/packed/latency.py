@@ -1,4 +1,4 @@
-"""What every edge of a space's networks takes in time, in the packed runtime on this machine."""
+"""Measures the time of every edge of a space's networks, in the packed runtime on this machine."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ REPEATS = 16
 """Equal steps in one program, so that a step's time stands out from the call's."""
 
 PASSES = 10
-"""Times that everything is measured, one after another; the least counts: what else a machine does only adds."""
+"""Passes over all measurements. The least time of an edge counts, since other work of the machine only adds to it."""
 
 CHECKED = 24
-"""Whole networks that a table's sums are compared with."""
+"""The number of whole networks that a table's sums are compared with."""
 
 LEAST_CORRELATION = 0.9
-"""Of sums with whole networks; a table with less has been measured on a machine that was busy with other things."""
+"""The least correlation of a table's sums with whole networks; below it the machine was busy with other work."""
 
 
 def measure(config: NetworkConfig, space: SearchSpace, height: int, width: int, seconds: float = 0.015) -> LatencyTable:
     """Seconds that each operation takes at each place of a network, for one image on one thread, and all the rest.
 
-    A step is timed `REPEATS` times in a row within one call, each place and operation for `seconds` in each of
-    `PASSES`. What is left of a whole network when its edges are taken away is `fixed_seconds`.
+    A program of `REPEATS` equal steps is timed for `seconds` in each of `PASSES`. `fixed_seconds` are those of a whole
+    network minus those of its edges.
     """
     cells = topology(config, space).cells
     edges = {
@@ -67,7 +67,7 @@ def check(
 ) -> float | None:
     """Pearson correlation of the table's sums with measured whole networks, as many random ones.
 
-    None where the space has too few, or all of them sum up to the same.
+    None where the space has fewer than three, or all of them have the same sum.
     """
     sums, rng = latency_table(table, space), random.Random(0)
     genotypes = distinct(lambda: space.sample_mixed(rng), count)
@@ -85,7 +85,7 @@ def network_seconds(config: NetworkConfig, genotype: Genotype, height: int, widt
 
 
 def _takes_time(step: EdgeStep) -> bool:
-    """Not an identity, which is not even a copy."""
+    """False for an identity, which copies nothing."""
     return not (isinstance(step, Pool) and step.kind == "skip" and step.stride == 1)
 
 

@@ -1,5 +1,5 @@
-"""What a packed network computes, step by step, and where each step's parameters lie: all of it follows from the
-configuration and the genotype, so a file holds nothing but numbers.
+"""The steps that a packed network computes, and the place of each step's parameters. Both follow from the
+configuration and the genotype, so a file needs no graph.
 
 Maps are numbered in the order in which they come to be; map 0 holds the normalised images. A step reads earlier maps
 and makes one. The order of the steps is the order of their parameters in a file.
@@ -142,7 +142,7 @@ class Classifier(_Layer):
 
 
 EdgeStep = Block | Pool | Shuffle
-"""What an edge consists of."""
+"""A step of an edge."""
 
 Step = Stem | EdgeStep | Sum | Concat | Classifier
 

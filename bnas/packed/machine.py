@@ -1,4 +1,4 @@
-"""A program of steps made ready to run on images: threads, and the memory that each of them works in."""
+"""Runs a program of steps on images: shares them out among threads, each with memory of its own."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from bnas.packed.parameters import Floats, Parameters
 from bnas.packed.program import build
 
 CACHE_BYTES = 512 * 1024
-"""What a block of images may take: half of a second-level cache."""
+"""Memory that a block of images may take: half of a second-level cache."""
 
 MOST_TOGETHER = 16
-"""Images in a block."""
+"""The most images in a block."""
 
 WORTH = 1.5e-4
-"""Seconds of work for which a thread is woken; that alone takes up to half of it."""
+"""Seconds of work that a thread needs to be worth waking, which takes up to half as long."""
 
 EXPECTED, MOST, FORGIVING = 0.5, 0.9, 0.99
-"""Of one thread's time: what sharing is expected to take, from what on it is left, and what becomes of that with each
-call on one thread, until sharing is tried again."""
+"""Time of a call on several threads, relative to one thread: the first estimate; the estimate from which on one thread
+is used; and the factor of the estimate after each call on one thread, so that several threads are tried again."""
 
 
 class Machine:

@@ -39,9 +39,8 @@ class PackedNetwork:
         return self._machine(self.inputs(images))
 
     def inputs(self, images: NDArray[np.uint8] | Floats) -> Floats:
-        """What the first layer sees of images, float32 `[N, C, H, W]`."""
-        image = self.card.image
-        shape = (image.channels, image.height, image.width)
+        """Images as the first layer reads them: normalised, float32 `[N, C, H, W]`."""
+        shape = self.card.image.shape
         if images.ndim != 4 or images.shape[1:] != shape or images.dtype not in (np.uint8, np.float32):
             raise ValueError(
                 f"images: expected uint8 or float32 [N, {', '.join(map(str, shape))}], "
@@ -59,8 +58,8 @@ class PackedNetwork:
         """Softmax of the logits, `[N, classes]`."""
         logits = self(images).astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-        return found
+        shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> PackedNetwork:

@@ -1,4 +1,4 @@
-"""A packed network as an ONNX model, for runtimes that know nothing of bits: its signs are ±1 as floats."""
+"""Writes a packed network as an ONNX model, whose signs are ±1 as floats, for runtimes without binary layers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ OPSET, IR_VERSION = 17, 8
 def to_onnx(network: PackedNetwork) -> onnx.ModelProto:
     """The model: input `pixels`, float32 `[N, C, H, W]` from 0 to 255; output `logits`, float32 `[N, classes]`.
 
-    Normalisation is part of it. Class names and the content hash are in its metadata. The same classes as the packed
-    network, but where a value before a sign lies within rounding of its threshold.
+    Normalisation is part of the model. Class names and the content hash are in its metadata. It names the same classes
+    as the packed network, unless a value before a sign lies within rounding of its threshold.
     """
     graph = _Graph()
     card = network.card
@@ -33,10 +33,7 @@ def to_onnx(network: PackedNetwork) -> onnx.ModelProto:
     for step, values in zip(network.steps, network.parameters, strict=True):
         maps.append(graph.step(step, values, maps))
     graph.nodes.append(helper.make_node("Identity", [maps[-1]], ["logits"]))
-    image = card.image
-    pixels = helper.make_tensor_value_info(
-        "pixels", TensorProto.FLOAT, ["N", image.channels, image.height, image.width]
-    )
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", *card.image.shape])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(card.classes)])
     model = helper.make_model(
         helper.make_graph(graph.nodes, card.network.name, [pixels], [logits], graph.constants),

@@ -57,12 +57,12 @@ def split(steps: Sequence[Step], bits: Bits, floats: Floats) -> list[Parameters]
     if floats.dtype != np.float32 or floats.shape != (need_floats,):
         raise ValueError(f"floats: expected float32 [{need_floats}], found {floats.dtype} {list(floats.shape)}")
     signs = np.unpackbits(bits, count=need_bits).astype(np.int8) * np.int8(2) - np.int8(1)
-    found: list[Parameters] = []
+    parameters: list[Parameters] = []
     bit = value = 0
     for step in steps:
-        found.append(_parameters(step, signs[bit : bit + step.bits], floats[value : value + step.floats]))
+        parameters.append(_parameters(step, signs[bit : bit + step.bits], floats[value : value + step.floats]))
         bit, value = bit + step.bits, value + step.floats
-    return found
+    return parameters
 
 
 def _parameters(step: Step, signs: NDArray[np.int8], floats: Floats) -> Parameters:

@@ -1,4 +1,4 @@
-"""From steps and parameters to the tables that the compiled kernels read."""
+"""Turns steps and parameters into the tables that the compiled kernels read."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, 
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 
 SHARING, WASTE = 32, 1.3
-"""From so many outputs on, and so many positions for each that counts, taps are gathered (measured)."""
+"""Taps are gathered from so many outputs of a group on, and so many positions of the planes a pixel (measured)."""
 
 LINE = 64
-"""Bytes of a line of the cache."""
+"""Bytes of a cache line."""
 
 GAP = LANES
 """Floats between two maps of an image."""
 
 
 class Room(NamedTuple):
-    """What one image needs beside the parameters, in elements of the arrays of `kernels.Scratch`."""
+    """Working memory of one image, in elements of the arrays of `kernels.Scratch`."""
 
     maps: int = 0
     signs: int = 0
@@ -41,7 +41,7 @@ class Room(NamedTuple):
         return 4 * (self.maps + self.planes + self.shortcuts) + self.signs + self.dense + 13 * self.positions
 
     def arrays(self, block: int) -> k.Scratch:
-        """Arrays for so many images at once, and for vectors that reach past their ends."""
+        """Arrays for `block` images, with space behind their ends for whole vectors."""
 
         def zeros(count: int, kind: type[np.generic]) -> NDArray[Any]:
             return aligned(count * block + TOGETHER * 16 * POSITIONS, kind)
@@ -59,7 +59,7 @@ class Room(NamedTuple):
 
 
 def aligned(count: int, kind: type[np.generic]) -> NDArray[Any]:
-    """Zeros that begin with a line of the cache: else the place that chance gives them is worth a tenth of the time."""
+    """Zeros that begin at a cache line; elsewhere kernels took up to a tenth longer."""
     size = np.dtype(kind).itemsize
     room = np.zeros(count + LINE // size, kind)
     return room[-room.ctypes.data % LINE // size :][:count]
@@ -75,7 +75,7 @@ class Program(NamedTuple):
 
 
 def build(steps: Sequence[Step], parameters: Sequence[Parameters]) -> Program:
-    """Compile-free: fills tables. A map's place is fixed once, and free for others when its last reader is done."""
+    """The program of these steps. A map's place is free for later maps once its last reader has run."""
     builder = _Builder(steps)
     for step, values in zip(steps, parameters, strict=True):
         builder.add(step, values)
@@ -260,7 +260,7 @@ class _Places(NamedTuple):
 
 
 def _places(steps: Sequence[Step]) -> _Places:
-    """Where each map lies, in floats per image. The parts of a concatenation lie inside it; an identity is its source.
+    """The place of each map, in floats per image. Parts of a concatenation lie in it, an identity where its source is.
 
     A place is given to another map once its last reader has run.
     """
@@ -308,7 +308,7 @@ def _places(steps: Sequence[Step]) -> _Places:
 
 
 def _joined(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
-    found = aligned(sum(map(len, arrays)) or 2, dtype)
+    joined = aligned(sum(map(len, arrays)) or 2, dtype)
     if arrays:
-        np.concatenate(arrays, out=found, casting="unsafe")
-    return found
+        np.concatenate(arrays, out=joined, casting="unsafe")
+    return joined

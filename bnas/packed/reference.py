@@ -1,8 +1,7 @@
-"""Slow and obvious: what every step computes, in plain numpy. The fast kernels equal it bit for bit.
+"""The reference of every step, slow and in plain numpy. The fast kernels equal it bit for bit.
 
-The order of operations is part of the definition. All arithmetic is float32, rounded after every single operation;
-products are added one after another in the order written down at each function; nothing is fused. Maps are
-`[N, C, H, W]`.
+The order of operations is part of the definition. All arithmetic is float32 and rounded after every operation; products
+are added one after another in the order that each function states; nothing is fused. Maps are `[N, C, H, W]`.
 """
 
 from __future__ import annotations

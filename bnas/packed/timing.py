@@ -1,4 +1,4 @@
-"""How long a prediction takes."""
+"""Measures how long a call takes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+LEAST, MOST = 5, 2000
+"""Calls that are timed, whatever they take."""
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: the median of `repeats` calls, and between what half of them lie."""
+    """Seconds of one call: the median of `repeats` calls, and their quartiles `low` and `high`."""
 
     median: float
     low: float
@@ -18,15 +21,15 @@ class Timing:
     repeats: int
 
 
-def timed(call: Callable[[], object], *, seconds: float = 0.3, least: int = 5, most: int = 2000) -> Timing:
-    """Time a call after three warm-up calls, for so many seconds, but within `least` and `most` calls."""
+def timed(call: Callable[[], object], *, seconds: float) -> Timing:
+    """Time a call after three warm-up calls, for so many seconds, but from `LEAST` to `MOST` calls."""
     for _ in range(3):
         call()
-    found: list[float] = []
+    took: list[float] = []
     end = time.perf_counter() + seconds
-    while len(found) < least or (len(found) < most and time.perf_counter() < end):
+    while len(took) < LEAST or (len(took) < MOST and time.perf_counter() < end):
         start = time.perf_counter()
         call()
-        found.append(time.perf_counter() - start)
-    low, median, high = statistics.quantiles(found, n=4)
-    return Timing(median, low, high, len(found))
+        took.append(time.perf_counter() - start)
+    low, median, high = statistics.quantiles(took, n=4)
+    return Timing(median, low, high, len(took))

@@ -22,6 +22,11 @@ class ImageShape(Record):
     channels: Natural
     resize: Natural | None = None
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)`."""
+        return self.channels, self.height, self.width
+
 
 @dataclass(frozen=True, config=STRICT)
 class SplitCounts(Record):

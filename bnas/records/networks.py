@@ -61,7 +61,7 @@ class Rounded(Record):
 
     @property
     def sentence(self) -> str:
-        """In words."""
+        """The record in words."""
         return (
             f"{self.changed:,} of {self.images:,} answers to validation images, which the training saw, changed: "
             f"{self.wrong_before:,} were wrong before, {self.wrong:,} are wrong after"

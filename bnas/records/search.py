@@ -52,7 +52,7 @@ class GenerationRecord(Record):
     stage: StageName
     generation: Count
     rule: str
-    members: tuple[Member, ...]
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=STRICT)

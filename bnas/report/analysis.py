@@ -1,7 +1,7 @@
-"""What a finished run amounts to: indicators of its fronts, and what its test split can tell apart.
+"""Indicators of a finished run's fronts, and comparisons of its networks on the test split.
 
-Everything here is computed from `Run`, the records that the stages left behind. Comparisons of retrained
-networks are paired, image by image, because all were tested on the same split [ours].
+Everything is computed from `Run`, the records of the stages. Comparisons of retrained networks are paired, image by
+image, because all were tested on the same split [ours].
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import scipy
@@ -27,14 +28,14 @@ from bnas.report.weight_bytes import Part
 from bnas.search import pareto
 from bnas.storage.terminal import printable
 
-Estimate = Callable[[RetrainedNetwork], float | None]
-"""What was expected of a network before it was trained; None where nothing was."""
+Estimate = Literal["supernet_error", "trial_estimate"]
+"""An estimate of a network's error from before it was trained: the field of its record."""
 
 RESAMPLES = 1000
 """Bootstrap samples of the test split."""
 
 STAGE_NAMES = {"stage1": "stage 1", "stage2": "stage 2", "search": "search"}
-"""Stages that evolve a population, as they are written for people."""
+"""Stages that evolve a population → their names in texts."""
 
 ROUNDING = 6
 """Digits after the point in metrics and plot data."""
@@ -113,7 +114,7 @@ class Retrained:
 
     @property
     def shows_balanced(self) -> bool:
-        """Whether balanced errors are told beside plain ones: if they were minimised, or the classes are not even."""
+        """Whether balanced errors stand beside plain ones: if they were minimised, or the classes are not even."""
         return self.error == "balanced" or uneven(self.class_counts)
 
     def balanced_error(self, network: RetrainedNetwork) -> float:
@@ -156,13 +157,8 @@ class Run(Retrained):
     trial: tuple[TrialNetwork, ...] = ()
 
 
-def plain_error(network: RetrainedNetwork) -> float:
-    """The share of test images that a network gets wrong."""
-    return network.test_error
-
-
 def best_by_test(
-    networks: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float] = plain_error
+    networks: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float]
 ) -> RetrainedNetwork | None:
     """The front network with the lowest test error (of equals the smallest): chosen by the test split."""
     front = [network for network in networks if network.role == "front"]
@@ -170,61 +166,45 @@ def best_by_test(
 
 
 def network_hypervolume(run: Retrained, networks: Sequence[RetrainedNetwork]) -> float:
-    """Hypervolume of the networks' test errors and sizes; 0.0 for none."""
+    """Hypervolume of the networks' test errors and sizes."""
     errors = [run.error_of(network) for network in networks]
     return _hypervolume(errors, [network.size_bytes for network in networks], run.space)
 
 
 def _hypervolume(errors: Sequence[float] | NDArray[np.float64], sizes: Sequence[float], space: SpaceRange) -> float:
-    if not len(sizes):
-        return 0.0
     return pareto.front_hypervolume(errors, sizes, space.chance_error, space.smallest_bytes, space.largest_bytes)
 
 
 def coverage(sizes: Sequence[float], space: SpaceRange, bins: int) -> float:
-    """Size coverage of the space's range; 0.0 for no sizes."""
-    if not len(sizes):
-        return 0.0
+    """Size coverage of the space's range."""
     return pareto.size_coverage(sizes, space.smallest_bytes, space.largest_bytes, bins)
 
 
 def network_coverage(run: Retrained, networks: Sequence[RetrainedNetwork], bins: int) -> float:
-    """Size coverage of the networks on the front of their test errors and sizes."""
-    if not networks:
-        return 0.0
+    """Size coverage of the networks, at least one, on the front of their test errors and sizes."""
     mask = pareto.nondominated([(run.error_of(network), network.size_bytes) for network in networks])
     return coverage([n.size_bytes for n, kept in zip(networks, mask, strict=True) if kept], run.space, bins)
 
 
-def supernet_error(network: RetrainedNetwork) -> float | None:
-    """The estimate of a network's error by the supernet."""
-    return network.supernet_error
-
-
-def trial_estimate(network: RetrainedNetwork) -> float | None:
-    """The estimate of a network's error by the trial."""
-    return network.trial_estimate
-
-
-def fidelity(run: Retrained, estimate: Estimate = supernet_error) -> float:
+def fidelity(run: Retrained, estimate: Estimate = "supernet_error") -> float:
     """Kendall τ-b between an estimate and test error over front and random networks; nan if undefined."""
-    scored = [(estimate(n), run.error_of(n)) for n in run.of_role("front", "random") if estimate(n) is not None]
-    return pareto.kendall_tau([value for value, _ in scored if value is not None], [error for _, error in scored])
+    scored = [n for n in run.of_role("front", "random") if getattr(n, estimate) is not None]
+    return pareto.kendall_tau([getattr(n, estimate) for n in scored], [run.error_of(n) for n in scored])
 
 
-def pair_agreement(run: Retrained, estimate: Estimate = supernet_error) -> tuple[int, int]:
+def pair_agreement(run: Retrained, estimate: Estimate = "supernet_error") -> tuple[int, int]:
     """(agreed, decided): size-matched pairs that both errors order, and those of them ordered equally."""
-    signs = []
-    for first, other in run.pairs:
-        one, two = estimate(first), estimate(other)
-        if one is not None and two is not None:
-            signs.append((one - two) * (run.error_of(first) - run.error_of(other)))
+    signs = [
+        (getattr(first, estimate) - getattr(other, estimate)) * (run.error_of(first) - run.error_of(other))
+        for first, other in run.pairs
+        if None not in (getattr(first, estimate), getattr(other, estimate))
+    ]
     return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
 
 
 @dataclass(frozen=True)
 class TrialBin:
-    """What was tried of one size: bytes from `low` to `high`, networks by origin, finalists, the best estimates."""
+    """The trial of one size: bytes from `low` to `high`, networks by origin, finalists, the best estimates."""
 
     low: float
     high: float
@@ -238,7 +218,7 @@ def trial_bins(run: Run, bins: int) -> list[TrialBin]:
     """The trial by equal log-size bins of the space; those that nothing was trained of are left out."""
     edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, bins + 1)
     shortest = min((network.epochs for network in run.trial), default=0)
-    found = []
+    tried = []
     for low, high in pairwise(edges.tolist()):
         # Rounding must not put the smallest or the largest network outside.
         inside = [n for n in run.trial if low * (1 - 1e-9) <= n.size_bytes < high or n.size_bytes >= high == edges[-1]]
@@ -246,8 +226,8 @@ def trial_bins(run: Run, bins: int) -> list[TrialBin]:
         last = sorted((n for n in inside if n.epochs != shortest), key=lambda n: n.estimate)
         if first:
             origins = Counter(network.origin for network in first)
-            found.append(TrialBin(low, high, origins, len(last), first[0], last[0] if last else None))
-    return found
+            tried.append(TrialBin(low, high, origins, len(last), first[0], last[0] if last else None))
+    return tried
 
 
 def supernet_worth(run: Run, bins: int) -> tuple[float, float]:
@@ -270,12 +250,12 @@ def supernet_worth(run: Run, bins: int) -> tuple[float, float]:
     return tau(scored), sum(weight * value for weight, value in weighted) / pairs if pairs else math.nan
 
 
-# Whether the front beats random networks, as far as this test split can tell.
+# Front and random networks on this test split.
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two networks tested on the same images: who alone was wrong how often; McNemar's exact test."""
+    """Two networks tested on the same images: how often only one of them was wrong; McNemar's exact test."""
 
     first: str
     second: str
@@ -394,7 +374,7 @@ def _resampled(
     return Interval(value(every), float(low), float(median), float(high))
 
 
-# How the population changed.
+# Generations.
 
 
 @dataclass(frozen=True)
@@ -449,12 +429,8 @@ def _front_indicators(
 
 def operation_shares(record: GenerationRecord) -> dict[str, float]:
     """Operation → its share, in [0, 1], of all genes of a generation's members."""
-    counts: dict[str, int] = {}
-    for member in record.members:
-        for op, count in member.operations.items():
-            counts[op] = counts.get(op, 0) + count
-    total = sum(counts.values())
-    return {op: count / total for op, count in sorted(counts.items())}
+    counts = Counter(gene.op for member in record.members for gene in member.genotype.genes)
+    return {op: count / counts.total() for op, count in sorted(counts.items())}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -465,7 +441,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def metrics(run: Retrained) -> dict[str, float | None]:
-    """What searches are compared by, under names that no other stage uses; None where a number does not exist.
+    """The numbers by which searches are compared, under names that no other stage uses; None where one does not exist.
 
     `gain` is how many points fewer the front errs than random networks of its sizes. `tau` (Kendall's, of errors in the
     supernet and test errors) is left out where there was no search, balanced errors where `Retrained.shows_balanced`
@@ -527,9 +503,9 @@ def loss_rows(run: Retrained) -> list[dict[str, str | float | int | None]]:
 
 
 def confusion_rows(run: Retrained) -> list[dict[str, str | int]]:
-    """What the front's most accurate network took images of each class for, and how many: no row for none.
+    """Images of each class by the class that the front's most accurate network named; pairs without images have no row.
 
-    A row has the names of both classes and, to put them in order, their numbers.
+    A row has the names of both classes and their numbers, by which they are ordered.
     """
     network, classes = run.best, list(map(printable, run.dataset.classes))
     return [

@@ -1,4 +1,4 @@
-"""The style that all charts share, and what several of them draw on their axes."""
+"""The style of all charts, and the lines, axes and labels that several of them share."""
 
 from __future__ import annotations
 

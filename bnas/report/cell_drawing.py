@@ -60,7 +60,7 @@ def _state_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where nodes stand: `column` and `row` inches from each other; a column of 0 puts them below each other."""
+    """The places of nodes: `column` and `row` inches from each other; a column of 0 puts them below each other."""
 
     column: float
     row: float
@@ -152,7 +152,7 @@ def draw_cell(axes: Axes, nodes: Sequence[Node], title: str, layout: Layout = ST
 def _draw_wires(
     axes: Axes, layout: Layout, state: int, readers: Sequence[tuple[float, float, str]], right: float
 ) -> None:
-    """From a state to the operations that read it (y, x, op) and, for a node, to the output."""
+    """Draw the lines from a state to the operations that read it (y, x, op) and, for a node, to the output."""
     y, line = layout.y(state), layout.line_x(state)
     is_node = state >= CELL_INPUTS
     start = layout.op_x(state - CELL_INPUTS) + _NODE_X if is_node else _INPUT_WIDTH

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from bnas.records.networks import ROLES, LinearBaseline, RetrainedNetwork, Role
 from bnas.records.search import Front, GenerationRecord
 from bnas.records.training import EpochRecord
-from bnas.report.analysis import STAGE_NAMES, GenerationIndicators, operation_shares
+from bnas.report.analysis import STAGE_NAMES, Estimate, GenerationIndicators, operation_shares
 from bnas.report.axes import (
     GREY,
     ROLE_COLOURS,
@@ -46,15 +46,15 @@ from bnas.space.operations import PARAMETER_FREE
 FigureFormat = Literal["svg", "png"]
 
 PANEL = (5.4, 3.6)
-"""Inches: at 330 pixels' width its letters are still legible."""
+"""Width and height in inches; text is legible at a width of 330 pixels."""
 WIDE, NARROW = (8.6, 4.9), (4.6, 4.4)
 POINT = "point-"
 """Start of the gid of an artist that stands for one network; the page makes it a link."""
 RUN_COLOURS = (ROLE_COLOURS["front"], ROLE_COLOURS["random"], ROLE_COLOURS["hand"], *STAGE_COLOURS.values())
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P")
-"""Of runs that stand side by side, in order."""
+"""Markers of compared runs, in order."""
 MOST_FRAMES = 120
-"""Generations that the page's slider stops at."""
+"""The most generations on the page's slider."""
 _MOST_PANELS, _COLUMNS = 32, 8
 _DOT: Mapping[str, Any] = {"markersize": 7.5, "markeredgewidth": 0, "zorder": 3}
 _SMALL_DOT: Mapping[str, Any] = {"markersize": 3.5}
@@ -139,22 +139,18 @@ def latency_chart(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, fl
 
 
 @styled
-def fidelity_chart(networks: Sequence[RetrainedNetwork]) -> Figure:
-    """Test error over supernet error of the front and random networks: does the supernet rank them right?"""
-    place = lambda n: None if n.supernet_error is None else 100 * n.supernet_error  # noqa: E731
-    return _estimate_chart(networks, place, "validation error in the supernet, %")
-
-
-@styled
-def trial_chart(networks: Sequence[RetrainedNetwork]) -> Figure:
-    """Test error over the trial's estimate of the front and random networks."""
-    return _estimate_chart(networks, lambda n: n.trial_estimate, "estimate of the trial, nats")
-
-
-def _estimate_chart(
-    networks: Sequence[RetrainedNetwork], place: Callable[[RetrainedNetwork], float | None], label: str
-) -> Figure:
+def estimate_chart(networks: Sequence[RetrainedNetwork], estimate: Estimate) -> Figure:
+    """Test error over an estimate of it, by the supernet or the trial, of the front and random networks."""
     figure, axes = _panel()
+    factor, label = {
+        "supernet_error": (100, "validation error in the supernet, %"),
+        "trial_estimate": (1, "estimate of the trial, nats"),
+    }[estimate]
+
+    def place(network: RetrainedNetwork) -> float | None:
+        value = getattr(network, estimate)
+        return None if value is None else factor * value
+
     _network_points(axes, [network for network in networks if network.role in ("front", "random")], place)
     axes.set_xlabel(label)
     axes.set_ylabel("test error after retraining, %")

@@ -77,7 +77,7 @@ def network_table(run: Retrained) -> Table:
 
 
 def trial_table(tried: Sequence[TrialBin]) -> Table:
-    """What was tried of every size, smallest first."""
+    """The trial by size, smallest first."""
     rows = [
         {
             "size, KiB": f"{kib(each.low)}–{kib(each.high)}",
@@ -122,7 +122,7 @@ def packed_table(run: Retrained) -> Table:
 
 def finished_networks(networks: Sequence[RetrainedNetwork], seconds: Mapping[str, float]) -> str:
     """Plain text, at most 100 columns wide: every finished network, by role and size."""
-    best = best_by_test(networks)
+    best = best_by_test(networks, lambda network: network.test_error)
     rows = [
         {
             "network": _marked(network, best, _PLAIN_MARK),

@@ -13,6 +13,7 @@ from bnas.records.networks import LinearBaseline, RetrainedNetwork
 from bnas.records.search import ErrorKind
 from bnas.report.analysis import (
     STAGE_NAMES,
+    Estimate,
     GenerationIndicators,
     Interval,
     PairedTest,
@@ -21,16 +22,14 @@ from bnas.report.analysis import (
     fidelity,
     pair_agreement,
     relative_improvement,
-    supernet_error,
     supernet_worth,
-    trial_estimate,
 )
 from bnas.report.formats import code, kib, literal, percent
 from bnas.search.pareto import guessing_error, wilson_interval
 
 _SIGNIFICANT = 0.05
 KINDS = {"plain": "", "balanced": "balanced "}
-"""What stands before "error" for an error of a kind."""
+"""Kind of error → the word before "error"."""
 _ERRORS = {"plain": "error", "balanced": "balanced error (the mean of the errors within each class)"}
 _RESOURCES = {
     "size": "the size of the finished network,",
@@ -45,7 +44,7 @@ def _image_shape(run: Retrained) -> str:
 
 
 def searched(run: Run) -> str:
-    """What was searched, on which images, by which method."""
+    """The search in words: space, images, objectives, method."""
     data, genotype, counts, space = run.dataset, run.front.members[0].genotype, run.dataset.counts, run.space
     return (
         f"Searched: architectures of space `{genotype.space}` with {genotype.nodes} nodes a cell, for "
@@ -58,7 +57,7 @@ def searched(run: Run) -> str:
 
 
 def transferred(run: Retrained, source: str, handed: int) -> str:
-    """What was transferred, and to which images; `source` names the file of the front, which has `handed` members."""
+    """The transfer in words; `source` names the file of the front, which has `handed` members."""
     data, first = run.dataset, run.of_role("front")[0]
     return (
         f"Transferred: {len(run.of_role('front'))} of the {handed} architectures of {code(source)}, the front of a "
@@ -82,7 +81,7 @@ def tested(network: RetrainedNetwork) -> str:
 
 
 def optimistic_note(networks: Sequence[RetrainedNetwork], kind: ErrorKind = "plain") -> str:
-    """What must stand beside a network that was picked by its test error of a kind."""
+    """The note beside a network that was picked by its test error of a kind."""
     count = sum(network.role == "front" for network in networks)
     if count == 1:
         return "the only network of the front, so not chosen by the test split"
@@ -90,9 +89,9 @@ def optimistic_note(networks: Sequence[RetrainedNetwork], kind: ErrorKind = "pla
 
 
 def class_sentences(run: Retrained) -> list[str]:
-    """How uneven the classes are, what naming the largest one comes to, and whether the best network does better.
+    """Sizes of the classes, the error of always naming the largest one, and whether the best network has a lower one.
 
-    Nothing where the classes are even and the best network is better than that.
+    Empty where the classes are even and the best network has.
     """
     counts, said = run.class_counts, []
     classes = list(map(literal, run.dataset.classes))
@@ -116,7 +115,7 @@ def class_sentences(run: Retrained) -> list[str]:
 
 
 def rounding(networks: Sequence[RetrainedNetwork]) -> str:
-    """What rounding to the files changed, over all networks; nothing if nothing was rounded."""
+    """Answers that rounding to the files changed, over all networks; "" if nothing was rounded."""
     rounded = [network.rounded for network in networks if network.rounded]
     if not rounded:
         return ""
@@ -140,25 +139,25 @@ def linear_note(linear: LinearBaseline, networks: Sequence[RetrainedNetwork]) ->
 
 
 def worth(run: Retrained, difference: Interval | None) -> str:
-    """What the search was worth, in one sentence: the front's mean test error against that of random networks."""
+    """The worth of the search in one sentence: the front's mean test error against that of random networks."""
     if difference is None:
         return "What the search was worth is not known: no random networks of the same sizes were trained."
     front = sum(run.error_of(first) for first, _ in run.matched) / len(run.matched)
     gap, other = 100 * difference.observed, front - difference.observed
     side = "as often as" if not gap else f"by {abs(gap):.2f} points {'less' if gap < 0 else '**more**'} often than"
-    found = (
+    compared = (
         f"**What the search was worth:** its networks are wrong {side} random networks of the same sizes "
         f"({percent(front)} % against {percent(other)} % mean {KINDS[run.error]}test error; 95 % interval of the "
         f"difference {100 * difference.low:+.2f} to {100 * difference.high:+.2f} points; accuracy "
         f"{relative_improvement(run):+.2f} % relative)"
     )
     if not difference.excludes_zero:
-        return f"{found}: within what {run.dataset.counts.test} test images can tell, so no difference is proven."
-    return f"{found}, outside the test split's uncertainty."
+        return f"{compared}: within what {run.dataset.counts.test} test images can tell, so no difference is proven."
+    return f"{compared}, outside the test split's uncertainty."
 
 
 def verdict(difference: Interval | None, images: int) -> str:
-    """In plain words: is the front better than random networks, and can this test split tell?"""
+    """The front's hypervolume against that of random networks, and whether this test split tells them apart."""
     if difference is None:
         return "No size-matched random networks were trained: nothing to compare the front with."
     gap = difference.observed
@@ -184,7 +183,7 @@ def pair_sentence(tests: Sequence[PairedTest]) -> str:
 
 
 def other_sentences(run: Retrained) -> list[str]:
-    """Whether networks of the front dominate those designed by hand and published; empty without such."""
+    """Networks of the front that dominate those designed by hand and published; empty without such."""
     front = run.of_role("front")
     others: dict[str, list[str]] = {"hand": [], "published": []}
     for network in run.of_role("hand", "published"):
@@ -198,7 +197,7 @@ def other_sentences(run: Retrained) -> list[str]:
 
 
 def course_sentences(rows: Sequence[GenerationIndicators]) -> list[str]:
-    """What hypervolume and size coverage did over the generations, in words."""
+    """Hypervolume and size coverage over the generations, in words."""
     first, last = rows[0], rows[-1]
     sentences = [
         f"As scored then, the front's hypervolume went from {first.hypervolume:.3f} to "
@@ -228,7 +227,7 @@ def course_sentences(rows: Sequence[GenerationIndicators]) -> list[str]:
 
 
 def parameter_free_sentence(run: Run, rows: Sequence[GenerationIndicators]) -> str:
-    """How many operations without weights there were in the population and are in the front."""
+    """The share of operations without weights in the population and in the front, in words."""
     highest = max(rows, key=lambda row: row.parameter_free_share)
     members = run.front.members
     share = sum(member.genotype.parameter_free_share for member in members) / len(members)
@@ -242,12 +241,12 @@ def parameter_free_sentence(run: Run, rows: Sequence[GenerationIndicators]) -> s
 
 
 def fidelity_sentences(run: Run) -> list[str]:
-    """How far errors in the supernet, and the estimates of a trial, forecast the order of test errors."""
-    names = [("validation error in the supernet", supernet_error)]
+    """The rank correlation of supernet errors, and of the trial's estimates, with test errors, in words."""
+    names: dict[Estimate, str] = {"supernet_error": "validation error in the supernet"}
     if any(network.trial_estimate is not None for network in run.networks):
-        names.append(("the trial's estimate", trial_estimate))
+        names["trial_estimate"] = "the trial's estimate"
     sentences = []
-    for name, estimate in names:
+    for estimate, name in names.items():
         tau, (agreed, decided) = fidelity(run, estimate), pair_agreement(run, estimate)
         value = "is undefined here" if math.isnan(tau) else f"is **{tau:.3f}**"
         sentences.append(
@@ -261,7 +260,7 @@ def fidelity_sentences(run: Run) -> list[str]:
 
 
 def trial_sentences(run: Run, bins: int) -> list[str]:
-    """What was trained in the trial, and what the supernet's score was worth there."""
+    """The trainings of the trial, and the supernet's rank correlation with them, in words."""
     if not run.trial:
         return ["No network was trained for a while: the search's front was retrained as it was."]
     epochs = sorted({network.epochs for network in run.trial})
@@ -283,7 +282,7 @@ def trial_sentences(run: Run, bins: int) -> list[str]:
 
 
 def schedule_sentence(run: Run) -> str:
-    """What scoring on mini-batches saved, and how far their scores are to be trusted."""
+    """The images that scoring on mini-batches saved, and how its scores agree with those on the whole split."""
     summary = run.summary
     spent, full = summary.image_evaluations, summary.image_evaluations_full
     saved = f"{100 * (1 - spent / full):.0f} % saved" if spent < full else "nothing saved"

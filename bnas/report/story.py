@@ -1,4 +1,4 @@
-"""What is told of a run: sections of sentences, tables and charts. The page and the Markdown report both show them."""
+"""The report of a run: sections of sentences, tables and charts, which the page and the Markdown report show."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TRANSFER_STAGES = ("prepare", "retrain", "export")
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart: file name without suffix, title, words for those who cannot see it, what has to be known to read it."""
+    """A chart: file name without suffix, title, a description in words, and a note on how to read it."""
 
     name: str
     title: str
@@ -129,9 +129,7 @@ def search_story(run: Run, bins: int, identity: str, parameters: str) -> Story:
         _cells(run),
         _search(run, bins),
         _trial(run, bins),
-        Section(
-            "fidelity", "Are architectures ranked rightly?", (Items(tuple(fidelity_sentences(run))), *_fidelity(run))
-        ),
+        Section("fidelity", "Are architectures ranked rightly?", _fidelity(run)),
         Section("training", "Training", (_supernet(run), _retraining(run))),
         Section("time", "What it cost", (schedule_sentence(run), *_times(run, STAGES))),
         Section("notes", "To be kept in mind", (_search_notes(run, bins),)),
@@ -369,7 +367,7 @@ def _fidelity(run: Run) -> tuple[Block, ...]:
             "fidelity",
             "Test error over error in the supernet",
             "Test error after retraining over validation error in the supernet, by network.",
-            lambda: charts.fidelity_chart(run.of_role(*ROLES)),
+            lambda: charts.estimate_chart(run.of_role(*ROLES), "supernet_error"),
         ),
     ]
     if run.trial:
@@ -378,7 +376,7 @@ def _fidelity(run: Run) -> tuple[Block, ...]:
                 "trial",
                 "Test error over the trial's estimate",
                 "Test error after retraining over the estimate of the trial, by network.",
-                lambda: charts.trial_chart(run.of_role(*ROLES)),
+                lambda: charts.estimate_chart(run.of_role(*ROLES), "trial_estimate"),
             )
         )
     return tuple(blocks)

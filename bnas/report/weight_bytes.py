@@ -1,4 +1,4 @@
-"""Where the bytes of a trained network are, read from the header of its weights: no torch, no weight is loaded."""
+"""The bytes of each part of a trained network, from the header of its weights; needs no torch, and loads no weight."""
 
 from __future__ import annotations
 

@@ -23,10 +23,7 @@ from numpy.typing import ArrayLike
 
 from bnas.search.selection import Objectives, Selection, objective_rows, sorted_fronts
 from bnas.space.genotype import Genotype
-from bnas.space.search_space import Sampler, SearchSpace
-
-ATTEMPTS_EACH = 50
-"""Tries for each offspring asked for, before `offspring` gives up finding new ones."""
+from bnas.space.search_space import ATTEMPTS_EACH, Sampler, SearchSpace
 
 Evaluate = Callable[[Sequence[Genotype]], Objectives]
 """Genotypes, `n` of them → their objectives [n, 2], finite."""

@@ -7,6 +7,7 @@ shows the loss (Tan et al. 2026 on dividing the generations; the exact indicator
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -102,6 +103,7 @@ def front_hypervolume(errors: ArrayLike, sizes: ArrayLike, chance_error: float, 
     return hypervolume(normalise(errors, sizes, chance_error, low, high), (1.0, 1.0))
 
 
+@functools.cache  # a report asks a hundred times for a dozen networks, and scipy tests a hypothesis each time
 def wilson_interval(wrong: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval (low, high) of an error rate: `wrong` mistakes in `total` trials (Wilson 1927).
 

@@ -122,11 +122,19 @@ def bin_ranks(objectives: ArrayLike, bins: int = BINS, limits: tuple[float, floa
 
 @dataclass(frozen=True)
 class Selection:
-    """How one generation selects: `count` survive by `rule`, one of `RULES`; generations count from 1."""
+    """How one generation selects: `count` survive by `rule`, one of `RULES`; generations count from 1.
+
+    Raises ValueError for an unknown rule and a generation below 1.
+    """
 
     rule: str
     generation: int
     count: int
+
+    def __post_init__(self) -> None:
+        _check_name("rule", self.rule, RULES)
+        if self.generation < 1:
+            raise ValueError(f"generation: expected at least 1, found {self.generation}")
 
     def survivors(self, objectives: ArrayLike, rng: random.Random) -> list[int]:
         """`select` of so many, or of all where there are fewer."""
@@ -134,8 +142,18 @@ class Selection:
         return select(values, min(self.count, len(values)), self.rule, rng)
 
     def mating_values(self, objectives: ArrayLike) -> Objectives:
-        """`mating_values` in this generation."""
-        return mating_values(objectives, self.rule, self.generation)
+        """The values [U, 2] that the mating tournament compares: those whose sorting the rule selects by.
+
+        `auxiliary`: the auxiliary objectives; `alternate`: the objectives in odd generations, the auxiliary ones in
+        even generations [ours]; `bins`: the place within the bin, twice [ours]; `nsga2` and `cars`: the objectives
+        (CARS itself mates at random). Raises ValueError for what `auxiliary_objectives` and `bin_ranks` refuse.
+        """
+        values = objective_rows("objectives", objectives)
+        if self.rule == "bins":
+            return np.repeat(bin_ranks(values).astype(np.float64)[:, None], 2, axis=1)
+        if self.rule == "auxiliary" or (self.rule == "alternate" and self.generation % 2 == 0):
+            return auxiliary_objectives(values)
+        return values
 
 
 def rule_of(selection: str, generation: int, generations: int) -> str:
@@ -150,25 +168,6 @@ def rule_of(selection: str, generation: int, generations: int) -> str:
     if selection != TWO_STAGE:
         return selection
     return "auxiliary" if generation <= generations // 2 else "alternate"
-
-
-def mating_values(objectives: ArrayLike, rule: str, generation: int) -> Objectives:
-    """The values [U, 2] that the mating tournament compares: those whose sorting the rule selects by.
-
-    `auxiliary`: the auxiliary objectives; `alternate`: the objectives in odd generations, counted from 1, the
-    auxiliary ones in even generations [ours]; `bins`: the place within the bin, twice [ours]; `nsga2` and `cars`: the
-    objectives (CARS itself mates at random). Raises ValueError for an unknown rule, a generation below 1, and what
-    `auxiliary_objectives` refuses.
-    """
-    values = objective_rows("objectives", objectives)
-    _check_name("rule", rule, RULES)
-    if generation < 1:
-        raise ValueError(f"generation: expected at least 1, found {generation}")
-    if rule == "bins":
-        return np.repeat(bin_ranks(values).astype(np.float64)[:, None], 2, axis=1)
-    if rule == "auxiliary" or (rule == "alternate" and generation % 2 == 0):
-        return auxiliary_objectives(values)
-    return values
 
 
 def sorted_fronts(values: ArrayLike) -> list[list[_Point]]:

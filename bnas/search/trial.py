@@ -39,8 +39,8 @@ Score = Callable[[Sequence[Genotype]], Sequence[float]]
 class TrialPlan:
     """What is trained: the first population, offspring of some generations, then the best of them for longer.
 
-    A generation trains `population` networks for `epochs` epochs: chosen from `candidates` times as many offspring by
-    the regression. Then the best of every one of `bins` equal log-size bins in turn, `finalists` in all, are trained
+    A generation trains `population` networks for the trial's epochs: chosen from `candidates` times as many offspring
+    by the regression. Then the best of every one of `bins` equal log-size bins in turn, `finalists` in all, are trained
     for `finalist_epochs` (0 finalists: nothing is trained again).
     """
 
@@ -50,7 +50,6 @@ class TrialPlan:
     candidates: int
     variation: VariationRates
     selection: str
-    epochs: int
     finalists: int
     finalist_epochs: int
     bins: int
@@ -60,9 +59,9 @@ class TrialPlan:
 class Trial:
     """A trial as it goes: what was trained for how long, what it came to, and the estimates that follow.
 
-    `runs` and `estimates` map epochs to what networks trained for as long came to, and to what the regression makes of
-    that. `score` adds the supernet's opinion to what the regression sees. `agree` returns the main rank's values on all
-    ranks, whose rounding may differ.
+    All networks are trained for `epochs` epochs, finalists for more, too. `runs` and `estimates` map epochs to what
+    networks trained for as long came to, and to what the regression makes of that. `score` adds the supernet's opinion
+    to what the regression sees. `agree` returns the main rank's values on all ranks, whose rounding may differ.
     """
 
     problem: SearchProblem
@@ -120,13 +119,13 @@ def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], t
     With `candidates` 1 and `random_share` 1 all offspring are random and none is chosen: random search.
     """
     problem, rng = trial.problem, random.Random(plan.seed)
-    origins = dict(first)
+    origins, drawn = dict(first), set[Genotype]()
     breeder = problem.breeder(plan.variation)
 
     def sampler(rng: random.Random, count: int) -> list[Genotype]:
-        drawn = breeder.sampler(rng, count)
-        origins.update(dict.fromkeys([genotype for genotype in drawn if genotype not in origins], "random"))
-        return drawn
+        genotypes = breeder.sampler(rng, count)
+        drawn.update(genotypes)
+        return genotypes
 
     def trained(genotypes: Sequence[Genotype], epochs: int) -> None:
         missing = [genotype for genotype in genotypes if genotype not in trial.runs.get(epochs, {})]
@@ -134,20 +133,21 @@ def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], t
             trial.learn(dict(zip(missing, train(missing, epochs), strict=True)), epochs)
 
     def estimates(genotypes: Sequence[Genotype]) -> list[float]:
-        trained(genotypes, plan.epochs)
-        return [trial.estimates[plan.epochs][genotype] for genotype in genotypes]
+        trained(genotypes, trial.epochs)
+        return [trial.estimates[trial.epochs][genotype] for genotype in genotypes]
 
     def predictions(genotypes: Sequence[Genotype]) -> list[float]:
-        return trial.predict(genotypes, plan.epochs)
+        return trial.predict(genotypes, trial.epochs)
 
     population = tuple(first)
     for t in range(1, plan.generations + 1):
-        known = len(trial.runs.get(plan.epochs, ()))
+        known = len(trial.runs.get(trial.epochs, ()))
+        drawn.clear()
 
         def moved(survivors: Sequence[Genotype]) -> bool:
             """Whether estimates have moved since the parents were looked at: once, when the offspring are trained."""
             nonlocal known
-            before, known = known, len(trial.runs[plan.epochs])
+            before, known = known, len(trial.runs[trial.epochs])
             return known > before
 
         step = generation.step(
@@ -156,15 +156,17 @@ def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], t
             selection=Selection(rule_of(plan.selection, t, plan.generations), t, plan.population),
             breeder=replace(breeder, sampler=sampler),
             rng=rng,
-            exclude=trial.runs.get(plan.epochs, {}).keys(),
+            exclude=trial.runs.get(trial.epochs, {}).keys(),
             screening=Screening(plan.candidates, problem.evaluation(predictions)),
             second_look=moved,
         )
         population = step.population
-    trained(population, plan.epochs)
+        for genotype in step.genotypes:
+            origins.setdefault(genotype, "random" if genotype in drawn else "offspring")
+    trained(population, trial.epochs)
     if plan.finalists:
-        trained(best_of_bins(trial.estimates[plan.epochs], problem, plan.bins, plan.finalists), plan.finalist_epochs)
-    return {genotype: origins.get(genotype, "offspring") for genotype in trial.runs[plan.epochs]}
+        trained(best_of_bins(trial.estimates[trial.epochs], problem, plan.bins, plan.finalists), plan.finalist_epochs)
+    return origins
 
 
 def best_of_bins(

@@ -1,9 +1,11 @@
-"""What a network is beside its genotype: plain data, no torch, so that packed models can carry it."""
+"""A network's configuration, and with its genotype its architecture: plain data, no torch, for packed models, too."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from bnas.space.genotype import Genotype
 from bnas.space.shipped import SHIPPED
 
 SIGN_NAMES = ("approx", "ste")
@@ -59,3 +61,10 @@ class NetworkConfig:
             return ((self.channels, self.stem_stride),)
         more = ((self.channels, 2),) * (2 if self.stem_stride == 8 else 1)
         return ((max(1, self.channels // 2), 2), *more)
+
+
+class Architecture(NamedTuple):
+    """All that determines what a network computes, but its weights: `Network(*architecture)` builds it."""
+
+    config: NetworkConfig
+    genotype: Genotype

@@ -168,10 +168,14 @@ POOL_PER_SAMPLE, FEW_SAMPLES, POOL_PER_FURTHER = 12, 64, 4
 """Candidates drawn for each genotype that stratified sampling returns: for the first few, and for each of many more."""
 
 
-def distinct(draw: Callable[[], Genotype], count: int, attempts_each: int = 50) -> list[Genotype]:
-    """Up to `count` different genotypes out of at most `attempts_each · count` draws, in order of drawing."""
+ATTEMPTS_EACH = 50
+"""Draws for each genotype that is asked for, after which fewer are returned."""
+
+
+def distinct(draw: Callable[[], Genotype], count: int) -> list[Genotype]:
+    """Up to `count` different genotypes out of at most `ATTEMPTS_EACH · count` draws, in order of drawing."""
     genotypes: dict[Genotype, None] = {}
-    for _ in range(attempts_each * count):
+    for _ in range(ATTEMPTS_EACH * count):
         if len(genotypes) == count:
             break
         genotypes.setdefault(draw())

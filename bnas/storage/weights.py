@@ -27,10 +27,10 @@ def save_weights(module: nn.Module, path: Path) -> None:
 def load_weights(module: nn.Module, path: Path) -> None:
     """Copy the file's weights into a module. Raises WeightsError for any other file, before the module is touched."""
     state = read_weights(path)
-    expected, found = _shapes(module.state_dict()), _shapes(state)
-    if expected != found:
-        name = min(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        wanted, present = expected.get(name, "no such tensor"), found.get(name, "none")
+    expected, given = _shapes(module.state_dict()), _shapes(state)
+    if expected != given:
+        name = min(n for n in expected.keys() | given.keys() if expected.get(n) != given.get(n))
+        wanted, present = expected.get(name, "no such tensor"), given.get(name, "none")
         raise WeightsError(f"{path}: {name[:80]}: expected {wanted}, found {present}")
     module.load_state_dict(state)
 

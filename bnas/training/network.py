@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bnas.data.split import Split
 from bnas.nn.auxiliary_head import WithAuxiliary
-from bnas.nn.network import Network, NetworkConfig, PathDropout, Rows
+from bnas.nn.network import Network, PathDropout, Rows
 from bnas.records.networks import Rounded
 from bnas.records.training import EpochRecord, Predictions
-from bnas.space.genotype import Genotype
+from bnas.space.network_config import Architecture
 from bnas.storage.checkpoint import FROM_THE_START, Resumption
 from bnas.training.family import Family
 from bnas.training.loop import Outputs, TrainingError, calibrate, new_training
@@ -42,8 +42,7 @@ class Trained(NamedTuple):
 
 
 def train_network(
-    config: NetworkConfig,
-    genotype: Genotype,
+    architecture: Architecture,
     family: Family,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     resumption: Resumption = FROM_THE_START,
@@ -57,7 +56,7 @@ def train_network(
     recipe = family.recipe
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        network = Network(config, genotype)
+        network = Network(*architecture)
         model = WithAuxiliary(network) if recipe.auxiliary_weight else network
     model.to(family.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     feed = family.feed()
@@ -81,13 +80,13 @@ def train_network(
     try:
         family.fit(forward, training, feed, finish, ranks)
     except TrainingError as error:
-        raise TrainingError(f"{error}, genotype {genotype.key}") from None
+        raise TrainingError(f"{error}, genotype {architecture.genotype.key}") from None
     learnt = feed.split
     rows = torch.randperm(len(learnt), generator=training.generator)[: calibration_images(learnt)].numpy()
     calibrate(network, family.normalise(torch.from_numpy(learnt.images[rows])))
     try:
         shipped = family.ship(network)
     except ValueError as error:
-        raise TrainingError(f"{error}, genotype {genotype.key}") from None
+        raise TrainingError(f"{error}, genotype {architecture.genotype.key}") from None
     rounded = family.rounded(network, shipped)
     return Trained(network, training.curve, family.test(shipped), rounded)

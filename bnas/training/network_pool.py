@@ -28,11 +28,10 @@ from typing import Any
 
 import torch
 
-from bnas.nn.network import NetworkConfig
 from bnas.records.base import parse
 from bnas.records.networks import read_rounded
 from bnas.records.training import EpochRecord, read_epochs, read_predictions
-from bnas.space.genotype import Genotype
+from bnas.space.network_config import Architecture
 from bnas.storage.cache import mark
 from bnas.storage.checkpoint import Checkpoints, Resumption, forget
 from bnas.storage.files import atomic_write, read_json
@@ -52,8 +51,7 @@ class Job:
     """
 
     name: str
-    config: NetworkConfig
-    genotype: Genotype
+    architecture: Architecture
     folder: Path
     checkpoints: Path
 
@@ -251,8 +249,7 @@ def _train(job: Job, family: Family, on_epoch: OnEpoch, ranks: Ranks = ALONE) ->
             return
         unfinished = job.unfinished()
         trained = train_network(
-            job.config,
-            job.genotype,
+            job.architecture,
             family,
             partial(on_epoch, job.name) if ranks.is_main else lambda record: None,
             Resumption(

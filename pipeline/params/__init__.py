@@ -56,7 +56,7 @@ def validated(file: Path, model: type[M], broken_rules: Callable[[M], Iterable[C
 
 
 def readable(params: P, file: Path, within: str = "") -> P:
-    """Within a DVC stage, what of the sections it declares; else all of them. See `declared` for `within`."""
+    """Within a DVC stage only the sections that it declares, else all of them. See `declared` for `within`."""
     address = os.environ.get("DVC_STAGE")
     if not address:
         return params
@@ -68,7 +68,7 @@ def readable(params: P, file: Path, within: str = "") -> P:
 
 
 def declared(file: Path, stage: str, sections: Collection[str] = (), within: str = "") -> tuple[set[str], list[Path]]:
-    """What the dvc.yaml beside `file` says that a stage reads: sections of `file`, and files and folders.
+    """The sections of `file`, and the files and folders, that a stage reads by the dvc.yaml beside `file`.
 
     `sections` are all that the file has, below the key `within` if there is one; none stand for those of `Params`.
     """

@@ -13,6 +13,7 @@ from bnas.storage.terminal import printable
 from pipeline.params.sections import (
     DataSection,
     FinalNetworkSection,
+    OperationsSection,
     Params,
     RetrainSection,
     SpaceSection,
@@ -78,7 +79,7 @@ def of_data(data: DataSection) -> Iterator[Complaint]:
         yield mismatch(("data", "title"), "a text of printable characters", data.title)
 
 
-def of_space(space: SpaceSection) -> Iterator[Complaint]:
+def of_space(space: OperationsSection) -> Iterator[Complaint]:
     """Rules of the section `space`."""
     if space.name not in OPERATIONS:
         yield mismatch(("space", "name"), one_of(OPERATIONS), space.name)

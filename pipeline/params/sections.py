@@ -62,12 +62,17 @@ class DataSection(Section):
     augmentation: AugmentationSection
 
 
-class SpaceSection(Section):
-    """The search space."""
+class OperationsSection(Section):
+    """A space of architectures."""
 
     name: str
     operations: Annotated[tuple[str, ...], Field(min_length=1)]
     nodes: Annotated[int, Field(ge=1, le=8)]
+
+
+class SpaceSection(OperationsSection):
+    """The search space."""
+
     sampling: Literal["size_stratified", "uniform"]
 
 

@@ -8,6 +8,7 @@ aliases, and names a key that is given twice without those above it. Every probl
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,15 @@ def read_yaml(file: Path) -> Any:
         problem = str(error)
     where = f"{file}, line {line}" if line else str(file)
     raise ParamsError(f"{where}: expected valid YAML, found an error ({' '.join(problem.split())})")
+
+
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything below a mapping that is no mapping; a list is one value."""
+    if not isinstance(value, dict):
+        yield key, list(value) if isinstance(value, tuple) else value
+        return
+    for name, below in value.items():
+        yield from flat(below, f"{key}.{name}" if key else str(name))
 
 
 def _plain(node: yaml.Node, file: Path, loc: Loc) -> Any:

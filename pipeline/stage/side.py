@@ -24,7 +24,7 @@ PROJECT = Path("..")
 
 @dataclass(frozen=True)
 class SidePipeline(Generic[P]):
-    """Where a side pipeline works, where its parameters lie, seen from the project's folder, and how they are read."""
+    """A side pipeline: its folder and its file of parameters, seen from the project's, and the reader of that file."""
 
     folder: Path
     params: Path

@@ -24,7 +24,7 @@ from bnas.training import network_pool
 from bnas.training.family import Recipe, Use
 from bnas.training.network_pool import Job
 from pipeline import build, networks
-from pipeline.config import dataset, network_config, search_space
+from pipeline.config import dataset, search_space
 from pipeline.stage import Stage, atomic_write
 from pipeline.stage.side import PROJECT
 from pipeline.tabular.params import NetworksSection, TabularParams
@@ -65,13 +65,11 @@ def run(stage: Stage) -> None:
     """Train what the table lacks, some networks at a time, and write the table anew after each of these."""
     params, description = stage.params, dataset()
     assert isinstance(params, TabularParams)
-    final = network_config(params, description, params.network.final)
-    image = description.image
-    costs = CostTable(final, search_space(params), (image.channels, image.height, image.width))
+    costs = build.cost_table(params, description, search_space(params))
     entries = chosen(costs, params.networks)
     device, path = build.device(params.runtime), TABLES / f"{params.name}.csv"
     plan = trainings(entries, params.networks, params.recipe.epochs)
-    conditions = conditions_of(params, final, description)
+    conditions = conditions_of(params, costs.config, description)
     rows = kept_rows(path, conditions)
     advance = stage.progress(sum(training.epochs * len(them) for training, them in plan))
     with network_pool.started(params.runtime.workers) as workers:
@@ -82,7 +80,7 @@ def run(stage: Stage) -> None:
                 recipe = Recipe(**{**params.recipe.model_dump(), "seed": training.seed, "epochs": training.epochs})
                 use = use_of(params.networks, training)
                 trained = networks.family(params, description, recipe, device, use)
-                jobs = [networks.job(e.genotype.key, final, e.genotype, trained, description) for e in lacking]
+                jobs = [networks.job(e.genotype.key, costs.config, e.genotype, trained, description) for e in lacking]
 
                 def on_epoch(name: str, record: EpochRecord, training: Training = training) -> None:
                     advance(1, f"{name}, seed {training.seed}, epoch {record.epoch}/{training.epochs}")
@@ -140,7 +138,7 @@ def kept_rows(path: Path, conditions: str) -> dict[Key, Row]:
 
 
 def use_of(section: NetworksSection, training: Training) -> Use:
-    """What a training learns: train, judged on validation, or with folds both but the part that its seed chooses."""
+    """The use of the splits in a training: train, judged by validation, or both but the fold that its seed chooses."""
     if section.folds == 1:
         return Use(("train",), "validation")
     return Use(("train", "validation"), "", section.folds, training.seed % section.folds)

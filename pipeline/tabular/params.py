@@ -14,11 +14,11 @@ from pipeline.params import Params, readable, rules, validated
 from pipeline.params.sections import (
     DataSection,
     FinalNetworkSection,
+    OperationsSection,
     RecipeSection,
     RuntimeSection,
     Section,
     Seed,
-    SpaceSection,
 )
 
 
@@ -40,7 +40,7 @@ class Tabular(Section):
 
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
     data: DataSection
-    space: SpaceSection
+    space: OperationsSection
     network: FinalNetworkSection
     recipe: RecipeSection
     networks: NetworksSection

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,11 @@ from numpy.typing import NDArray
 from bnas.nn.cost import CostTable
 from bnas.records.search import Front, SpaceRange, read_front
 from bnas.search.pareto import guessing_error
-from bnas.space.baselines import spread
 from bnas.space.search_space import SearchSpace
 from bnas.training.ranks import ALONE, Ranks
 from pipeline import build, retrain
-from pipeline.config import dataset, network_config
+from pipeline.config import dataset
 from pipeline.processes import main
-from pipeline.retrain import Candidate
 from pipeline.stage import Stage, write_json
 from pipeline.stage.side import PROJECT
 from pipeline.transfer.params import TransferParams
@@ -31,13 +28,10 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     assert isinstance(params, TransferParams)
     path = PROJECT / params.source.front
     front = read_front(path)
-    costs = CostTable(
-        network_config(params, description, params.network.final),
-        space(front, params.source.operations, path),
-        (description.image.channels, description.image.height, description.image.width),
-    )
+    costs = build.cost_table(params, description, space(front, params.source.operations, path))
     test = build.split("test", description, stage.params.runtime)  # so that a broken one is refused before the training
-    retrain.train(stage, candidates(front, params, costs), description, costs, ranks)
+    chosen = retrain.of_front([each.genotype for each in front.members], params.retrain, costs, lambda genotype: None)
+    retrain.train(stage, chosen, description, costs, ranks)
     if not ranks.is_main:
         return
     write_json(stage.out / "space.json", space_range(costs, test.labels).to_dict())
@@ -59,18 +53,6 @@ def space_range(costs: CostTable, labels: NDArray[np.int64]) -> SpaceRange:
     """The fixed frame of the indicators for images of these labels `[N]`, and this scale."""
     smallest, largest = costs.size_range()
     return SpaceRange(smallest, largest, guessing_error(labels))
-
-
-def candidates(front: Front, params: TransferParams, costs: CostTable) -> list[Candidate]:
-    """Members spread over the front, random architectures of their sizes, and the baselines of every search."""
-    section, channels = params.retrain, params.network.final.channels
-    if len(front.members) < section.count:
-        warnings.warn(f"retrain.count: {section.count} asked for, the front has {len(front.members)}", stacklevel=1)
-    genotypes = sorted((member.genotype for member in front.members), key=costs.size)
-    members = [genotypes[i] for i in spread([costs.size(g) for g in genotypes], section.count)]
-    chosen = [Candidate(f"front-{i}", "front", g, channels, None) for i, g in enumerate(members, 1)]
-    chosen += retrain.matched(members, section, costs, channels, lambda genotype: None)
-    return chosen + retrain.fixed(section, costs.space, channels, lambda genotype: None)
 
 
 if __name__ == "__main__":

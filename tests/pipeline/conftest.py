@@ -20,7 +20,7 @@ from bnas.records.search import read_front
 from bnas.storage.lock import lock
 from bnas.storage.weights import save_weights
 from pipeline.config import dataset
-from pipeline.export import built
+from pipeline.export import untrained
 from pipeline.params import load
 from pipeline.stage import write_json
 from tests.imports import ROOT
@@ -144,7 +144,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory, searched: Searched) -> S
     place.mkdir(parents=True)
     write_json(place.with_name("networks.json"), RetrainedNetworks((found,)).to_dict())
     with contextlib.chdir(folder):
-        save_weights(built(found, load("params.yaml"), dataset()), place / "weights.safetensors")
+        save_weights(untrained(found, load("params.yaml"), dataset()), place / "weights.safetensors")
     return Searched(folder, searched.steps)
 
 

@@ -57,7 +57,13 @@ def anything(stage: str, file: str) -> list[Case]:
     return cases(stage, file, missing=spoil.missing, a_folder=spoil.a_folder, outside=spoil.outside, **ways)
 
 
+def another_json(stage: str, file: str) -> list[Case]:
+    """What is tried with further files of the reader that `as_json` tries everything with."""
+    return cases(stage, file, truncated=spoil.truncated, an_object=spoil.replaced("{}"), null=spoil.replaced("null"))
+
+
 def as_json(stage: str, file: str) -> list[Case]:
+    """What is tried with one file of each reader of JSON."""
     ways = {"deep": spoil.deep, "huge_number": spoil.huge_number, "null": spoil.replaced("null")}
     return [*anything(stage, file), *cases(stage, file, an_object=spoil.replaced("{}"), **ways)]
 
@@ -153,8 +159,8 @@ GENOTYPES = [
         more_nodes=edited(other_space),
         not_all_genotypes=edited(lambda value: value.append(None)),
     ),
-    *as_json("search", "data/stage2/evaluated.json"),
-    *as_json("search", "data/stage2/population.json"),
+    *another_json("search", "data/stage2/evaluated.json"),
+    *another_json("search", "data/stage2/population.json"),
 ]
 WEIGHT = [
     *anything("stage2", WEIGHTS),
@@ -204,9 +210,9 @@ RECORDS = [
         another_key=put("generations", 0, "members", 0, "key", "0" * 12),
         a_negative_size=put("generations", 0, "members", 0, "size_bytes", -1.0),
     ),
-    *as_json("trial", SEARCHED_FRONT),
-    *as_json("trial", "data/search/generations.json"),
-    *as_json("retrain", TRIAL),
+    *another_json("trial", SEARCHED_FRONT),
+    *another_json("trial", "data/search/generations.json"),
+    *another_json("retrain", TRIAL),
     *cases(
         "retrain",
         TRIAL,
@@ -215,7 +221,7 @@ RECORDS = [
         another_key=put("networks", 0, "key", "0" * 12),
         another_origin=put("networks", 0, "origin", "elsewhere"),
     ),
-    *as_json("retrain", FRONT),
+    *another_json("retrain", FRONT),
     *cases(
         "retrain",
         FRONT,
@@ -282,7 +288,7 @@ INDEXED = [
 SEARCHED = [*ARRAYS, *DATASETS, *GENOTYPES, *WEIGHT, *RECORDS, *PARAMETERS]
 
 LATENCIES = [
-    *(case._replace(spoil=spoil.for_latency(case.spoil)) for case in as_json("stage1", TABLE)),
+    *(case._replace(spoil=spoil.for_latency(case.spoil)) for case in another_json("stage1", TABLE)),
     *cases(
         "stage1",
         TABLE,
@@ -293,7 +299,7 @@ LATENCIES = [
 SEARCHED += LATENCIES
 
 EXPORTED = [
-    *as_json("export", NETWORKS),
+    *another_json("export", NETWORKS),
     *cases(
         "export",
         NETWORKS,
@@ -336,11 +342,11 @@ REPORTED = [
         a_row_less=spoil.content(lambda old: b"\n".join(old.split(b"\n")[:3] + old.split(b"\n")[4:])),
     ),
     *cases("report", PREDICTIONS, "predictions of front-1", header_only=spoil.content(lambda old: old[:23])),
-    *as_json("report", "data/retrain/front-1/curve.json"),
+    *another_json("report", "data/retrain/front-1/curve.json"),
     *cases("report", LINEAR, null=spoil.replaced("null"), truncated=spoil.truncated, all_wrong=put("wrong", 9**9)),
-    *as_json("report", TRIAL),
+    *another_json("report", TRIAL),
     *cases("report", "data/search/summary.json", tau_of_three=put("schedule_tau", 3.0), empty=spoil.empty),
-    *as_json("report", "data/export/files.json"),
+    *another_json("report", "data/export/files.json"),
     *cases("report", "data/stage2/training.json", a_key_less=edited(lambda value: value[0].popitem() and None)),
     *cases("report", "data/stage1/training.json", infinity=put(0, "loss", float("inf")), truncated=spoil.truncated),
     *cases(
@@ -449,7 +455,7 @@ def test_the_report_refuses_a_bad_file_in_one_line(case: Case, tried: dict[Case,
     refused(case, tried[case])
 
 
-@pytest.mark.parametrize("case", as_json("show", NETWORKS), ids=str)
+@pytest.mark.parametrize("case", another_json("show", NETWORKS), ids=str)
 def test_the_table_refuses_a_bad_file_in_one_line(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

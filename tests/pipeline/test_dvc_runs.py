@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 from copy import copy
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import yaml
 
+from tests import experiments_table
 from tests.chaos import contents, interrupt
-from tests.pipeline.workspace import Workspace
+from tests.experiments_table import columns
+from tests.imports import ROOT
+from tests.pipeline.workspace import STAGES, Workspace
 
 METRICS = (
     "hypervolume",
@@ -28,7 +32,8 @@ METRICS = (
 def test_two_clones_end_with_equal_files(finished: Workspace, tmp_path: Path) -> None:
     other = Workspace(tmp_path, finished.commands)
     other.set("runtime.workers", 2)
-    other.repro()
+    for stage in STAGES:  # without DVC, which has no part in the files
+        other.run("python", "-m", f"pipeline.{stage}")
     ours, theirs = contents(finished.folder), contents(other.folder)
     assert ours.keys() == theirs.keys()
     assert "data/retrain/front-1/weights.safetensors" in ours
@@ -45,8 +50,8 @@ def test_a_digit_changed_in_an_output_is_noticed_and_put_right(finished: Workspa
 
 def test_experiments_in_folders_of_their_own_are_listed_with_their_metrics(finished: Workspace) -> None:
     # As queued ones run, but without the queue's daemons, which are DVC's affair; and DVC locks two that start at once.
-    for seed in (1, 2):
-        finished.run("dvc", "exp", "run", "--temp", "-S", f"retrain.seed={seed}")
+    for change, stages in {"retrain.seed=1": ["retrain", "export", "report"], "report.size_bins=5": ["report"]}.items():
+        assert Workspace.ran(finished.run("dvc", "exp", "run", "--temp", "-S", change).stdout) == stages
     shown = json.loads(finished.run("dvc", "exp", "show", "--json").stdout)
     found = {}
     for entry in shown:
@@ -56,12 +61,18 @@ def test_experiments_in_folders_of_their_own_are_listed_with_their_metrics(finis
             files = {name: file for name, file in data["metrics"].items() if not name.startswith("transfer/")}
             metrics = {k: v for file in files.values() for k, v in file["data"].items()}
             found[data["params"]["params.yaml"]["data"]["retrain"]["seed"]] = metrics
-    assert sorted(found) == [1, 2]
+    assert sorted(found) == [0, 1]
     for metrics in found.values():
         assert set(METRICS) == {*metrics, "tau"}, "it is undefined where errors of so small networks are equal"
+    listed = experiments_table.listed(finished)
+    assert columns(listed)[:-2] == columns(experiments_table.table())[:-1]
+    assert set(columns(listed)[-2:]) == {"retrain.seed", "report.size_bins"}
+    assert max(map(len, listed.splitlines())) <= 160
+    assert shlex.join(experiments_table.command()) in (ROOT / "Makefile").read_text()
     names = finished.run("dvc", "exp", "list", "--name-only").stdout.split()
     compared = finished.run("python", "-m", "pipeline.compare", *names).stdout
     assert "retrain.seed" in compared
+    assert "report.size_bins" in compared
     assert "Not found" not in compared
     finished.run("dvc", "exp", "apply", names[0])
     finished.git("checkout", "-q", ".")

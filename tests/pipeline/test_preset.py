@@ -17,12 +17,14 @@ from bnas.data.batches import TrainingFeed
 from bnas.data.split import Split
 from bnas.nn.network import Supernet
 from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
+from bnas.space.network_config import Architecture
 from bnas.training.family import Family, FamilyData, Recipe
 from bnas.training.loop import CosineRate, fit, new_training
 from bnas.training.network import train_network
 from pipeline import build, preset
 from pipeline.config import network_config, search_space
 from pipeline.params import Params, load
+from pipeline.params.yaml12 import flat
 from pipeline.retrain import NOT_OF_THE_RECIPE
 from pipeline.transfer import params as transfer
 from tests.bnas import tiny
@@ -86,10 +88,10 @@ def test_a_whole_preset_is_the_committed_default(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_a_preset_changes_what_it_names_and_nothing_else(name: str, folder: Path) -> None:
     target = preset.target_of(name)
-    before = dict(preset.flat(yaml.safe_load(target.file.read_text())))
-    named = dict(preset.flat(yaml.safe_load((ROOT / f"pipeline/presets/{name}.yaml").read_text())))
+    before = dict(flat(yaml.safe_load(target.file.read_text())))
+    named = dict(flat(yaml.safe_load((ROOT / f"pipeline/presets/{name}.yaml").read_text())))
     preset.apply(name, force=False)
-    after = dict(preset.flat(yaml.safe_load(target.file.read_text())))
+    after = dict(flat(yaml.safe_load(target.file.read_text())))
     assert after == before | named
     assert [key for key in named if before[key] == named[key]] == [], "a preset holds only what differs"
 
@@ -119,10 +121,10 @@ def test_a_preset_gives_the_same_file_whatever_was_there(folder: Path) -> None:
 
 
 def test_what_changed_is_printed_and_nothing_else(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = dict(preset.flat(yaml.safe_load(Path("params.yaml").read_text())))
+    before = dict(flat(yaml.safe_load(Path("params.yaml").read_text())))
     assert preset.main(["cifar10"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    after = dict(preset.flat(yaml.safe_load(Path("params.yaml").read_text())))
+    after = dict(flat(yaml.safe_load(Path("params.yaml").read_text())))
     assert [line.partition(": ")[0] for line in lines] == [key for key in after if before[key] != after[key]]
     assert head == f"params.yaml: preset cifar10, {len(lines)} changed"
     assert "network.final.cells: 3 -> 20" in lines
@@ -254,6 +256,6 @@ def retraining_step(params: Params, description: DatasetDescription, genotype: o
     recipe = Recipe(**given | {"epochs": 1, "batch_size": 4})
     data = FamilyData(folder, description.mean, description.std, build.augmentation(params))
     config = network_config(params, description, params.network.final)
-    _, (record,), answers, _ = train_network(config, genotype, Family(recipe, data, torch.device("cpu")))
+    _, (record,), answers, _ = train_network(Architecture(config, genotype), Family(recipe, data, torch.device("cpu")))
     assert len(answers.labels) == 2
     return record.loss

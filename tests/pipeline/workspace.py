@@ -95,7 +95,11 @@ class Workspace:
 
     def repro(self, *options: str) -> list[str]:
         """`dvc repro`; the stages that ran (with `--dry`: that would run), in order."""
-        output = self.run("dvc", "repro", *options).stdout
+        return self.ran(self.run("dvc", "repro", *options).stdout)
+
+    @staticmethod
+    def ran(output: str) -> list[str]:
+        """The stages that DVC says it runs, in order."""
         return re.findall(r"^Running stage '(\w+)'", output, flags=re.MULTILINE)
 
     def set(self, key: str, value: object) -> object:

@@ -1,4 +1,4 @@
-"""A run and its story → the text of its page."""
+"""Builds the page of a run from its story."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bnas.report.story import Block, Picture, Section, Story
 from bnas.storage.terminal import printable
 
 _ELSEWHERE = ("front", "cells")
-"""A picture and a section that the page shows in its own way."""
+"""A picture and a section that the page shows in another form."""
 
 
 def environment() -> Environment:
@@ -119,7 +119,7 @@ def _front_charts(run: Retrained, views: Mapping[str, NetworkView]) -> dict[str,
 
 
 def _population(run: Run, story: Story) -> tuple[Markup, list[charts.Frame]]:
-    """The drawing with the last generation's members, which are seen before, and without, the script; all frames."""
+    """The drawing with the last generation's members, which it shows without the script, and all frames."""
     figure, frames = charts.population_frames(run.generations, run.front)
     (words,) = (picture.words for picture in story.pictures if picture.name == "population")
     members = [

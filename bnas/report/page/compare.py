@@ -30,7 +30,7 @@ class Point:
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """What git keeps of a finished run.
+    """A finished run, from the files of it that git keeps.
 
     `parameters` maps dotted keys to values, `indicators` names to numbers (None where one does not exist), `missing`
     are files that were looked for and not found. Raises ValueError for a run without a network of the front.

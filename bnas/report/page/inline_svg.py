@@ -24,7 +24,7 @@ _SVG = {**STYLE, "svg.fonttype": "none", "savefig.facecolor": "none"}
 _DROPPED = ("metadata", "style")
 _KEPT_OF_FONT = ("font-size", "font-weight", "text-anchor")
 _HIT_RADIUS = 9
-"""Of the invisible disc around a point, in units of the drawing: a finger is no needle."""
+"""Radius of the invisible disc around a point that can be touched, in units of the drawing."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ CHART = Theme(
     text=_SERIES,
 )
 STACK = Theme(fill={}, stroke={**_LINES, **_STAGES}, text=_SERIES)
-"""Of bars in the colours of operations, which are the same in every theme."""
+"""The theme of bars in the colours of operations, which do not change."""
 CELL = Theme(
     fill={"#ffffff": "--surface", "#f2f2f2": "--raised", "#555555": "--muted"},
     stroke={
@@ -115,7 +115,7 @@ def _drop(parent: ElementTree.Element) -> None:
 
 
 def _flatten(parent: ElementTree.Element) -> None:
-    """Groups that say nothing give way to what they hold, and what paints nothing goes."""
+    """Replace groups without attributes by their children, and remove elements that paint nothing."""
     children: list[ElementTree.Element] = []
     for child in parent:
         _flatten(child)
@@ -127,7 +127,7 @@ def _flatten(parent: ElementTree.Element) -> None:
 
 
 def _restyle(element: ElementTree.Element, theme: Theme) -> None:
-    """Fonts and known colours are left to the page; numbers lose digits that nobody can see."""
+    """Leave fonts and the theme's colours to the page, and round numbers to two digits."""
     text = element.tag in ("text", "tspan")
     style = []
     for name, value in _declarations(element.get("style", "")):
@@ -174,7 +174,7 @@ def _link(group: ElementTree.Element, name: str, points: Mapping[str, tuple[str,
 
 
 def _rename(root: ElementTree.Element, prefix: str) -> None:
-    """Identifiers that nothing refers to go, the others get the prefix."""
+    """Remove identifiers that nothing refers to, and put the prefix before the others."""
     references = set()
     for element in root.iter():
         if element.tag != "a":

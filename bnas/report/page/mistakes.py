@@ -1,4 +1,4 @@
-"""What a network most often takes for what, and small pictures of such images."""
+"""The most frequent confusions of a network, and small pictures of such images."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def worst_first(answers: Predictions) -> list[tuple[int, int, int]]:
 
 def worst_confusions(answers: Predictions, count: int) -> list[Confusion]:
     """The `count` most frequent confusions, in the order of `worst_first`."""
-    found = []
+    confusions = []
     for actual, predicted, _ in worst_first(answers)[:count]:
         images = np.flatnonzero((answers.labels == actual) & (answers.predictions == predicted))
-        found.append(Confusion(actual, predicted, tuple(images.tolist())))
-    return found
+        confusions.append(Confusion(actual, predicted, tuple(images.tolist())))
+    return confusions
 
 
 def worst_of_each(answers: Predictions, count: int) -> list[tuple[int, int, int]]:
-    """Of each class the `count` most frequent confusions, in the order of `worst_first`."""
+    """The `count` most frequent confusions of each class, in the order of `worst_first`."""
     seen = Counter[int]()
-    found = []
+    worst = []
     for cell in worst_first(answers):
         seen[cell[0]] += 1
         if seen[cell[0]] <= count:
-            found.append(cell)
-    return found
+            worst.append(cell)
+    return worst
 
 
 def image_uri(image: NDArray[np.uint8]) -> str:

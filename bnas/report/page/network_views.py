@@ -1,4 +1,4 @@
-"""What the page says, as values for its templates: picks for the cards, one section for each network."""
+"""Values for the templates of the page: picks for the cards, and one view for each network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from bnas.data.image_array import ImageArray
 from bnas.records.networks import RetrainedNetwork
 from bnas.records.training import Predictions
-from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusions, plain_error
+from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusions
 from bnas.report.axes import ROLE_COLOURS, ROLE_NAMES
 from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cell_words
 from bnas.report.charts import curve_chart
@@ -25,16 +25,16 @@ from bnas.report.weight_bytes import Part
 from bnas.search import pareto
 
 MATRIX_CLASSES = 20
-"""Of more classes no matrix is shown, whose cells would be dots, but a list of confusions to search in."""
+"""The most classes of a matrix; with more, a list of confusions is shown instead."""
 LISTED, LISTED_OF_EACH = 12, 3
-"""Confusions that are shown of that list, and how many of each class are in it: it grows with the classes."""
+"""Confusions of that list that are shown at first, and how many of each class it holds."""
 CONFUSIONS, CONFUSION_IMAGES = 4, 5
 MOST_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A network worth a card, and what for; several reasons may name the same network."""
+    """A network that has a card on the page, and the reasons for it."""
 
     reasons: tuple[str, ...]
     network: RetrainedNetwork
@@ -64,9 +64,7 @@ def round_limit(front: Sequence[RetrainedNetwork]) -> float | None:
     return max((limit for limit in limits if min(sizes) < limit <= max(sizes)), default=None)
 
 
-def knee(
-    front: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float] = plain_error
-) -> RetrainedNetwork | None:
+def knee(front: Sequence[RetrainedNetwork], error: Callable[[RetrainedNetwork], float]) -> RetrainedNetwork | None:
     """The non-dominated network farthest below the line between the ends, over (log size, test error) [ours].
 
     None with fewer than three such networks, or if none is below the line.
@@ -99,7 +97,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """What images of one class were taken for: a count for each class."""
+    """Images of one class by the class that the network named: a count for each."""
 
     number: int
     name: str
@@ -119,7 +117,7 @@ class CellView(NamedTuple):
 
 @dataclass(frozen=True)
 class NetworkView:
-    """All that a network's card, detail and section show."""
+    """All values that the page shows of a network."""
 
     network: RetrainedNetwork
     role_name: str
@@ -136,7 +134,7 @@ class NetworkView:
 
     @property
     def summary(self) -> str:
-        """One line for those who only hear the chart."""
+        """One line that a screen reader reads for the network's point."""
         n = self.network
         return f"{n.name}, {self.role_name}: {kib(n.size_bytes)} KiB, test error {percent(n.test_error)} %"
 
@@ -216,9 +214,9 @@ def class_examples(run: Retrained, images: ImageArray | None) -> list[tuple[str,
     if images is None:
         return []
     labels = run.predictions[run.networks[0].name].labels
-    found = []
+    examples = []
     for number, name in enumerate(run.dataset.classes[:MOST_EXAMPLES]):
         where = np.flatnonzero(labels == number)
         if len(where):
-            found.append((name, image_uri(images[where[0]])))
-    return found
+            examples.append((name, image_uri(images[where[0]])))
+    return examples

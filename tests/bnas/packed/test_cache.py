@@ -1,5 +1,6 @@
 """Compiled once: numba's cache on disk, for all networks and processes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders
+from tests.imports import ROOT
 
 PREDICT = """
 import sys
@@ -43,7 +45,7 @@ def test_what_one_process_compiled_serves_every_network_in_the_next(tmp_path):
     assert later[-1] == "1 1 0"
 
 
-def test_without_a_folder_for_the_cache_every_process_compiles_and_says_so():
+def test_without_a_folder_for_the_cache_every_process_compiles_and_says_so(tmp_path):
     code = """
 import warnings
 from numba.core import caching
@@ -53,13 +55,17 @@ with warnings.catch_warnings(record=True) as found:
     from bnas.scoring import kernels
     from bnas.kernels import passes
     from bnas.packed import kernels
-    passes.runner()
+    from inner import run
+    assert run.ctypes() == 1
 assert ["NUMBA_CACHE_DIR" in str(warning.message) for warning in found] == [True]
 import numpy as np
 kernels.fill_with(out := np.zeros(3), 1, 2, 5.0)
 assert out.tolist() == [0, 5, 5]
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    (tmp_path / "inner.py").write_text(RUN.format(part="part", decorator="compiled_for_c('int64()')"))
+    (tmp_path / "part.py").write_text("VALUE = 1\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
 CACHED = """

@@ -262,7 +262,7 @@ def test_a_network_that_diverged_is_not_packed(value):
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("space", "seed"), [("bnas", 0), ("bnas", 1), ("bnas", 2), ("darts", 0), ("darts", 1)])
+@pytest.mark.parametrize(("space", "seed"), [("bnas", 0), ("darts", 1)])
 @pytest.mark.parametrize("shipped", SHIPPED)
 def test_a_file_holds_what_the_counter_counts_but_for_the_stems_batch_norm(config, nodes, size, space, seed, shipped):
     config = replace(config, shipped=shipped)

@@ -171,7 +171,7 @@ def test_errors_are_in_per_cent_over_kib(found, networks):
 def test_roles_keep_their_colour_and_marker_and_differ_in_both(networks):
     assert len(set(ROLE_COLOURS.values())) == len(set(ROLE_MARKERS.values())) == len(ROLES)
     roles = {charts.POINT + network.name: network.role for network in networks}
-    for figure in (charts.front_chart(networks), charts.fidelity_chart(networks)):
+    for figure in (charts.front_chart(networks), charts.estimate_chart(networks, "supernet_error")):
         for dot in dots(figure.axes[0]):
             role = roles[dot.get_gid()]
             assert dot.get_color() == ROLE_COLOURS[role]
@@ -209,16 +209,16 @@ def test_runs_without_supernet_stages_or_scores_can_be_drawn(generations, networ
     only_search = [record for record in generations if record.stage == "search"][:1]
     unscored = [dataclasses.replace(network, supernet_error=None) for network in networks]
     charts.render(charts.operations_chart(only_search), "svg")
-    charts.render(charts.fidelity_chart(unscored), "svg")
+    charts.render(charts.estimate_chart(unscored, "supernet_error"), "svg")
     charts.render(charts.supernet_chart({"stage1": (), "stage2": ()}), "svg")
 
 
 @pytest.mark.parametrize("file_format", ["svg", "png"])
 def test_a_picture_is_the_same_bytes_whatever_the_user_s_settings(file_format, networks):
-    expected = charts.render(charts.fidelity_chart(networks), file_format)
+    expected = charts.render(charts.estimate_chart(networks, "supernet_error"), file_format)
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "svg.hashsalt": "other"}):
         before = dict(matplotlib.rcParams)
-        assert charts.render(charts.fidelity_chart(networks), file_format) == expected
+        assert charts.render(charts.estimate_chart(networks, "supernet_error"), file_format) == expected
         assert dict(matplotlib.rcParams) == before
     assert b"<dc:date>" not in expected
 

@@ -83,7 +83,7 @@ def test_a_state_is_saved_after_every_epoch_and_generation(uninterrupted):
     assert counts == [(1, 0), (2, 0), (3, 0), (4, 0), (4, 1), (5, 1), (6, 1), (6, 2)]
 
 
-@pytest.mark.parametrize("stops", [[1], [2], [3], [4], [5], [6], [7], [8], [1, 1, 1], [2, 3], [4, 1]])
+@pytest.mark.parametrize("stops", [[1], [2], [3], [4], [5], [8], [1, 1, 1], [2, 3]])
 def test_a_stopped_stage_goes_on_to_the_same_end_with_less_work(uninterrupted, tmp_path, stops):
     net, result, steps, _ = uninterrupted
     for count in stops:

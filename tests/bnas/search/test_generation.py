@@ -19,7 +19,6 @@ from bnas.search.selection import (
     auxiliary_objectives,
     bin_ranks,
     fronts,
-    mating_values,
     rule_of,
     select,
 )
@@ -267,7 +266,9 @@ def test_mating_compares_by_the_sorting_of_the_rule():
     }
     for rule, values in expected.items():
         for generation in (1, 2, 3):
-            np.testing.assert_array_equal(mating_values(objectives, rule, generation), values[generation - 1])
+            np.testing.assert_array_equal(
+                Selection(rule, generation, 1).mating_values(objectives), values[generation - 1]
+            )
 
 
 @pytest.mark.parametrize(
@@ -299,9 +300,9 @@ def test_schedules_refuse_unknown_names_and_generations_out_of_range():
         with pytest.raises(ValueError, match=f"generation: expected a number from 1 to 2, found {generation}"):
             rule_of(TWO_STAGE, generation, 2)
     with pytest.raises(ValueError, match="rule: expected one of"):
-        mating_values([SMALL], TWO_STAGE, 1)
+        Selection(TWO_STAGE, 1, 1)
     with pytest.raises(ValueError, match="generation: expected at least 1, found 0"):
-        mating_values([SMALL], "nsga2", 0)
+        Selection("nsga2", 0, 1)
 
 
 @pytest.mark.parametrize("field", ["crossover", "mutation_rate", "random_share"])
@@ -554,7 +555,7 @@ def test_a_generation_breeds_by_the_values_of_its_rule():
     population = sample_uniform(SPACE, random.Random(1), 16)
     for rule, number in [("nsga2", 1), ("auxiliary", 1), ("alternate", 1), ("alternate", 2)]:
         generation = step(population, evaluate, selection=Selection(rule, number, 16), **setting(3))
-        values = mating_values(evaluate(population), rule, number)
+        values = Selection(rule, number, 16).mating_values(evaluate(population))
         assert list(generation.genotypes[16:]) == offspring(population, values, 16, **setting(3))
 
 

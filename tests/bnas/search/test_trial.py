@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from bnas.search.problem import SearchProblem
 from bnas.search.trial import ShortRun, Trial, TrialPlan, best_of_bins, run_trial
 from bnas.space.genotype import Gene, Genotype
 from bnas.space.network_config import NetworkConfig
-from bnas.space.search_space import SearchSpace, sample_uniform
+from bnas.space.search_space import Sampler, SearchSpace, sample_uniform
 
 SPACE = SearchSpace(nodes=3)
 COSTS = CostTable(NetworkConfig(1, 10, 8, 3), SPACE, (1, 28, 28))
@@ -30,7 +31,6 @@ PLAN = TrialPlan(
     candidates=4,
     variation=VariationRates(0.5, 0.1, 0.25),
     selection="bins",
-    epochs=1,
     finalists=8,
     finalist_epochs=3,
     bins=4,
@@ -64,7 +64,7 @@ def first(seed: int = 0) -> Mapping[Genotype, Origin]:
 
 
 def tried(plan: TrialPlan = PLAN) -> tuple[Trial, Trainer, dict[Genotype, Origin]]:
-    trial, trainer = Trial(PROBLEM, plan.epochs), Trainer()
+    trial, trainer = Trial(PROBLEM, 1), Trainer()
     return trial, trainer, run_trial(trial, plan, first(), trainer)
 
 
@@ -100,6 +100,41 @@ def test_random_search_makes_no_offspring_and_chooses_none() -> None:
     plan = PLAN.__class__(**{**vars(PLAN), "candidates": 1, "variation": VariationRates(0.0, 0.0, 1.0)})
     _, _, origins = tried(plan)
     assert sorted(set(origins.values())) == ["random", "search"]
+
+
+def test_who_is_bred_is_offspring_though_it_was_drawn_and_passed_over_before() -> None:
+    space = SearchSpace(("skip_connect", "max_pool_3x3", "bin_conv_3x3"), 1)
+    costs = CostTable(NetworkConfig(1, 10, 2, 3), space, (1, 8, 8))
+    asked: list[list[Genotype]] = []
+    drawn: list[tuple[int, Genotype]] = []
+
+    class Watched(SearchProblem):
+        @property
+        def sampler(self) -> Sampler:
+            def sample(rng: random.Random, count: int) -> list[Genotype]:
+                genotypes = sample_uniform(space, rng, count)
+                drawn.extend((len(asked), genotype) for genotype in genotypes)
+                return genotypes
+
+            return sample
+
+    def train(genotypes: Sequence[Genotype], epochs: int) -> list[ShortRun]:
+        asked.append(list(genotypes))
+        return [ShortRun(random.Random(genotype.key).random(), 10, 100) for genotype in genotypes]
+
+    bred_later = 0
+    for seed in range(10):
+        asked.clear()
+        drawn.clear()
+        parents: dict[Genotype, Origin] = dict.fromkeys(sample_uniform(space, random.Random(seed), 4), "search")
+        plan = replace(PLAN, seed=seed, population=4, generations=6, finalists=0)
+        origins = run_trial(Trial(Watched(space, costs, costs.size, 1.25, "uniform"), 1), plan, parents, train)
+        for generation, genotypes in enumerate(asked[1:], 1):
+            for genotype in genotypes:
+                now = (generation, genotype) in drawn
+                assert origins[genotype] == ("random" if now else "offspring")
+                bred_later += not now and genotype in [each for _, each in drawn]
+    assert bred_later
 
 
 def test_large_networks_stay_though_short_trainings_favour_small_ones() -> None:

@@ -22,6 +22,7 @@ from bnas.packed.network import load
 from bnas.records.networks import Rounded
 from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
 from bnas.space.genotype import Gene, Genotype
+from bnas.space.network_config import Architecture
 from bnas.storage.cache import MARK
 from bnas.storage.checkpoint import Resumption, forget
 from bnas.storage.weights import save_weights
@@ -73,7 +74,7 @@ def data(tmp_path_factory):
 
 def job(name, folder, genotype=None, **changes):
     config = replace(tiny.CONFIG, **changes)
-    return Job(name, config, genotype or GENOTYPES[name], folder / name, folder / "unfinished" / name)
+    return Job(name, Architecture(config, genotype or GENOTYPES[name]), folder / name, folder / "unfinished" / name)
 
 
 def finish_earlier(folder, epochs=RECIPE.epochs):
@@ -150,7 +151,7 @@ def stopped_after(epochs, checkpoints):
 def here(data, name="a", recipe=RECIPE, on_epoch=lambda record: None, state=None, save=forget):
     """A network trained in this process: itself, its curve and its predictions."""
     family = Family(recipe, data, CPU)
-    return train_network(tiny.CONFIG, GENOTYPES[name], family, on_epoch, Resumption(state, save))[:3]
+    return train_network(Architecture(tiny.CONFIG, GENOTYPES[name]), family, on_epoch, Resumption(state, save))[:3]
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +299,7 @@ def test_predictions_are_the_networks_answers_in_the_order_of_the_test_split(tra
 def test_answers_are_those_of_the_file_and_what_rounding_changed_is_counted(data, tmp_path, shipped):
     config = replace(tiny.CONFIG, shipped=shipped)
     family = Family(RECIPE, data, CPU, ship=fold.shipped)
-    network, curve, predictions, rounded = train_network(config, GENOTYPES["a"], family)
+    network, curve, predictions, rounded = train_network(Architecture(config, GENOTYPES["a"]), family)
     before, same, _ = here(data)
     assert tiny.same_weights(network, before)  # the training knows nothing of it
     assert curve == same
@@ -317,7 +318,7 @@ def test_answers_are_those_of_the_file_and_what_rounding_changed_is_counted(data
 
 def test_nothing_is_rounded_in_float32(data, once):
     family = Family(RECIPE, data, CPU, ship=fold.shipped)
-    network, _, predictions, rounded = train_network(tiny.CONFIG, GENOTYPES["a"], family)
+    network, _, predictions, rounded = train_network(Architecture(tiny.CONFIG, GENOTYPES["a"]), family)
     assert rounded is None
     assert tiny.same_weights(network, once[0])
     assert predictions.to_csv() == once[2].to_csv()
@@ -331,7 +332,7 @@ def test_a_number_that_the_format_does_not_reach_is_refused_before_the_test(data
     monkeypatch.setattr(Family, "test", lambda *_: pytest.fail("tested"))
     family = Family(RECIPE, data, CPU, ship=fold.shipped)
     with pytest.raises(TrainingError, match=r"^classifier: expected numbers of at most 65,504 for float16"):
-        train_network(replace(tiny.CONFIG, shipped="float16"), GENOTYPES["a"], family)
+        train_network(Architecture(replace(tiny.CONFIG, shipped="float16"), GENOTYPES["a"]), family)
 
 
 def test_statistics_are_those_of_the_training_images_as_they_are(data, once):

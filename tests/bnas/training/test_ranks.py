@@ -16,6 +16,7 @@ from bnas.records.training import read_epochs, read_predictions
 from bnas.scoring.supernet_scorer import ScoringData, supernet_scorer
 from bnas.search import coevolution, frozen_search
 from bnas.search.work import Work
+from bnas.space.network_config import Architecture
 from bnas.storage.checkpoint import Resumption, State
 from bnas.storage.weights import read_weights
 from bnas.training.family import Family, FamilyData, Recipe
@@ -168,7 +169,7 @@ GENOTYPES = {
 
 
 def job(folder: Path, name: str) -> Job:
-    return Job(name, tiny.CONFIG, GENOTYPES[name], folder / name, folder / "unfinished" / name)
+    return Job(name, Architecture(tiny.CONFIG, GENOTYPES[name]), folder / name, folder / "unfinished" / name)
 
 
 def trained(ranks: Ranks, data: FamilyData, folder: Path) -> list[object]:

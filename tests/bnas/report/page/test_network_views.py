@@ -34,6 +34,10 @@ def networks(*points):
     ]
 
 
+def error(network):
+    return network.test_error
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
@@ -45,10 +49,10 @@ def run(tmp_path_factory):
 
 
 def test_the_knee_is_farthest_below_the_line_between_the_ends():
-    assert knee(networks((4, 100), (8, 20), (16, 15), (32, 0))).name == "front-2"
-    assert knee(networks((4, 100), (32, 0))) is None
-    assert knee(networks((4, 100), (8, 99), (32, 0))) is None, "above the line"
-    assert knee(networks((4, 100), (8, 200), (16, 10), (32, 0))).name == "front-3", "a dominated one is none"
+    assert knee(networks((4, 100), (8, 20), (16, 15), (32, 0)), error).name == "front-2"
+    assert knee(networks((4, 100), (32, 0)), error) is None
+    assert knee(networks((4, 100), (8, 99), (32, 0)), error) is None, "above the line"
+    assert knee(networks((4, 100), (8, 200), (16, 10), (32, 0)), error).name == "front-3", "a dominated one is none"
 
 
 @pytest.mark.parametrize(
@@ -183,10 +187,11 @@ def test_names_of_classes_are_plain_in_the_data_for_dvc(run):
 def test_a_title_is_no_markdown_and_no_html(run):
     title = "**bold** `code` [link](http://x) <script>|</script>\n# heading \x1b[2J"
     hostile = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, title=title))
-    text = search_story(hostile, 10, "", "").markdown("svg")
+    story = search_story(hostile, 10, "", "")
+    text = story.markdown("svg")
     assert not [mark for mark in ("**bold", "`code", "[link", "<script", "\x1b") if mark in text]
     assert "\n# heading" not in text
-    page = page_html(hostile, search_story(hostile, 10, "", ""), None)
+    page = page_html(hostile, story, None)
     heading = re.search("<h1>(.*)</h1>", page)[1]
     shown = title.replace("\n", r"\n").replace("\x1b", r"\x1b")
     assert unescape(heading) == f"A family of binary networks for {shown}"
