@@ -24,7 +24,7 @@ def test_the_record_holds_names_and_public_versions_only() -> None:
 
 
 def test_what_a_requirement_requires_is_recorded_too() -> None:
-    assert {"numpy", "pytest", "fsspec"} <= required(PROJECT, ["dev"]).keys()
+    assert {"numpy", "pytest", "fsspec"} <= required(PROJECT, ["test"]).keys()
     assert "pytest" not in required(PROJECT, ["pipeline"])
 
 
