@@ -334,7 +334,9 @@ def run(program, tables, scratch, images, last, most):
         block = min(most, len(images) - start)
         for c in range(first.channels):
             for image in range(block):
-                _copy(maps, (c * block + image) * pixels, images[start + image], c * pixels, pixels)
+                # Nothing but the images is there for the first step to read.
+                at = first.source * block + (c * block + image) * pixels
+                _copy(maps, at, images[start + image], c * pixels, pixels)
         for step in range(len(program)):
             p = program[step]
             x, out = maps[p.source * block :], maps[p.out * block :]

@@ -14,6 +14,7 @@ from bnas.packed import kernels as k
 from bnas.packed.lanes import POSITIONS, TOGETHER
 from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
+from bnas.packed.places import Span, packed
 
 SHARING, WASTE = 32, 1.3
 """From so many outputs on, and so many positions for each that counts, taps are gathered (measured)."""
@@ -292,19 +293,10 @@ def _places(steps: Sequence[Step]) -> _Places:
             last[root(source)[0]] = max(last[root(source)[0]], made)
         if isinstance(step, Sum):
             last[root(step.other)[0]] = max(last[root(step.other)[0]], made)
-    placed: list[tuple[int, int, int]] = []  # (start, end, map)
-    starts: dict[int, int] = {}
-    for index in sorted(first, key=first.__getitem__):
-        need = elements(shapes[index]) + GAP
-        start = 0
-        for begin, end, other in sorted(placed):
-            if last[other] >= first[index]:
-                if begin - start >= need:
-                    break
-                start = max(start, end)
-        starts[index] = start
-        placed.append((start, start + need, index))
-    return _Places([starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], max(end for _, end, _ in placed))
+    roots = sorted(first, key=first.__getitem__)
+    found = packed([[Span(0, elements(shapes[i]) + GAP, first[i], last[i])] for i in roots])
+    starts = dict(zip(roots, found.starts, strict=True))
+    return _Places([starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], found.total)
 
 
 def _joined(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
