@@ -84,4 +84,5 @@ def _read(file: BinaryIO, size: int) -> PackedContent:
     content = file.read(bits + numbers)
     floats = restored(content[bits:], steps, shipped)
     check_numbers(floats, hashlib.sha256(text.encode() + content).hexdigest(), digest.hex())
-    return PackedContent(card, np.frombuffer(content[:bits], np.uint8), floats, digest.hex(), size, version)
+    packed = np.frombuffer(content[:bits], np.uint8)
+    return PackedContent(card, packed, floats, content[bits:], digest.hex(), size, version)

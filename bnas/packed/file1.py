@@ -34,7 +34,7 @@ def read(path: Path, size: int) -> PackedContent:
         raise ValueError(f"expected a packed network, found a broken file ({error})") from None
     expected = _hash(metadata["card"], bits, floats)
     check_numbers(floats, expected, str(metadata.get("hash", "none")))
-    return PackedContent(card, bits, floats, expected, size, VERSION)
+    return PackedContent(card, bits, floats, floats.astype("<f4").tobytes(), expected, size, VERSION)
 
 
 def _hash(card: str, bits: Bits, floats: Floats) -> str:

@@ -38,15 +38,20 @@ def stored(floats: Floats, steps: Sequence[Step], shipped: str) -> bytes:
 
 def restored(content: bytes, steps: Sequence[Step], shipped: str) -> Floats:
     """What `stored` rounded the numbers to, float32; `content` has as many bytes as the steps need."""
-    kind, weights = TYPES[SHIPPED[shipped].number], _weights(steps) if SHIPPED[shipped].scale else 0
-    end = len(content) - weights
-    numbers = np.frombuffer(content[:end], kind).astype(np.float32)
-    if not weights:
+    narrow, whole = arrays(content, steps, shipped)
+    numbers = narrow.astype(np.float32)
+    if not len(whole):
         return numbers
     classes = steps[-1].out.channels
     before, scale, bias = np.split(numbers, [len(numbers) - 2 * classes, len(numbers) - classes])
-    whole = np.frombuffer(content[end:], np.int8).astype(np.float32).reshape(classes, -1)
-    return np.concatenate([before, (whole * scale[:, None]).ravel(), bias])
+    weights = whole.astype(np.float32).reshape(classes, -1) * scale[:, None]
+    return np.concatenate([before, weights.ravel(), bias])
+
+
+def arrays(content: bytes, steps: Sequence[Step], shipped: str) -> tuple[NDArray[np.floating], NDArray[np.int8]]:
+    """The same numbers as they are stored: float16 or float32, and the classifier's whole numbers, if it has any."""
+    end = len(content) - (_weights(steps) if SHIPPED[shipped].scale else 0)
+    return np.frombuffer(content[:end], TYPES[SHIPPED[shipped].number]), np.frombuffer(content[end:], np.int8)
 
 
 def bytes_of(steps: Sequence[Step], shipped: str) -> int:

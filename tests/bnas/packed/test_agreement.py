@@ -30,7 +30,7 @@ def to_network(model, change=lambda index, values: values) -> PackedNetwork:
     """The packed network, with the parameters of its steps changed."""
     found = card(model, SIZE)
     values = [change(i, each) for i, each in enumerate(fold(model, found.steps()))]
-    return PackedNetwork(packed.PackedContent(found, *joined(values), "", 0), threads=1)
+    return PackedNetwork(packed.PackedContent(found, *joined(values), b"", "", 0), threads=1)
 
 
 class Altered(PackedNetwork):
