@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bnas.firmware import command as export_c
 from bnas.report.formats import aligned, kib, percent
 from bnas.storage.files import atomic_write, placed
 from bnas.storage.terminal import Parser, complain, printable, run_command
@@ -398,6 +399,10 @@ def parser() -> argparse.ArgumentParser:
     made = command("export-onnx", export_onnx, "the same network as ONNX", "bnas export-onnx model.bnn -o model.onnx")
     model(made)
     made.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: MODEL with the suffix .onnx")
+
+    made = command("export-c", export_c.run, "C for microcontrollers", "bnas export-c model.bnn -o firmware")
+    model(made)
+    export_c.add_arguments(made)
 
     made = command("show", show, "the networks of the last finished run", "bnas show")
     made.add_argument("--run", dest="run_folder", type=Path, default=Path(), help=argparse.SUPPRESS)

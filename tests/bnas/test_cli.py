@@ -22,7 +22,7 @@ from bnas.storage.cache import lock_of, mark
 from bnas.storage.lock import lock
 from tests.bnas.packed import builders, hostile
 
-COMMANDS = ("list", "pick", "predict", "benchmark", "inspect", "export-onnx", "show", "completion")
+COMMANDS = ("list", "pick", "predict", "benchmark", "inspect", "export-onnx", "export-c", "show", "completion")
 SIZE = (9, 7)
 MODELS = {
     # name → (configuration, nodes, mistakes out of 40)
@@ -299,11 +299,11 @@ def test_inspect_says_what_the_file_holds_and_where_its_bytes_are(run, model):
 # ---------------------------------------------------------------- what is wrong is said in one line
 
 
-@pytest.mark.parametrize("command", ["predict", "benchmark", "inspect", "export-onnx"])
+@pytest.mark.parametrize("command", ["predict", "benchmark", "inspect", "export-onnx", "export-c"])
 def test_a_model_that_is_missing_or_broken_is_refused_in_one_line(run, folder, tmp_path, command):
     broken = tmp_path / "broken.bnn"
     broken.write_bytes((folder / "front-1.bnn").read_bytes()[:-1])
-    more = ["picture.png"] if command == "predict" else []
+    more = {"predict": ["picture.png"], "export-c": ["-o", tmp_path / "c"]}.get(command, [])
     for path in (tmp_path / "missing.bnn", broken, tmp_path):
         assert str(path) in refusal(run, command, path, *more)
     assert [path.name for path in tmp_path.iterdir()] == ["broken.bnn"]
@@ -411,6 +411,59 @@ def test_onnx_does_not_overwrite_its_network_and_makes_no_folder(run, model, tmp
     target = tmp_path / "no" / "such.onnx"
     assert "found no such folder" in refusal(run, "export-onnx", copy, "-o", target)
     assert not target.parent.exists()
+
+
+C_FILES = {"README.md", "bnas_runtime.h", "main.c"}
+
+
+def test_c_is_written_into_a_folder_of_its_own_and_replaces_an_earlier_export(run, folder, tmp_path):
+    target = tmp_path / "c"
+    status, out, _ = run("export-c", folder / "front-1.bnn", "-o", target)
+    assert (status, {path.name for path in target.iterdir()}) == (0, C_FILES | {"front_1.h", "front_1.c"})
+    assert out.startswith(f"written to {target}: bnas_front_1_predict, ")
+    first = (target / "front_1.c").read_text()
+    target.joinpath("front_1.c").write_text("old")
+    assert run("export-c", folder / "front-1.bnn", "-o", target)[0] == 0
+    assert (target / "front_1.c").read_text() == first
+    assert run("export-c", folder / "front-1.bnn", "-o", tmp_path / "mine", "--name", "eye", "--emulator")[0] == 0
+    more = {"eye.h", "eye.c", "startup.c", "mps2.ld"}
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == C_FILES | more
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "mine"}
+
+
+def test_c_is_not_written_where_other_things_are(run, folder, tmp_path):
+    model = folder / "front-1.bnn"
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    for path, complaint in (
+        (tmp_path / "taken", "expected an empty folder or an earlier export, found notes.txt"),
+        (tmp_path / "file", "expected a folder, or nothing, found a file"),
+        (tmp_path / "no/such", "expected a place in a folder, found no such folder"),
+    ):
+        assert complaint in refusal(run, "export-c", model, "-o", path)
+    for name in ("front-1", "", "main", "é"):
+        assert "name: expected a C identifier" in refusal(run, "export-c", model, "-o", tmp_path / "c", "--name", name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "notes.txt", "taken"]
+    assert (tmp_path / "taken/notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_export_of_c_that_fails_leaves_the_earlier_one(run, folder, tmp_path, monkeypatch):
+    target = tmp_path / "c"
+    assert run("export-c", folder / "front-1.bnn", "-o", target)[0] == 0
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    writes = iter(range(2))
+
+    def fail(self: Path, text: str, encoding: str) -> int:
+        if next(writes, None) is None:
+            raise OSError(28, "No space left on device", str(self))
+        return len(text)
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert "No space left on device" in refusal(run, "export-c", folder / "front-1.bnn", "-o", target)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 @pytest.mark.usefixtures("clock")
