@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from bnas.data.picture import scale_and_shift
 from bnas.packed.content import PackedContent
-from bnas.packed.layout import Block, Classifier, Pool, Stem
 from bnas.packed.parameters import BlockParameters, split
 from bnas.packed.program import thresholds
 from bnas.packed.rounding import arrays
-from bnas.packed.schedule import Layer, Operation, Schedule, schedule
+from bnas.space.layout import Block, Classifier, Pool, Stem
+from bnas.space.schedule import Layer, Operation, Schedule, schedule
 from bnas.space.shipped import SHIPPED
 from bnas.storage.terminal import printable
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bnas.packed.layout import Step, elements, layout
 from bnas.records.base import STRICT, Positive, Record
 from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork
+from bnas.space.layout import Step, elements, layout
 from bnas.space.network_config import NetworkConfig
 from bnas.storage.complaints import complaints, first_of
 

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from bnas.packed.card import ModelCard
 from bnas.packed.content import PackedContent, check_numbers, check_version
-from bnas.packed.layout import payload
 from bnas.packed.parameters import Bits, Floats
+from bnas.space.layout import payload
 
 FORMAT, VERSION = "bnas", 1
 TENSORS = {"bits": "U8", "floats": "F32"}

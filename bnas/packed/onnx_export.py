@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from bnas.data.picture import scale_and_shift
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Sum
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, StemParameters
 from bnas.packed.reference import group
+from bnas.space.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Sum
 from bnas.storage.terminal import printable
 
 OPSET, IR_VERSION = 17, 8

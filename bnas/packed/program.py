@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from bnas.kernels.emitter import LANES
 from bnas.packed import kernels as k
 from bnas.packed.lanes import POSITIONS, TOGETHER
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
-from bnas.packed.places import Span, packed
+from bnas.space.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements
+from bnas.space.places import Span, arranged
 
 SHARING, WASTE = 32, 1.3
 """From so many outputs on, and so many positions for each that counts, taps are gathered (measured)."""
@@ -294,7 +294,7 @@ def _places(steps: Sequence[Step]) -> _Places:
         if isinstance(step, Sum):
             last[root(step.other)[0]] = max(last[root(step.other)[0]], made)
     roots = sorted(first, key=first.__getitem__)
-    found = packed([[Span(0, elements(shapes[i]) + GAP, first[i], last[i])] for i in roots])
+    found = arranged([[Span(0, elements(shapes[i]) + GAP, first[i], last[i])] for i in roots])
     starts = dict(zip(roots, found.starts, strict=True))
     return _Places([starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], found.total)
 

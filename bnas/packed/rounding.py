@@ -1,6 +1,6 @@
 """The numbers of a file that are not binary, from float32 to bytes and back, as `bnas.space.shipped` names it.
 
-All are kept in the order of `bnas.packed.layout`, in which the classifier comes last: its weights, then its biases.
+All are kept in the order of `bnas.space.layout`, in which the classifier comes last: its weights, then its biases.
 With `int8` a weight is a whole number from −127 to 127 times the float16 scale of its class; scales stand before the
 biases, weights at the end.
 """
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.packed.layout import Classifier, Step
 from bnas.packed.parameters import Floats
+from bnas.space.layout import Classifier, Step
 from bnas.space.shipped import SHIPPED
 
 MOST = 127

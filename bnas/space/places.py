@@ -42,7 +42,7 @@ class Packing(NamedTuple):
     total: int
 
 
-def packed(units: Sequence[Unit]) -> Packing:
+def arranged(units: Sequence[Unit]) -> Packing:
     """The smallest of a few packings; two spans of different units that meet in time share no element.
 
     First fit in order of time, of size, and of both; then in `SHUFFLED` orders, drawn alike for the same number of

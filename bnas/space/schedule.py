@@ -1,6 +1,6 @@
 """The order in which a network is computed in little memory, one image at a time, and where each map lies.
 
-Beside the plain order of `bnas.packed.layout`:
+Beside the plain order of `bnas.space.layout`:
 
 - a sum is no step: the second of its edges adds to what the first has written;
 - a shuffle is no step: who reads it finds the channels;
@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shuffle, Stem, Step, Sum, elements
-from bnas.packed.places import Span, packed
+from bnas.space.layout import Block, Classifier, Concat, Pool, Shuffle, Stem, Step, Sum, elements
+from bnas.space.places import Span, arranged
 
 BEAM = 12
 """Sets of finished layers that are followed up at once in the search for an order."""
@@ -252,7 +252,7 @@ def _planned(tasks: Sequence[_Task], tied: Sequence[int]) -> Schedule:
     members = units.members()
     spare = {k: words for k, task in enumerate(tasks) if (words := spare_words(task.step))}
     spans = [[units.span(one) for one in unit] for unit in members]
-    packing = packed([*spans, *([Span(0, size, 2 * k, 2 * k + 1)] for k, size in spare.items())])
+    packing = arranged([*spans, *([Span(0, size, 2 * k, 2 * k + 1)] for k, size in spare.items())])
     starts, of_spare = packing.starts[: len(members)], dict(zip(spare, packing.starts[len(members) :], strict=True))
     place = {one: start + units.offset[one] for unit, start in zip(members, starts, strict=True) for one in unit}
     operations = (

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnas.packed.layout import Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements, layout
-from bnas.packed.places import Span, packed
-from bnas.packed.schedule import schedule, spare_words
 from bnas.space.genotype import Gene, Genotype
+from bnas.space.layout import Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements, layout
 from bnas.space.network_config import NetworkConfig
+from bnas.space.places import Span, arranged
+from bnas.space.schedule import schedule, spare_words
 from tests.bnas.packed import builders
 
 spans = st.builds(
@@ -29,7 +29,7 @@ spans = st.builds(
 @settings(deadline=None)
 @given(st.lists(st.lists(spans, min_size=1, max_size=3), min_size=1, max_size=8))
 def test_spans_of_two_units_that_meet_share_nothing(units):
-    found = packed(units)
+    found = arranged(units)
     placed = [[span.moved(start) for span in unit] for unit, start in zip(units, found.starts, strict=True)]
     assert min(span.offset for unit in placed for span in unit) >= 0
     assert max(span.offset + span.size for unit in placed for span in unit) == found.total
@@ -38,14 +38,14 @@ def test_spans_of_two_units_that_meet_share_nothing(units):
 
 
 def test_pieces_of_one_moment_lie_one_after_another_and_those_of_different_moments_on_each_other():
-    assert packed([[Span(0, size, 0, 0)] for size in (3, 1, 4)]).total == 8
-    assert packed([[Span(0, size, size, size)] for size in (3, 1, 4)]).total == 4
+    assert arranged([[Span(0, size, 0, 0)] for size in (3, 1, 4)]).total == 8
+    assert arranged([[Span(0, size, size, size)] for size in (3, 1, 4)]).total == 4
 
 
 def test_a_hole_is_filled():
     # In order of time the long one of moment 2 lies behind both others; it fits where the first was.
     units = [[Span(0, 4, 0, 1)], [Span(0, 2, 1, 3)], [Span(0, 4, 2, 3)]]
-    assert packed(units).total == 6
+    assert arranged(units).total == 6
 
 
 class Names:
