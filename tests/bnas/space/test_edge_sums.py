@@ -7,8 +7,8 @@ import pytest
 from bnas.packed import latency
 from bnas.packed.latency import check, measure, network_seconds
 from bnas.records.latencies import CellLatencies, EdgeLatency, LatencyTable, latency_table
-from bnas.search.problem import SearchProblem
-from bnas.space.edge_sums import EdgeTable, everywhere, used
+from bnas.search.problem import ResourceTable, SearchProblem
+from bnas.space.edge_sums import everywhere, used
 from bnas.space.search_space import SearchSpace
 from tests.bnas import tiny
 
@@ -103,9 +103,9 @@ def test_a_tables_correlation_is_that_of_its_sums_with_whole_networks(monkeypatc
     assert correlation(lambda genotype: 1.0) is None
 
 
-@pytest.mark.parametrize("resource", ["size", "ops"])
+@pytest.mark.parametrize("resource", ["size", "ops", "ram"])
 def test_second_objective_is_the_resource_over_its_fixed_bound(resource):
-    table: EdgeTable = getattr(COSTS, resource)
+    table: ResourceTable = getattr(COSTS, resource)
     problem = SearchProblem(SPACE, COSTS, table, 1.25, "uniform")
     everyone = tiny.genotypes(9, space=SPACE)
     most = max(table.range())
