@@ -234,6 +234,7 @@ def result(
         epochs=epochs,
         matched=candidate.matched,
         rounded=read_rounded(finished.folder / "rounded.json"),
+        ram_bytes=weight.ram_bytes,
     )
 
 

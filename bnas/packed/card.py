@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -14,6 +15,7 @@ from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork
 from bnas.space.layout import Step, elements, layout
 from bnas.space.network_config import NetworkConfig
+from bnas.space.schedule import schedule
 from bnas.storage.complaints import complaints, first_of
 
 MOST_STEPS = 30_000
@@ -66,10 +68,16 @@ class ModelCard(Record):
         """What the network computes."""
         return layout(self.config, self.network.genotype, self.image.height, self.image.width)
 
+    @cached_property
+    def ram_bytes(self) -> int:
+        """Bytes of memory that one image is computed in: see `bnas.space.schedule.Schedule.bytes`."""
+        return schedule(self.steps()).bytes
+
     def plain(self, version: int) -> dict[str, Any]:
         """The plain value in a file of that version: 1 knows no rounding, 2 leaves out what follows from the rest."""
         value = {**self.to_dict(), "config": asdict(self.config)}
         del value["network"]["trial_estimate"]  # says nothing of the network that ships
+        del value["network"]["ram_bytes"]  # follows from the steps
         if version == 1:
             del value["config"]["shipped"], value["network"]["rounded"]
         else:

@@ -18,6 +18,7 @@ from bnas import packed
 from bnas.cli import main, parser
 from bnas.packed.timing import Timing
 from bnas.space.network_config import NetworkConfig
+from bnas.space.schedule import schedule
 from bnas.storage.cache import lock_of, mark
 from bnas.storage.lock import lock
 from tests.bnas.packed import builders, hostile
@@ -151,6 +152,35 @@ def test_under_a_bound_on_size_no_network_that_fits_has_a_lower_error(run, folde
     assert len(set(found)) > 1
 
 
+def memory(folder: Path) -> dict[str, int]:
+    return {path.stem: schedule(packed.read(path).card.steps()).bytes for path in folder.glob("*.bnn")}
+
+
+@pytest.mark.usefixtures("clock")
+def test_under_a_bound_on_memory_no_network_that_fits_has_a_lower_error(run, folder):
+    known = memory(folder)
+    found = []
+    for bound in sorted({ram + more for ram in known.values() for more in (0, 1, 500)}):
+        _, out, _ = run("pick", "--folder", folder, "--max-ram-kib", bound / 1024)
+        name = picked(out)
+        assert known[name] <= bound
+        assert ERRORS[name] == min(ERRORS[other] for other, ram in known.items() if ram <= bound)
+        found.append(ERRORS[name])
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) > 1
+
+
+@pytest.mark.usefixtures("clock")
+def test_list_shows_the_memory_that_one_image_takes(run, folder):
+    known = memory(folder)
+    rows = table(run("list", "--folder", folder)[1])
+    assert {row["network"]: row["RAM KiB"] for row in rows} == {
+        name: f"{ram / 1024:.2f}" for name, ram in known.items()
+    }
+    rows = json.loads(run("list", "--folder", folder, "--json")[1])
+    assert {row["name"]: row["ram_bytes"] for row in rows} == known
+
+
 @pytest.mark.usefixtures("clock")
 def test_under_a_bound_on_the_error_alone_no_network_that_fits_is_smaller(run, folder):
     known = sizes(folder)
@@ -199,7 +229,14 @@ def test_a_choice_by_the_test_split_is_called_optimistic(run, folder):
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     "bounds",
-    [("--max-kib", "0.001"), ("--max-error", "0.001"), ("--max-ms", "1e-9"), ("--max-kib", "nan"), ("--max-ms", "-1")],
+    [
+        ("--max-kib", "0.001"),
+        ("--max-ram-kib", "0.5"),
+        ("--max-error", "0.001"),
+        ("--max-ms", "1e-9"),
+        ("--max-kib", "nan"),
+        ("--max-ms", "-1"),
+    ],
     ids=" ".join,
 )
 def test_a_bound_that_none_meets_is_said_in_one_line(run, folder, tmp_path, bounds):
@@ -214,7 +251,7 @@ def test_an_error_that_is_no_share_is_refused(run, folder, bound):
 
 
 def test_picking_without_a_bound_is_refused(run, folder):
-    assert "--max-kib, --max-error, --max-ms" in refusal(run, "pick", "--folder", folder)
+    assert "--max-kib, --max-ram-kib, --max-error, --max-ms" in refusal(run, "pick", "--folder", folder)
 
 
 @pytest.mark.usefixtures("clock")
