@@ -20,6 +20,7 @@ LONGEST = (
     "test_processes",
     "test_transfer",
     "test_darts",
+    "test_source",
     "test_disk",
     "test_resume",
 )

@@ -9,6 +9,9 @@ from typing import NamedTuple
 SHUFFLED = 12
 """Random orders that are tried before a packing above the lower bound is kept."""
 
+MANY = 1000
+"""Units from which on the first packing has to do, since each takes as long as its number squared."""
+
 
 class Span(NamedTuple):
     """`size` elements from `offset` of their unit on, in use while the operations `first` to `last` run."""
@@ -45,16 +48,18 @@ class Packing(NamedTuple):
 def arranged(units: Sequence[Unit]) -> Packing:
     """The smallest of a few packings; two spans of different units that meet in time share no element.
 
-    First fit in order of time, of size, and of both; then in `SHUFFLED` orders, drawn alike for the same number of
-    units, until as little is needed as the spans of one moment take.
+    First fit in order of time; unless there are more than `MANY`, of size, and of both, and then in `SHUFFLED` orders,
+    drawn alike for the same number of units, until as little is needed as the spans of one moment take.
     """
-    least, numbers = _lower_bound(units), range(len(units))
+    numbers = range(len(units))
     sizes = [max(span.offset + span.size for span in unit) for unit in units]
     times = [max(span.last for span in unit) - min(span.first for span in unit) + 1 for unit in units]
     order = sorted(numbers, key=lambda u: min(span.first for span in units[u]))
     orders = [sorted(numbers, key=lambda u: -sizes[u]), sorted(numbers, key=lambda u: -sizes[u] * times[u])]
-    rng = random.Random(0)
     best = _first_fit(units, order)
+    if len(units) > MANY:
+        return best
+    least, rng = _lower_bound(units), random.Random(0)
     for attempt in range(len(orders) + SHUFFLED):
         if best.total <= least:
             break

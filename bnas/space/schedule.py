@@ -28,6 +28,9 @@ BEAM = 12
 TIES = 12
 """How many maps that are written over others are tried elsewhere."""
 
+SEARCHED = 1000
+"""Most layers for which an order is searched for, which takes as long as their number squared."""
+
 WORD = 4
 """Bytes of a word: of a float32, and of 32 signs."""
 
@@ -87,10 +90,13 @@ def spare_words(step: Layer) -> int:
 def schedule(steps: Sequence[Step]) -> Schedule:
     """The operations of a whole network.
 
+    Those of more than `SEARCHED` layers run in the order of the layout, and nothing is written over what was read.
     To write over what was read ties places to each other: if they do not fit into as little as is in use at one time,
     it is tried without all such ties, and without one after another of the largest.
     """
     tasks = _tasks(steps)
+    if len(tasks) > SEARCHED:
+        return _planned(tasks, [])
     best, order, tied, least = None, tasks, [], 0
     for path in (_narrow(tasks), _path(tasks, range(len(tasks)))):
         ordered = [tasks[k] for k in path.order]

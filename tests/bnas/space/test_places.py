@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bnas.space import places
+from bnas.space import schedule as schedules
 from bnas.space.genotype import Gene, Genotype
 from bnas.space.layout import Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements, layout
 from bnas.space.network_config import NetworkConfig
@@ -71,8 +73,11 @@ def shuffled(names: Sequence[object], channels: int, groups: int) -> list[object
     return [names[i] for i in planes]
 
 
+@pytest.mark.parametrize("most", [schedules.SEARCHED, 0], ids=["searched", "plain"])
 @pytest.mark.parametrize("seed", range(16))
-def test_every_layer_reads_what_was_made_for_it(seed):
+def test_every_layer_reads_what_was_made_for_it(seed, most, monkeypatch):
+    monkeypatch.setattr(schedules, "SEARCHED", most)
+    monkeypatch.setattr(places, "MANY", most)
     space = ("bnas", "darts")[seed % 2]
     config = NetworkConfig(1 + seed % 3, 3, (3, 4, 8)[seed % 3], 3 + seed % 3, stem_stride=(1, 2, 4)[seed // 3 % 3])
     steps = builders.steps_of(config, 1 + seed % 4, (13, 9), seed, space)
