@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bnas.data.picture import scale_and_shift
 from bnas.packed.content import PackedContent
-from bnas.packed.parameters import BlockParameters, split
-from bnas.packed.program import thresholds
+from bnas.packed.parameters import BlockParameters, Floats, split
 from bnas.packed.rounding import arrays
+from bnas.packed.thresholds import thresholded
 from bnas.space.layout import Block, Classifier, Pool, Stem
 from bnas.space.schedule import Layer, Operation, Schedule, schedule
 from bnas.space.shipped import SHIPPED
@@ -55,69 +55,22 @@ def checked_name(name: str) -> str:
 def source(content: PackedContent, name: str) -> Source:
     """The files of a network of that name. Raises ValueError for a name that is no C identifier."""
     checked_name(name)
-    card = content.card
-    plan = schedule(card.steps())
-    tables = _tables(content, plan)
-    layers = [_layer(operation) for operation in plan.operations]
-    largest = max(max(row[6:]) for row in layers)
-    kinds = [row[0] for row in layers]
-    field_bytes = 2 if largest < 2**16 else 4
-    number = SHIPPED[card.config.shipped]
-    scale, shift = scale_and_shift(card.mean, card.std)
-    constants = (
-        len(layers) * _layer_bytes(field_bytes)
-        + tables.thresholds.nbytes
-        + tables.weights.nbytes
-        + tables.numbers.nbytes
-        + tables.whole.nbytes
-        + scale.nbytes
-        + shift.nbytes
-    )
-    image, trained = card.image, card.network
-    values = {
-        "name": name,
-        "title": _comment(f"{trained.name}, trained on {card.title}"),
-        "genotype": _comment(trained.key),
-        "hash": content.hash,
-        "error": f"{100 * trained.test_error:.2f}",
-        "height": image.height,
-        "width": image.width,
-        "channels": image.channels,
-        "classes": len(card.classes),
-        "class_names": ", \\\n".join(f"    {_string(each)}" for each in card.classes),
-        "normalisation": ", ".join(
-            f"(pixel / 255 - {mean}) / {std}" for mean, std in zip(card.mean, card.std, strict=True)
-        ),
-        "scratch": plan.bytes,
-        "constants": constants,
-        "uses": " | ".join(f"1u << BNAS_{kind}" for i, kind in enumerate(KINDS) if i in kinds),
-        "field": f"uint{8 * field_bytes}_t",
-        "number": f"uint{8 * number.number}_t",
-        "has_bytes": int(number.scale > 0),
-        "layers": "\n".join(f"    {{BNAS_{KINDS[row[0]]}, {', '.join(map(str, row[1:]))}}}," for row in layers),
-        "thresholds": _words(tables.thresholds.view(np.uint32)),
-        "weights": _words(tables.weights),
-        "numbers": _numbers(tables.numbers.view(f"uint{8 * number.number}")),
-        "whole": _whole(tables.whole),
-        "bytes": "bytes" if number.scale else "0",
-        "scale_shift": _words(np.stack([scale, shift], axis=1).ravel().view(np.uint32)),
-    }
+    plan = schedule(content.card.steps())
+    tables, constants = _tables(content, plan)
+    values = {"name": name, "scratch": plan.bytes, "constants": constants, **_described(content), **tables}
     folder = resources.files("bnas.firmware") / "c"
 
     def filled(template: str) -> str:
         return Template((folder / template).read_text(encoding="utf-8")).substitute(values)
 
-    return Source(
-        {
-            f"{name}.h": filled("network.h"),
-            f"{name}.c": filled("network.c"),
-            f"{RUNTIME}.h": (folder / f"{RUNTIME}.h").read_text(encoding="utf-8"),
-            "main.c": filled("main.c"),
-            "README.md": filled("README.md"),
-        },
-        plan.bytes,
-        constants,
-    )
+    files = {
+        f"{name}.h": filled("network.h"),
+        f"{name}.c": filled("network.c"),
+        f"{RUNTIME}.h": (folder / f"{RUNTIME}.h").read_text(encoding="utf-8"),
+        "main.c": filled("main.c"),
+        "README.md": filled("README.md"),
+    }
+    return Source(files, plan.bytes, constants)
 
 
 def cortex_m() -> dict[str, str]:
@@ -126,44 +79,75 @@ def cortex_m() -> dict[str, str]:
     return {name: (folder / name).read_text(encoding="utf-8") for name in ("startup.c", "mps2.ld")}
 
 
-@dataclass(frozen=True)
-class _Tables:
-    thresholds: NDArray[np.float32]
-    weights: NDArray[np.uint32]
-    numbers: NDArray[np.floating]
-    whole: NDArray[np.int8]
+def _described(content: PackedContent) -> dict[str, object]:
+    """What the templates say of a network and its images."""
+    card = content.card
+    image, trained = card.image, card.network
+    normalised = [f"(pixel / 255 - {mean}) / {std}" for mean, std in zip(card.mean, card.std, strict=True)]
+    return {
+        "title": _comment(f"{trained.name}, trained on {card.title}"),
+        "genotype": trained.key,
+        "hash": content.hash,
+        "error": f"{100 * trained.test_error:.2f}",
+        "height": image.height,
+        "width": image.width,
+        "channels": image.channels,
+        "classes": len(card.classes),
+        "class_names": ", \\\n".join(f"    {_string(each)}" for each in card.classes),
+        "normalisation": ", ".join(normalised),
+    }
 
 
-def _tables(content: PackedContent, plan: Schedule) -> _Tables:
-    """All parameters in the order in which the layers need them."""
+def _tables(content: PackedContent, plan: Schedule) -> tuple[dict[str, object], int]:
+    """The constants as C, and their bytes."""
+    form, card = SHIPPED[content.card.config.shipped], content.card
+    layers = [_layer(operation) for operation in plan.operations]
+    field = 2 if max(max(row[6:]) for row in layers) < 2**16 else 4
+    kinds = {row[0] for row in layers}
+    limits, weights, numbers, whole = _parameters(content, plan)
+    scale_shift = np.stack(scale_and_shift(card.mean, card.std), axis=1)
+    values = {
+        "uses": " | ".join(f"1u << BNAS_{kind}" for i, kind in enumerate(KINDS) if i in kinds),
+        "field": f"uint{8 * field}_t",
+        "number": f"uint{8 * form.number}_t",
+        "has_bytes": int(form.scale > 0),
+        "layers": "\n".join(f"    {{BNAS_{KINDS[row[0]]}, {', '.join(map(str, row[1:]))}}}," for row in layers),
+        "thresholds": _words(limits.view(np.uint32)),
+        "weights": _words(weights),
+        "numbers": _wrapped(f"0x{value:0{2 * form.number}x}u" for value in numbers.view(f"uint{8 * form.number}")),
+        "whole": _wrapped(map(str, whole)),
+        "bytes": "bytes" if form.scale else "0",
+        "scale_shift": _words(scale_shift.ravel().view(np.uint32)),
+    }
+    tables = (limits, weights, numbers, whole, scale_shift)
+    # A layer begins with six bytes; its fields follow at a multiple of their own size.
+    return values, sum(each.nbytes for each in tables) + len(layers) * (-(-6 // field) + 9) * field
+
+
+def _parameters(
+    content: PackedContent, plan: Schedule
+) -> tuple[Floats, NDArray[np.uint32], NDArray[np.floating], NDArray[np.int8]]:
+    """Thresholds, words of binary weights, and the numbers as stored, in the order in which the layers need them."""
     steps = content.card.steps()
     parameters = split(steps, content.bits, content.floats)
     stored, whole = arrays(content.numbers, steps, content.card.config.shipped)
     ends = np.cumsum([step.floats for step in steps])
-    limits: list[NDArray[np.float32]] = []
+    limits: list[Floats] = []
     bits: list[NDArray[np.bool_]] = []
     numbers: list[NDArray[np.floating]] = []
     for operation in plan.operations:
-        step, values = operation.step, parameters[operation.index]
-        own = stored[ends[operation.index] - step.floats : ends[operation.index]]
+        step, values, end = operation.step, parameters[operation.index], ends[operation.index]
+        # The classifier comes last, in a file as here; with whole numbers it has fewer than it has floats.
+        own = stored[end - step.floats : None if isinstance(step, Classifier) else end]
         if isinstance(step, Block) and isinstance(values, BlockParameters):
-            found, flip = thresholds(values.scale_in, values.shift_in)
+            found, turned = thresholded(values, step.groups)
             limits.append(found)
-            bits.append(_flipped(values.weight > 0, flip, step).transpose(0, 2, 3, 1).ravel())
+            bits.append(turned.transpose(0, 2, 3, 1).ravel())
             own = own[2 * step.shape.channels :].reshape(3, -1).T.ravel()
-        elif isinstance(step, Classifier):
-            own = stored[ends[operation.index] - step.floats :]
         numbers.append(own)
     together = np.packbits(np.concatenate(bits), bitorder="little")
     words = np.pad(together, (0, -len(together) % 4)).view("<u4").astype(np.uint32)
-    return _Tables(np.concatenate(limits), words, np.concatenate(numbers), whole)
-
-
-def _flipped(weight: NDArray[np.bool_], flip: NDArray[np.bool_], step: Block) -> NDArray[np.bool_]:
-    """Weights `[out, in / groups, k, k]`, turned over for the inputs that are -1 where they reach their threshold."""
-    by_output = flip.reshape(step.groups, 1, -1).repeat(step.out.channels // step.groups, 1)
-    turned: NDArray[np.bool_] = weight ^ by_output.reshape(step.out.channels, -1)[:, :, None, None]
-    return turned
+    return np.concatenate(limits), words, np.concatenate(numbers), whole
 
 
 def _layer(operation: Operation) -> tuple[int, ...]:
@@ -206,21 +190,8 @@ def _kind(step: Layer) -> str:
             return "HALVE" if step.stride == 2 else "COPY"
 
 
-def _layer_bytes(field: int) -> int:
-    """Bytes of a row of `bnas_layer`."""
-    return -(-6 // field) * field + 9 * field
-
-
 def _words(values: NDArray[np.uint32]) -> str:
     return _wrapped(f"{{0x{value:08x}u}}" for value in values)
-
-
-def _numbers(values: NDArray[np.unsignedinteger]) -> str:
-    return _wrapped(f"0x{value:0{2 * values.itemsize}x}u" for value in values)
-
-
-def _whole(values: NDArray[np.int8]) -> str:
-    return _wrapped(str(value) for value in values)
 
 
 def _wrapped(values: Iterable[str]) -> str:
