@@ -1,4 +1,4 @@
-/* Layers of binary networks, one image at a time, in a scratch buffer that the caller gives; written by `bnas export-c`.
+/* Layers of binary networks, one image at a time, in scratch memory that the caller gives; written by `bnas export-c`.
  *
  * NAME.c includes this after it has defined
  *   BNAS_USES    which layers the network has, a set of bits: the compiler leaves the others out;
@@ -127,7 +127,7 @@ static inline float bnas_window(const bnas_word *const *rows, int32_t kernel, in
   return largest ? total : total / (float)count;
 }
 
-/* The mean of a 2×2 of a channel, at output row y and column x; at an odd border of what there is. */
+/* The mean of a 2x2 of a channel, at output row y and column x; at an odd border of what there is. */
 static inline float bnas_quarter(const bnas_layer *s, const bnas_word *plane, uint32_t y, uint32_t x) {
   const bnas_word *rows[2];
   rows[0] = plane + 2u * y * s->width;
@@ -135,7 +135,7 @@ static inline float bnas_quarter(const bnas_layer *s, const bnas_word *plane, ui
   return bnas_window(rows, 2, 2 * (int32_t)x, s->width, 0);
 }
 
-/* A full-precision convolution with zeros around: from the bias, weight × value by channel, row, column. `image` holds
+/* A full-precision convolution with zeros around: from the bias, weight * value by channel, row, column. `image` holds
  * [height][width][channels], and is scaled and shifted channel by channel; without one, a map is read. */
 static inline void bnas_stem(const bnas_layer *s, bnas_word *maps, bnas_parameters *p, const uint8_t *image,
                              const bnas_word *scale_shift) {
@@ -153,10 +153,9 @@ static inline void bnas_stem(const bnas_layer *s, bnas_word *maps, bnas_paramete
           uint32_t at = (uint32_t)y * s->width + (uint32_t)x;
           next->number = 0.0f;
           if (y < 0 || y >= (int32_t)s->height || x < 0 || x >= (int32_t)s->width) continue;
-          if (image)
-            next->number = (float)image[at * s->channels + c] * scale_shift[2u * c].number + scale_shift[2u * c + 1u].number;
-          else
-            next->number = bnas_plane(s, maps, c)[at].number;
+          next->number = image ? (float)image[at * s->channels + c] * scale_shift[2u * c].number +
+                                     scale_shift[2u * c + 1u].number
+                               : bnas_plane(s, maps, c)[at].number;
         }
     for (uint32_t o = 0; o < s->made; ++o) {
       float total = bnas_number(bias[o]);
@@ -204,7 +203,7 @@ static inline float bnas_matched(const bnas_layer *s, const bnas_word *x, uint32
   return total;
 }
 
-/* A binary block: PReLU(scale × (products that agree − products that do not) + shift + shortcut). All that it needs of
+/* A binary block: PReLU(scale * (products that agree - products that do not) + shift + shortcut). All that it needs of
  * a pixel is copied before that pixel is written, and the signs of a whole map before any is. */
 static inline void bnas_block(const bnas_layer *s, bnas_word *maps, bnas_parameters *p) {
   uint32_t high = bnas_side(s->height, s->stride), wide = bnas_side(s->width, s->stride);
@@ -247,7 +246,7 @@ static inline void bnas_block(const bnas_layer *s, bnas_word *maps, bnas_paramet
   p->numbers += 3u * s->made;
 }
 
-/* 3×3 maximum or mean. Where it writes over what it reads, the two rows that it still needs are copied before. */
+/* 3x3 maximum or mean. Where it writes over what it reads, the two rows that it still needs are copied before. */
 static inline void bnas_pool(const bnas_layer *s, bnas_word *maps, int largest) {
   uint32_t high = bnas_side(s->height, s->stride), wide = bnas_side(s->width, s->stride), w = s->width;
   bnas_word *spare = maps + s->spare;
@@ -264,13 +263,15 @@ static inline void bnas_pool(const bnas_layer *s, bnas_word *maps, int largest) 
         rows[0] = y ? spare + (~y & 1u) * w : 0;
         rows[1] = copy;
       }
-      for (uint32_t x = 0; x < wide; ++x)
-        bnas_put(s, maps, (c * high + y) * wide + x, bnas_window(rows, 3, (int32_t)(x * s->stride) - 1, (int32_t)w, largest));
+      for (uint32_t x = 0; x < wide; ++x) {
+        int32_t first = (int32_t)(x * s->stride) - 1;
+        bnas_put(s, maps, (c * high + y) * wide + x, bnas_window(rows, 3, first, (int32_t)w, largest));
+      }
     }
   }
 }
 
-/* The 2×2 mean at stride 2, the map itself, or zeros. */
+/* The 2x2 mean at stride 2, the map itself, or zeros. */
 static inline void bnas_simple(const bnas_layer *s, bnas_word *maps) {
   uint32_t high = bnas_side(s->height, s->stride), wide = bnas_side(s->width, s->stride);
   for (uint32_t c = 0; c < s->channels; ++c) {

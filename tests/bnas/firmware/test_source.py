@@ -100,6 +100,7 @@ def test_the_header_is_one_of_c_plus_plus_too(trained, tmp_path):
 def test_the_code_includes_stdint_alone_and_has_no_state_and_no_function_but_its_own(trained, tmp_path):
     content, _ = trained
     files = source(content, "digits").files
+    assert all(text.isascii() for text in files.values())
     included = {name for file in ("digits.c", "digits.h", "bnas_runtime.h") for name in includes(files[file])}
     assert included == {"<stdint.h>", '"digits.h"', '"bnas_runtime.h"'}
     for file, text in files.items():
