@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     content = read(arguments.model)
     name = arguments.model.stem.replace("-", "_") if arguments.name is None else arguments.name
     made = source(content, name)
-    write_folder(arguments.output, {**made.files, **(cortex_m() if arguments.emulator else {})})
+    write_folder(arguments.output, {**made.files, **(cortex_m() if arguments.emulator else {})}, cortex_m())
     print(
         f"written to {printable(str(arguments.output))}: bnas_{name}_predict, {made.constants:,} bytes of constants, "
         f"{made.scratch:,} bytes of working memory"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_folder(path: Path, files: Mapping[str, str]) -> None:
-    """Make a folder of these files, whole or not at all; one that holds nothing else is replaced.
+def write_folder(path: Path, files: Mapping[str, str], earlier: Collection[str] = ()) -> None:
+    """Make a folder of these files, whole or not at all; one that holds no others, but `earlier` ones, is replaced.
 
     Raises ValueError for a folder that holds other files, for something else at its place, and without a folder to
     make it in.
@@ -45,7 +45,7 @@ def write_folder(path: Path, files: Mapping[str, str]) -> None:
     path = path.absolute()
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: expected a folder, or nothing, found a file")
-    others = sorted({entry.name for entry in path.iterdir()} - set(files)) if path.exists() else []
+    others = sorted({entry.name for entry in path.iterdir()} - {*files, *earlier}) if path.exists() else []
     if others:
         raise ValueError(f"{path}: expected an empty folder or an earlier export, found {others[0]}")
     if not path.parent.is_dir():

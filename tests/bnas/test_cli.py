@@ -465,6 +465,8 @@ def test_c_is_written_into_a_folder_of_its_own_and_replaces_an_earlier_export(ru
     assert run("export-c", folder / "front-1.bnn", "-o", tmp_path / "mine", "--name", "eye", "--emulator")[0] == 0
     more = {"eye.h", "eye.c", "startup.c", "mps2.ld"}
     assert {path.name for path in (tmp_path / "mine").iterdir()} == C_FILES | more
+    assert run("export-c", folder / "front-1.bnn", "-o", tmp_path / "mine", "--name", "eye")[0] == 0
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == C_FILES | {"eye.h", "eye.c"}
     assert {path.name for path in tmp_path.iterdir()} == {"c", "mine"}
 
 
