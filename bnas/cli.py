@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bnas.firmware import command as export_c
 from bnas.report.formats import aligned, kib, percent
 from bnas.storage.files import atomic_write, placed
 from bnas.storage.terminal import Parser, complain, printable, run_command
@@ -55,6 +56,7 @@ class Model:
         return {
             "network": self.trained.name,
             "KiB": kib(self.file_bytes),
+            "RAM KiB": kib(self.network.card.ram_bytes),
             "test %": percent(self.trained.test_error),
             "MOPs": f"{self.trained.ops / 1e6:.3f}",
             "ms": f"{self.ms:.3f}",
@@ -101,6 +103,7 @@ def _plain(model: Model) -> dict[str, object]:
         "genotype": network.key,
         "file": str(model.path),
         "file_bytes": model.file_bytes,
+        "ram_bytes": model.network.card.ram_bytes,
         "payload_bytes": model.network.content.payload_bytes,
         "test_error": network.test_error,
         "ops": network.ops,
@@ -109,8 +112,13 @@ def _plain(model: Model) -> dict[str, object]:
 
 
 def pick(arguments: argparse.Namespace) -> int:
-    """`bnas pick`: lowest error under bounds on size and time, or the smallest under a bound on error."""
-    bounds = {"--max-kib": arguments.max_kib, "--max-error": arguments.max_error, "--max-ms": arguments.max_ms}
+    """`bnas pick`: lowest error under bounds on size, memory and time, or the smallest under a bound on error."""
+    bounds = {
+        "--max-kib": arguments.max_kib,
+        "--max-ram-kib": arguments.max_ram_kib,
+        "--max-error": arguments.max_error,
+        "--max-ms": arguments.max_ms,
+    }
     if all(bound is None for bound in bounds.values()):
         raise UsageError(f"expected at least one of {', '.join(bounds)}")
     if arguments.max_error is not None and not 0 <= arguments.max_error <= 1:
@@ -120,13 +128,14 @@ def pick(arguments: argparse.Namespace) -> int:
         model
         for model in all_models
         if (arguments.max_kib is None or model.file_bytes <= 1024 * arguments.max_kib)
+        and (arguments.max_ram_kib is None or model.network.card.ram_bytes <= 1024 * arguments.max_ram_kib)
         and (arguments.max_error is None or model.trained.test_error <= arguments.max_error)
         and (arguments.max_ms is None or model.ms <= arguments.max_ms)
     ]
     if not fitting:
         wanted = " ".join(f"{name} {bound}" for name, bound in bounds.items() if bound is not None)
         raise UsageError(f"none of {len(all_models)} networks meets {wanted}; `bnas list` shows them")
-    only_error = arguments.max_kib is None and arguments.max_ms is None
+    only_error = all(bound is None for name, bound in bounds.items() if name != "--max-error")
     best = fitting[0] if only_error else min(fitting, key=lambda model: (model.trained.test_error, model.file_bytes))
     target = None if arguments.output is None else placed(arguments.output, best.path.name)
     if target is not None:
@@ -271,6 +280,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         "rounding": "none" if trained.rounded is None else trained.rounded.sentence,
         "parameters": f"{trained.params:,}",
         "OPs": f"{trained.ops:,.0f}",
+        "RAM": f"{card.ram_bytes:,} bytes, as C for one image at a time",
         "size": f"{trained.size_bytes:,.0f} bytes counted, {content.payload_bytes:,} stored",
         "file": f"{content.file_bytes:,} bytes, {content.header_bytes:,} of them header",
         "format": f"bnas {content.version}, {card.config.shipped}",
@@ -368,6 +378,12 @@ def parser() -> argparse.ArgumentParser:
     made = command("pick", pick, "the best network within bounds", "bnas pick --max-kib 40 -o model.bnn")
     folder(made)
     made.add_argument("--max-kib", type=float, metavar="KIB", help="largest file, in KiB; the lowest error is picked")
+    made.add_argument(
+        "--max-ram-kib",
+        type=float,
+        metavar="KIB",
+        help="most working memory for one image on a microcontroller, in KiB",
+    )
     made.add_argument("--max-ms", type=float, metavar="MS", help="longest time for one image here, in milliseconds")
     made.add_argument(
         "--max-error",
@@ -396,6 +412,10 @@ def parser() -> argparse.ArgumentParser:
     made = command("export-onnx", export_onnx, "the same network as ONNX", "bnas export-onnx model.bnn -o model.onnx")
     model(made)
     made.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: MODEL with the suffix .onnx")
+
+    made = command("export-c", export_c.run, "C for microcontrollers", "bnas export-c model.bnn -o firmware")
+    model(made)
+    export_c.add_arguments(made)
 
     made = command("show", show, "the networks of the last finished run", "bnas show")
     made.add_argument("--run", dest="run_folder", type=Path, default=Path(), help=argparse.SUPPRESS)

@@ -15,7 +15,7 @@ from bnas.records.latencies import latency_table, read_measured_latencies
 from bnas.scoring.scorer import ALL_BATCHES, Scorer
 from bnas.scoring.supernet_scorer import ScoringData, ScoringPlan, supernet_scorer
 from bnas.search.generation import VariationRates
-from bnas.search.problem import SearchProblem
+from bnas.search.problem import ResourceTable, SearchProblem
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from bnas.storage.files import read_json
@@ -88,13 +88,15 @@ def problem(params: Params, description: DatasetDescription) -> SearchProblem:
     """The space, and what its networks cost at the final scale."""
     space, section = search_space(params), params.objectives
     costs = cost_table(params, description, space)
+    resource: ResourceTable
     if section.resource == "latency":
         measured = read_measured_latencies(LATENCIES).table
         if measured is None or not measured.cells:
             raise ValueError(f"{LATENCIES}: expected measured latencies, found none")
         resource = latency_table(measured, space)
     else:
-        resource = costs.ops if section.resource == "ops" else costs.size
+        tables: dict[str, ResourceTable] = {"size": costs.size, "ops": costs.ops, "ram": costs.ram}
+        resource = tables[section.resource]
     return SearchProblem(space, costs, resource, section.margin, params.space.sampling)
 
 

@@ -228,6 +228,7 @@ def result(
         epochs=epochs,
         matched=candidate.matched,
         rounded=read_rounded(finished.folder / "rounded.json"),
+        ram_bytes=whole.ram_bytes,
     )
 
 

@@ -20,6 +20,7 @@ LONGEST = (
     "test_processes",
     "test_transfer",
     "test_darts",
+    "test_source",
     "test_disk",
     "test_resume",
 )
@@ -29,6 +30,12 @@ The first two are begun side by side: one makes the run that the third needs, to
 """
 
 NO_BROWSER = "NO CHROMIUM IS INSTALLED: THE PAGE WAS NOT LOOKED AT (apt-get install chromium)"
+NO_EMULATOR = (
+    "NO COMPILER OR NO EMULATOR FOR CORTEX-M IS INSTALLED: NO FIRMWARE WAS RUN "
+    "(apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm)"
+)
+UNTESTED = {NO_BROWSER: "THE REPORT'S PAGE", NO_EMULATOR: "FIRMWARE"}
+"""Why tests are skipped where a program is missing, and of what they are."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,6 +52,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> Generator[None, None, None
 
 
 def not_looked_at(stats: Mapping[str, Sequence[Any]]) -> list[str]:
-    """A line on the tests that were skipped for want of a browser, if there are any."""
-    count = sum(NO_BROWSER in str(report.longrepr) for report in stats.get("skipped", ()))
-    return [f"{count} TESTS OF THE REPORT'S PAGE DID NOT RUN. {NO_BROWSER}"] if count else []
+    """A line on the tests that were skipped for want of each program, if there are any."""
+    skipped = [str(report.longrepr) for report in stats.get("skipped", ())]
+    counts = {reason: sum(reason in text for text in skipped) for reason in UNTESTED}
+    return [f"{n} TESTS OF {UNTESTED[reason]} DID NOT RUN. {reason}" for reason, n in counts.items() if n]

@@ -80,7 +80,17 @@ def networks(found: Front, rng: random.Random, count: int = 4) -> list[Retrained
         common = (8, 3, m.size_bytes, m.params, m.ops)
         made.append(
             RetrainedNetwork(
-                f"front-{i}", "front", m.genotype, *common, m.error, 30 - 5 * i, IMAGES, 6, None, trial_estimate=0.5
+                f"front-{i}",
+                "front",
+                m.genotype,
+                *common,
+                m.error,
+                30 - 5 * i,
+                IMAGES,
+                6,
+                None,
+                trial_estimate=0.5,
+                ram_bytes=34_496,
             )
         )
         other = SPACE.sample(rng)

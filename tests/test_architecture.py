@@ -26,7 +26,7 @@ FLOORS = (
     ("kernels", "space"),
     ("nn", "records", "data"),
     ("packed", "training"),
-    ("scoring",),
+    ("scoring", "firmware"),
     ("search",),
     ("report",),
     ("cli",),
@@ -34,7 +34,7 @@ FLOORS = (
 )
 """From the lowest up. A wing imports from itself and from lower floors, not from its neighbours."""
 FLOOR = {wing: number for number, floor in enumerate(FLOORS) for wing in floor}
-WITHOUT_TORCH = ("space", "storage", "records", "kernels", "report")
+WITHOUT_TORCH = ("space", "storage", "records", "kernels", "report", "firmware")
 """Wings whose modules import nothing of torch (but the modules below)."""
 TORCH_IN = {"storage": {"checkpoint.py", "weights.py"}}
 

@@ -267,9 +267,15 @@ def cropped(picture: Image.Image, height: int, width: int, resize: int | None = 
     return whole[top : top + height, left : left + width]
 
 
-def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    """uint8 `[N, H, W, C]` → float32 `[N, C, H, W]`: `(x / 255 − mean) / std` per channel."""
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What a pixel of 0 to 255 is multiplied by and what is then added, float32 `[C]` each: see `normalise`."""
     scale = np.array([1 / (255 * s) for s in std], np.float32)
     shift = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)
+    return scale, shift
+
+
+def normalise(images: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """uint8 `[N, H, W, C]` → float32 `[N, C, H, W]`: `(x / 255 − mean) / std` per channel."""
+    scale, shift = scale_and_shift(mean, std)
     normalised = images.astype(np.float32) * scale + shift
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import math
 import operator
+import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from bnas.nn.network import Network, NetworkConfig
 from bnas.nn.operations import FoldedNorm, operation
 from bnas.space.edge_sums import EdgeTable, everywhere, used
 from bnas.space.genotype import Genotype
+from bnas.space.layout import layout
+from bnas.space.schedule import schedule
 from bnas.space.search_space import SearchSpace
 from bnas.space.shipped import SHIPPED
 from bnas.space.topology import topology
@@ -34,7 +37,8 @@ class Cost:
     """What a module weighs and what one image costs it; costs of parts add up.
 
     `binary_params` and `float_params` count values, `size_bytes` is what a file holds of them, `flops` and `bops` count
-    multiply-accumulates of full-precision and binary layers.
+    multiply-accumulates of full-precision and binary layers. `ram_bytes` is the working memory of a whole packed
+    `Network` (`bnas.space.schedule`), which is no sum over its parts: theirs is 0.
     """
 
     binary_params: int = 0
@@ -42,6 +46,7 @@ class Cost:
     size_bytes: float = 0.0
     flops: int = 0
     bops: int = 0
+    ram_bytes: int = 0
 
     @property
     def params(self) -> int:
@@ -111,7 +116,44 @@ def cost(module: nn.Module, input_shape: tuple[int, ...], shipped: str = "float3
     with torch.no_grad():
         clone(torch.zeros(shape, device=_device(shape)))
     size = SHIPPED[shipped].size(binary, floats, weights, classes)
-    return Cost(binary, floats + weights, size, flops=macs[False], bops=macs[True])
+    ram = working_memory(module.config, module.genotype, shape[2], shape[3]) if isinstance(module, Network) else 0
+    return Cost(binary, floats + weights, size, flops=macs[False], bops=macs[True], ram_bytes=ram)
+
+
+def working_memory(config: NetworkConfig, genotype: Genotype, height: int, width: int) -> int:
+    """Bytes in which a packed network computes one image of that size: see `bnas.space.schedule.Schedule.bytes`."""
+    return schedule(layout(config, genotype, height, width)).bytes
+
+
+RANGE_SAMPLE = 64
+"""Genotypes that stand for all of a space where no sum over edges tells the extremes."""
+
+
+class MemoryTable:
+    """`table(genotype)` is the working memory of a space's networks in bytes, on images `[·, height, width]`."""
+
+    def __init__(self, config: NetworkConfig, space: SearchSpace, height: int, width: int) -> None:
+        self.config, self.space, self.height, self.width = config, space, height, width
+        self._known: dict[Genotype, int] = {}
+        self._range: tuple[float, float] | None = None
+
+    def __call__(self, genotype: Genotype) -> int:
+        """Bytes of the network of this genotype; raises ValueError if it is not of the table's space."""
+        if genotype not in self._known:
+            self.space.validate(genotype)
+            self._known[genotype] = working_memory(self.config, genotype, self.height, self.width)
+        return self._known[genotype]
+
+    def range(self) -> tuple[float, float]:
+        """The least and the most among `RANGE_SAMPLE` genotypes of all shares of weighted operations, always the same.
+
+        Memory depends on a whole cell, so others may have a little less or more.
+        """
+        if self._range is None:
+            rng = random.Random(0)
+            found = [self(self.space.sample_mixed(rng)) for _ in range(RANGE_SAMPLE)]
+            self._range = min(found), max(found)
+        return self._range
 
 
 class CostTable:
@@ -138,6 +180,7 @@ class CostTable:
                 self._fixed = self._fixed - edges[at]
         self.size = self.table(lambda part: part.size_bytes)
         self.ops = self.table(lambda part: part.ops)
+        self.ram = MemoryTable(config, space, *input_shape[1:])
 
     def __call__(self, genotype: Genotype) -> Cost:
         """The cost of the network of this genotype; raises ValueError if it is not of the table's space."""
@@ -146,10 +189,10 @@ class CostTable:
         for reduction, edges in self._cells:
             for at in used(genotype, reduction):
                 total = total + edges[at]
-        return total
+        return replace(total, ram_bytes=self.ram(genotype))
 
     def table(self, of: Callable[[Cost], float]) -> EdgeTable:
-        """One number of the costs by itself; `size` (bytes) and `ops` are such tables."""
+        """One number of the costs that add up; `size` (bytes) and `ops` are such tables."""
         cells = [(reduction, {at: of(part) for at, part in edges.items()}) for reduction, edges in self._cells]
         return EdgeTable(self.space, of(self._fixed), cells)
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from bnas.nn.network import Network
 from bnas.nn.operations import BinaryBlock
-from bnas.packed.layout import Block, Step, Sum
 from bnas.packed.machine import Machine
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, Floats, Parameters
 from bnas.packed.reference import signs
+from bnas.space.layout import Block, Step, Sum
 
 TOLERANCE = 1e-4
 """The largest difference of two equal logits, relative to the largest logit of the image."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bnas.packed.layout import Step, elements, layout
 from bnas.records.base import STRICT, Positive, Record
 from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork
+from bnas.space.layout import Step, elements, layout
 from bnas.space.network_config import Architecture, NetworkConfig
+from bnas.space.schedule import schedule
 from bnas.storage.complaints import complaints, first_of
 
 MOST_STEPS = 30_000
@@ -75,10 +77,16 @@ class ModelCard(Record):
         """The steps of the network, for images of its size."""
         return layout(*self.architecture, self.image.height, self.image.width)
 
+    @cached_property
+    def ram_bytes(self) -> int:
+        """Bytes of memory that one image is computed in: see `bnas.space.schedule.Schedule.bytes`."""
+        return schedule(self.steps()).bytes
+
     def plain(self, version: int) -> dict[str, Any]:
         """The plain value in a file of that version: 1 has no rounding, 2 no values that are derived from others."""
         value = {**self.to_dict(), "config": asdict(self.config)}
         del value["network"]["trial_estimate"]  # says nothing of the network that ships
+        del value["network"]["ram_bytes"]  # follows from the steps
         if version == 1:
             del value["config"]["shipped"], value["network"]["rounded"]
         else:

@@ -16,11 +16,13 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class PackedContent:
-    """Everything that a file holds. `floats` are restored to float32; `version` is the format's."""
+    """Everything that a file holds: `floats` as they are computed with and `numbers` as they are stored, and the
+    format's `version`."""
 
     card: ModelCard
     bits: Bits
     floats: Floats
+    numbers: bytes
     hash: str
     file_bytes: int
     version: int = VERSION

@@ -3,7 +3,7 @@
 The head is `bnas`, the format's version (2), the length of the card, and the SHA-256 of the card's text and all that
 stands behind it. The card (JSON of `bnas.packed.card`) is deflated, as `bnas.packed.card_text` says; it determines how
 many bytes follow: the sign bits of every binary convolution, then the rest as `bnas.packed.rounding` stores it, both in
-the order of `bnas.packed.layout`. Files of format 1 (`bnas.packed.file1`) are read, too. Reading runs no code from the
+the order of `bnas.space.layout`. Files of format 1 (`bnas.packed.file1`) are read, too. Reading runs no code from the
 file.
 """
 
@@ -22,9 +22,9 @@ from bnas.packed.card import ModelCard
 from bnas.packed.card_text import deflated, inflated
 from bnas.packed.content import VERSION, PackedContent, check_numbers, check_version
 from bnas.packed.file1 import read as read_first
-from bnas.packed.layout import payload
 from bnas.packed.parameters import Bits, Floats
 from bnas.packed.rounding import bytes_of, restored, stored
+from bnas.space.layout import payload
 
 MAGIC = b"bnas"
 
@@ -84,4 +84,5 @@ def _read(file: BinaryIO, size: int) -> PackedContent:
     content = file.read(bits + numbers)
     floats = restored(content[bits:], steps, shipped)
     check_numbers(floats, hashlib.sha256(text.encode() + content).hexdigest(), digest.hex())
-    return PackedContent(card, np.frombuffer(content[:bits], np.uint8), floats, digest.hex(), size, version)
+    packed = np.frombuffer(content[:bits], np.uint8)
+    return PackedContent(card, packed, floats, content[bits:], digest.hex(), size, version)

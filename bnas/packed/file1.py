@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from bnas.packed.card import ModelCard
 from bnas.packed.content import PackedContent, check_numbers, check_version
-from bnas.packed.layout import payload
 from bnas.packed.parameters import Bits, Floats
+from bnas.space.layout import payload
 
 FORMAT, VERSION = "bnas", 1
 TENSORS = {"bits": "U8", "floats": "F32"}
@@ -34,7 +34,7 @@ def read(path: Path, size: int) -> PackedContent:
         raise ValueError(f"expected a packed network, found a broken file ({error})") from None
     expected = _hash(metadata["card"], bits, floats)
     check_numbers(floats, expected, str(metadata.get("hash", "none")))
-    return PackedContent(card, bits, floats, expected, size, VERSION)
+    return PackedContent(card, bits, floats, floats.astype("<f4").tobytes(), expected, size, VERSION)
 
 
 def _hash(card: str, bits: Bits, floats: Floats) -> str:

@@ -17,7 +17,6 @@ from bnas.nn.network import Network
 from bnas.nn.operations import BinaryBlock
 from bnas.packed.card import ModelCard
 from bnas.packed.file import to_bytes
-from bnas.packed.layout import Block, Classifier, Stem, Step, layout
 from bnas.packed.parameters import (
     Bits,
     BlockParameters,
@@ -29,6 +28,7 @@ from bnas.packed.parameters import (
     split,
 )
 from bnas.packed.rounding import restored, stored
+from bnas.space.layout import Block, Classifier, Stem, Step, layout
 from bnas.storage.files import atomic_write
 
 

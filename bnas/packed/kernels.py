@@ -38,7 +38,7 @@ STEP = np.dtype(
 
 - `op`: what to do; `source other out`: where the maps that it reads and makes lie, in floats per image;
 - `channels height width` of its source, `made high wide` of its result;
-- `stride padding groups relu`: as in `bnas.packed.layout`, `relu` after a stem;
+- `stride padding groups relu`: as in `bnas.space.layout`, `relu` after a stem;
 - `floats thresholds weights taps fixes`: where in these tables its own part begins, `tap_count` how many taps it has;
 - `planes rows line dense`: the planes that its signs or values are spread into, their rows and columns, and whether
   what each tap sees is copied together first.
@@ -214,7 +214,7 @@ def planes_of_taps(signs, dense, distances, block, p):
 
 @compiled
 def block_step(x, out, tables, scratch, block, p):
-    """`bnas.packed.layout.Block` on a block of images."""
+    """`bnas.space.layout.Block` on a block of images."""
     floats, values, counts = tables.floats, p.floats, scratch.counts
     _pack(x, tables.thresholds, scratch.signs, scratch.flat, block, p)
     shortcut = shortcut_of(x, scratch.shortcuts, block, p)
@@ -238,7 +238,7 @@ def block_step(x, out, tables, scratch, block, p):
 
 @compiled
 def _stem(x, out, tables, scratch, block, p):
-    """`bnas.packed.layout.Stem` on a block of images."""
+    """`bnas.space.layout.Stem` on a block of images."""
     floats, planes, sums = tables.floats, scratch.planes, scratch.sums
     size, pixels = block * p.rows * p.line, block * p.height * p.width
     fill_with(planes, 0, p.planes * p.stride * p.stride * size + (p.line + 1) * p.padding, np.float32(0))
@@ -295,7 +295,7 @@ def _pool(x, out, tables, scratch, block, p):
 
 @compiled
 def _shuffle(x, out, block, p):
-    """`bnas.packed.layout.Shuffle` on a block of images."""
+    """`bnas.space.layout.Shuffle` on a block of images."""
     groups, pixels = p.groups, block * p.height * p.width
     width = p.channels // groups
     for channel in range(p.channels):
@@ -304,7 +304,7 @@ def _shuffle(x, out, block, p):
 
 @compiled
 def _classify(x, logits, tables, block, p):
-    """`bnas.packed.layout.Classifier`: logits `[B, classes]`. The weights lie as `[channels, classes]`."""
+    """`bnas.space.layout.Classifier`: logits `[B, classes]`. The weights lie as `[channels, classes]`."""
     floats, pixels, classes = tables.floats, p.height * p.width, p.made
     weight, bias = p.floats, p.floats + p.channels * classes
     for image in range(block):
@@ -334,7 +334,9 @@ def run(program, tables, scratch, images, last, most):
         block = min(most, len(images) - start)
         for c in range(first.channels):
             for image in range(block):
-                _copy(maps, (c * block + image) * pixels, images[start + image], c * pixels, pixels)
+                # Nothing but the images is there for the first step to read.
+                at = first.source * block + (c * block + image) * pixels
+                _copy(maps, at, images[start + image], c * pixels, pixels)
         for step in range(len(program)):
             p = program[step]
             x, out = maps[p.source * block :], maps[p.out * block :]

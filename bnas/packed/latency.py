@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bnas.packed.layout import EdgeStep, Pool, Step, layout, part_step, payload
 from bnas.packed.machine import Machine
 from bnas.packed.parameters import split
 from bnas.packed.timing import timed
 from bnas.records.latencies import CellLatencies, EdgeLatency, LatencyTable, latency_table
 from bnas.space.edge_sums import everywhere
 from bnas.space.genotype import Genotype
+from bnas.space.layout import EdgeStep, Pool, Step, layout, part_step, payload
 from bnas.space.network_config import NetworkConfig
 from bnas.space.operations import OPERATION
 from bnas.space.search_space import SearchSpace, distinct

@@ -12,9 +12,9 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from bnas.packed.kernels import Scratch, run
-from bnas.packed.layout import Step
 from bnas.packed.parameters import Floats, Parameters
 from bnas.packed.program import build
+from bnas.space.layout import Step
 
 CACHE_BYTES = 512 * 1024
 """Memory that a block of images may take: half of a second-level cache."""

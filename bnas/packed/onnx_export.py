@@ -10,10 +10,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Sum
+from bnas.data.picture import scale_and_shift
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, StemParameters
 from bnas.packed.reference import group
+from bnas.space.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Sum
 from bnas.storage.terminal import printable
 
 OPSET, IR_VERSION = 17, 8
@@ -27,9 +28,7 @@ def to_onnx(network: PackedNetwork) -> onnx.ModelProto:
     """
     graph = _Graph()
     card = network.card
-    scale = np.array([1 / (255 * s) for s in card.std], np.float32)
-    shift = np.array([-m / s for m, s in zip(card.mean, card.std, strict=True)], np.float32)
-    maps = [graph.affine("pixels", scale, shift)]
+    maps = [graph.affine("pixels", *scale_and_shift(card.mean, card.std))]
     for step, values in zip(network.steps, network.parameters, strict=True):
         maps.append(graph.step(step, values, maps))
     graph.nodes.append(helper.make_node("Identity", [maps[-1]], ["logits"]))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.packed.layout import Block, Classifier, Stem, Step, payload
+from bnas.space.layout import Block, Classifier, Stem, Step, payload
 
 Floats = NDArray[np.float32]
 Bits = NDArray[np.uint8]

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from bnas.kernels.emitter import LANES
 from bnas.packed import kernels as k
 from bnas.packed.lanes import POSITIONS, TOGETHER
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
+from bnas.packed.thresholds import thresholded
+from bnas.space.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Step, Sum, elements
+from bnas.space.places import Span, arranged
 
 SHARING, WASTE = 32, 1.3
 """Taps are gathered from so many outputs of a group on, and so many positions of the planes a pixel (measured)."""
@@ -80,34 +82,6 @@ def build(steps: Sequence[Step], parameters: Sequence[Parameters]) -> Program:
     for step, values in zip(steps, parameters, strict=True):
         builder.add(step, values)
     return builder.finished()
-
-
-def thresholds(scale: Floats, shift: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """For each channel a threshold t and whether to flip: `scale · x + shift ≥ 0` exactly where `(x ≥ t) ≠ flip`.
-
-    t is the smallest float32 on its side: −shift / scale, moved by units in the last place until it is right.
-    """
-    wide_scale, wide_shift = scale.astype(np.float64), shift.astype(np.float64)
-    flip = scale < 0
-    # Where scale > 0: x ≥ t ⇔ holds(x). Where scale < 0: x ≥ t ⇔ not holds(x).
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-        t = (-wide_shift / wide_scale).astype(np.float32)
-    flat = scale == 0
-    t[flat] = -np.inf
-    flip = np.where(flat, shift < 0, flip)
-
-    def reached(x: Floats) -> NDArray[np.bool_]:
-        with np.errstate(invalid="ignore", over="ignore"):
-            holds: NDArray[np.bool_] = (x.astype(np.float64) * wide_scale + wide_shift >= 0) != flip
-        return holds
-
-    low, high = np.float32(-np.inf), np.float32(np.inf)
-    with np.errstate(over="ignore", under="ignore"):
-        for _ in range(4):
-            t = np.where(~flat & np.isfinite(t) & reached(t), np.nextafter(t, low), t)
-        for _ in range(8):
-            t = np.where(~flat & np.isfinite(t) & ~reached(t), np.nextafter(t, high), t)
-    return t, flip
 
 
 class _Builder:
@@ -204,10 +178,7 @@ class _Builder:
         have, made, depth = step.shape.channels, step.out.channels, step.shape.channels // step.groups
         row["groups"] = step.groups
         self._need(signs=self._planes(row, step.kernel, step.dilation, step.stride, step.padding, -(-depth // 8)))
-        t, flip = thresholds(values.scale_in, values.shift_in)
-        # A flipped sign of the input is a flipped weight.
-        by_output = flip.reshape(step.groups, 1, depth).repeat(made // step.groups, 1)
-        bits = (values.weight > 0) ^ by_output.reshape(made, depth)[:, :, None, None]
+        t, bits = thresholded(values, step.groups)
         packed = np.packbits(bits, axis=1, bitorder="little")  # [O, bytes, k, k]
         row["thresholds"] = self._keep("thresholds", t)
         row["weights"] = self._keep("weights", interleaved(packed, step.groups))
@@ -292,19 +263,10 @@ def _places(steps: Sequence[Step]) -> _Places:
             last[root(source)[0]] = max(last[root(source)[0]], made)
         if isinstance(step, Sum):
             last[root(step.other)[0]] = max(last[root(step.other)[0]], made)
-    placed: list[tuple[int, int, int]] = []  # (start, end, map)
-    starts: dict[int, int] = {}
-    for index in sorted(first, key=first.__getitem__):
-        need = elements(shapes[index]) + GAP
-        start = 0
-        for begin, end, other in sorted(placed):
-            if last[other] >= first[index]:
-                if begin - start >= need:
-                    break
-                start = max(start, end)
-        starts[index] = start
-        placed.append((start, start + need, index))
-    return _Places([starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], max(end for _, end, _ in placed))
+    roots = sorted(first, key=first.__getitem__)
+    found = arranged([[Span(0, elements(shapes[i]) + GAP, first[i], last[i])] for i in roots])
+    starts = dict(zip(roots, found.starts, strict=True))
+    return _Places([starts[root(i)[0]] + root(i)[1] for i in range(len(shapes))], found.total)
 
 
 def _joined(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:

@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shuffle, Stem, Step, Sum
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
+from bnas.space.layout import Block, Classifier, Concat, Pool, Shuffle, Stem, Step, Sum
 
 ONE = np.float32(1)
 Value = TypeVar("Value", bound=np.generic)
@@ -26,7 +26,7 @@ def run(steps: Sequence[Step], parameters: Sequence[Parameters], images: Floats)
 
 
 def maps(steps: Sequence[Step], parameters: Sequence[Parameters], images: Floats) -> list[Floats]:
-    """Every map, numbered as in `bnas.packed.layout`; the first are the images."""
+    """Every map, numbered as in `bnas.space.layout`; the first are the images."""
     made = [images]
     for step, values in zip(steps, parameters, strict=True):
         match step, values:

@@ -1,6 +1,6 @@
 """The numbers of a file that are not binary, from float32 to bytes and back, as `bnas.space.shipped` names it.
 
-All are kept in the order of `bnas.packed.layout`, in which the classifier comes last: its weights, then its biases.
+All are kept in the order of `bnas.space.layout`, in which the classifier comes last: its weights, then its biases.
 With `int8` a weight is a whole number from −127 to 127 times the float16 scale of its class; scales stand before the
 biases, weights at the end.
 """
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.packed.layout import Classifier, Step
 from bnas.packed.parameters import Floats
+from bnas.space.layout import Classifier, Step
 from bnas.space.shipped import SHIPPED
 
 MOST = 127
@@ -38,15 +38,20 @@ def stored(floats: Floats, steps: Sequence[Step], shipped: str) -> bytes:
 
 def restored(content: bytes, steps: Sequence[Step], shipped: str) -> Floats:
     """What `stored` rounded the numbers to, float32; `content` has as many bytes as the steps need."""
-    kind, weights = TYPES[SHIPPED[shipped].number], _weights(steps) if SHIPPED[shipped].scale else 0
-    end = len(content) - weights
-    numbers = np.frombuffer(content[:end], kind).astype(np.float32)
-    if not weights:
+    narrow, whole = arrays(content, steps, shipped)
+    numbers = narrow.astype(np.float32)
+    if not len(whole):
         return numbers
     classes = steps[-1].out.channels
     before, scale, bias = np.split(numbers, [len(numbers) - 2 * classes, len(numbers) - classes])
-    whole = np.frombuffer(content[end:], np.int8).astype(np.float32).reshape(classes, -1)
-    return np.concatenate([before, (whole * scale[:, None]).ravel(), bias])
+    weights = whole.astype(np.float32).reshape(classes, -1) * scale[:, None]
+    return np.concatenate([before, weights.ravel(), bias])
+
+
+def arrays(content: bytes, steps: Sequence[Step], shipped: str) -> tuple[NDArray[np.floating], NDArray[np.int8]]:
+    """The same numbers as they are stored: float16 or float32, and the classifier's whole numbers, if it has any."""
+    end = len(content) - (_weights(steps) if SHIPPED[shipped].scale else 0)
+    return np.frombuffer(content[:end], TYPES[SHIPPED[shipped].number]), np.frombuffer(content[end:], np.int8)
 
 
 def bytes_of(steps: Sequence[Step], shipped: str) -> int:

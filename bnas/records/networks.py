@@ -75,7 +75,8 @@ class RetrainedNetwork(Tested, OfGenotype):
     `channels` and `cells` are its width and depth, `ops` is counted per image, `supernet_error` is its validation error
     with the supernet's weights (None where it was not scored), `matched` names the front network whose size a random
     baseline has, `rounded` is what rounding changed (None for float32, which rounds nothing), `trial_estimate` is what
-    short trainings let expect of it, in nats of training loss (None without a trial).
+    short trainings let expect of it, in nats of training loss (None without a trial), `ram_bytes` the memory that the
+    packed network computes an image in (None in records of earlier versions).
     """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key", "test_error")
@@ -95,6 +96,7 @@ class RetrainedNetwork(Tested, OfGenotype):
     matched: Name | None
     rounded: Rounded | None = None
     trial_estimate: NonNegative | None = None
+    ram_bytes: Natural | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -13,7 +13,7 @@ from bnas.records.base import STRICT, AnyGenotype, Count, Natural, OfGenotype, P
 
 StageName = Literal["stage1", "stage2", "search"]
 
-Resource = Literal["size", "ops", "latency"]
+Resource = Literal["size", "ops", "ram", "latency"]
 
 ErrorKind = Literal["plain", "balanced"]
 """The share of wrong answers, or the mean over classes of the share within each."""

@@ -56,12 +56,14 @@ def network_table(run: Retrained) -> Table:
     """Every finished network, by role and size. Supernet and balanced errors have a column where they are told."""
     networks, seconds = run.networks, run.network_seconds
     scored = any(network.supernet_error is not None for network in networks)
+    planned = any(network.ram_bytes is not None for network in networks)
     rows = [
         {
             "network": _marked(network, run.best, OPTIMISTIC_MARK),
             "role": network.role,
             "genotype": f"`{network.key}`",
             "size, KiB": kib(network.size_bytes),
+            **({"RAM, KiB": _ram(network)} if planned else {}),
             "params": f"{network.params:,}",
             "OPs, M": f"{network.ops / 1e6:.3f}",
             **({"supernet error, %": _supernet_error(network)} if scored else {}),
@@ -72,7 +74,7 @@ def network_table(run: Retrained) -> Table:
         }
         for network in _ordered(networks)
     ]
-    extra = ("role", "genotype", "params", "OPs, M", "supernet error, %", "95 % interval", "training time")
+    extra = ("role", "genotype", "RAM, KiB", "params", "OPs, M", "supernet error, %", "95 % interval", "training time")
     return Table(rows, ("network", "role", "genotype"), extra)
 
 
@@ -149,6 +151,10 @@ def _ordered(networks: Sequence[RetrainedNetwork]) -> list[RetrainedNetwork]:
 
 def _marked(network: RetrainedNetwork, best: RetrainedNetwork | None, mark: str) -> str:
     return f"{network.name} {mark}" if network == best else network.name
+
+
+def _ram(network: RetrainedNetwork) -> str:
+    return "-" if network.ram_bytes is None else kib(network.ram_bytes)
 
 
 def _supernet_error(network: RetrainedNetwork) -> str:

@@ -34,6 +34,7 @@ _ERRORS = {"plain": "error", "balanced": "balanced error (the mean of the errors
 _RESOURCES = {
     "size": "the size of the finished network,",
     "ops": "the operations of the finished network; sizes go",
+    "ram": "the working memory of the packed network; sizes go",
     "latency": "the time of one image in the packed network; sizes go",
 }
 

@@ -198,13 +198,18 @@ def _networks(run: Retrained) -> Section:
         if any(network.supernet_error is not None for network in run.networks)
         else ""
     )
+    memory = (
+        "RAM is the working memory of the packed network as C, an image at a time; "
+        if any(network.ram_bytes is not None for network in run.networks)
+        else ""
+    )
     return Section(
         "networks",
         "Finished networks",
         (
             network_table(run),
             f"{OPTIMISTIC_MARK} {optimistic_note(run.networks, run.error)}. OPs = FLOPs + BOPs/64, in millions of "
-            f"multiply-accumulates; intervals are Wilson's, for {run.dataset.counts.test} test images; random "
+            f"multiply-accumulates; {memory}intervals are Wilson's, for {run.dataset.counts.test} test images; random "
             "networks were matched in size to the front network of the same number; all networks had the same "
             f"recipe and {run.networks[0].epochs} epochs.{supernet}",
             *([linear_note(run.linear, run.networks)] if run.linear else []),

@@ -19,10 +19,10 @@ from bnas.nn.operations import BinaryBlock, ShuffleChannels, SkipConnect, Zero
 from bnas.nn.pooling import AvgPool, MaxPool
 from bnas.packed.kernels import Scratch, Tables
 from bnas.packed.lanes import POSITIONS
-from bnas.packed.layout import Block, Pool
 from bnas.packed.parameters import BlockParameters
 from bnas.packed.program import Room, build, interleaved
 from bnas.scoring import kernels
+from bnas.space.layout import Block, Pool
 from bnas.space.topology import Shape
 
 Floats = NDArray[np.float32]

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from bnas.data.batches import MiniBatches
 from bnas.nn.network import Supernet
-from bnas.packed.layout import elements
 from bnas.scoring import kernels
 from bnas.scoring.answers import Answers, answers_from
 from bnas.scoring.fast_modules import Frozen, Map, Workbench, from_tensor, frozen
 from bnas.space.genotype import CELL_INPUTS, Genotype
+from bnas.space.layout import elements
 from bnas.space.network_config import NetworkConfig
 from bnas.space.operations import PARAMETER_FREE, SKIPS
 from bnas.space.topology import CellTopology, Edge, Shape, topology

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,21 @@ from numpy.typing import NDArray
 from bnas.nn.cost import CostTable
 from bnas.records.search import GenerationRecord, Member, SpaceRange, StageName
 from bnas.search.generation import Breeder, Evaluate, Generation, VariationRates
-from bnas.space.edge_sums import EdgeTable
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import Sampler, SearchSpace, sample_stratified, sample_uniform
+
+
+class ResourceTable(Protocol):
+    """What a network of each genotype takes, and the least and the most in the space."""
+
+    def __call__(self, genotype: Genotype, /) -> float:
+        """What its network takes."""
+        ...
+
+    def range(self) -> tuple[float, float]:
+        """The least and the most; of a resource that is no sum over edges, among a sample of the space."""
+        ...
+
 
 Errors = Callable[[Sequence[Genotype]], Sequence[float]]
 """An estimate of the errors of genotypes, `U` of them → `U` values of at least 0."""
@@ -25,15 +38,15 @@ Errors = Callable[[Sequence[Genotype]], Sequence[float]]
 class SearchProblem:
     """What is searched: a space, what its networks cost as they are shipped, and how they are drawn.
 
-    `resource` is what the second objective minimises: `costs.size`, `costs.ops`, or a table of latencies [ours; the
-    paper's is the size]. The indicators and the spread of sizes stay on the size whatever it is. `sampling` says how
-    populations, random offspring and immigrants are drawn: `size_stratified` or `uniform` [ours]. Raises ValueError for
-    another way of sampling and for a margin below 1.
+    `resource` is what the second objective minimises: `costs.size`, `costs.ops`, `costs.ram`, or a table of latencies
+    [ours; the paper's is the size]. The indicators and the spread of sizes stay on the size whatever it is. `sampling`
+    says how populations, random offspring and immigrants are drawn: `size_stratified` or `uniform` [ours]. Raises
+    ValueError for another way of sampling and for a margin below 1.
     """
 
     space: SearchSpace
     costs: CostTable
-    resource: EdgeTable
+    resource: ResourceTable
     margin: float
     sampling: str
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,30 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, files: Mapping[str, str], earlier: Collection[str] = ()) -> None:
+    """Make a folder of these files, whole or not at all; one that holds no others, but `earlier` ones, is replaced.
+
+    Raises ValueError for a folder that holds other files, for something else at its place, and without a folder to
+    make it in.
+    """
+    path = path.absolute()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: expected a folder, or nothing, found a file")
+    others = sorted({entry.name for entry in path.iterdir()} - {*files, *earlier}) if path.exists() else []
+    if others:
+        raise ValueError(f"{path}: expected an empty folder or an earlier export, found {others[0]}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: expected a place in a folder, found no such folder")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+        made, before = Path(name) / "made", Path(name) / "before"
+        made.mkdir()
+        for file, text in files.items():
+            (made / file).write_text(text, encoding="utf-8")
+        if path.exists():
+            path.rename(before)
+        made.rename(path)
 
 
 def placed(output: Path, name: str) -> Path:

@@ -102,7 +102,7 @@ class ObjectivesSection(Section):
     """The objectives of the search."""
 
     error: Literal["plain", "balanced"]
-    resource: Literal["size", "ops", "latency"]
+    resource: Literal["size", "ops", "ram", "latency"]
     margin: Annotated[float, Field(ge=1)]
 
 

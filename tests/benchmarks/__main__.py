@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stage import atomic_write
-from tests.benchmarks import folder, packed, processes, ranking, scoring, shipped, streaming, threads, training
+from tests.benchmarks import (
+    firmware,
+    folder,
+    packed,
+    processes,
+    ranking,
+    scoring,
+    shipped,
+    streaming,
+    threads,
+    training,
+)
 from tests.benchmarks.measure import machine
 
 JSON, MARKDOWN = Path("reports/benchmarks.json"), Path("reports/benchmarks.md")
@@ -33,6 +44,7 @@ STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "shipped": shipped.MEASURES,
     "folder": folder.MEASURES,
     "ranking": ranking.MEASURES,
+    "firmware": firmware.MEASURES,
 }
 
 TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
@@ -45,6 +57,7 @@ TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "shipped": shipped.text,
     "folder": folder.text,
     "ranking": ranking.text,
+    "firmware": firmware.text,
 }
 
 

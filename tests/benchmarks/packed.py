@@ -27,7 +27,6 @@ from bnas import packed
 from bnas.nn.network import Network
 from bnas.packed import kernels, latency, reference
 from bnas.packed.lanes import POSITIONS, TOGETHER, count_differences
-from bnas.packed.layout import Block, Shape
 from bnas.packed.machine import Machine, available_cores
 from bnas.packed.onnx_export import to_onnx
 from bnas.packed.parameters import BlockParameters, Floats
@@ -36,6 +35,7 @@ from bnas.packed.timing import timed
 from bnas.records.dataset import DatasetDescription
 from bnas.records.networks import RetrainedNetwork, read_networks
 from bnas.report.network_tables import markdown_table
+from bnas.space.layout import Block, Shape
 from bnas.space.search_space import SearchSpace
 from pipeline.config import dataset, network_config, search_space
 from pipeline.export import RETRAIN, card, trained

@@ -23,7 +23,6 @@ from bnas.data.batches import MiniBatches
 from bnas.nn.cost import CostTable
 from bnas.nn.network import Supernet
 from bnas.nn.operations import BinaryBlock
-from bnas.packed.layout import Shape
 from bnas.packed.machine import available_cores
 from bnas.scoring import fast_modules, shared_paths, ways
 from bnas.scoring.answers import Answered, Questions, Way
@@ -33,6 +32,7 @@ from bnas.search import selection
 from bnas.search.frozen_search import Searched, SearchPlan, confirm_front, search
 from bnas.search.problem import SearchProblem
 from bnas.space.genotype import Genotype
+from bnas.space.layout import Shape
 from bnas.space.operations import Convolution
 from bnas.space.search_space import SearchSpace
 from pipeline.params import load

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bnas.packed.layout import layout, payload
 from bnas.packed.machine import WORTH, Machine
 from bnas.packed.parameters import Floats, split
+from bnas.space.layout import layout, payload
 from bnas.space.network_config import NetworkConfig
 from bnas.space.search_space import SearchSpace
 from tests.benchmarks.measure import paired

@@ -18,11 +18,12 @@ from bnas import packed
 from bnas.cli import main, parser
 from bnas.packed.timing import Timing
 from bnas.space.network_config import NetworkConfig
+from bnas.space.schedule import schedule
 from bnas.storage.cache import lock_of, mark
 from bnas.storage.lock import lock
 from tests.bnas.packed import builders, hostile
 
-COMMANDS = ("list", "pick", "predict", "benchmark", "inspect", "export-onnx", "show", "completion")
+COMMANDS = ("list", "pick", "predict", "benchmark", "inspect", "export-onnx", "export-c", "show", "completion")
 SIZE = (9, 7)
 MODELS = {
     # name → (configuration, nodes, mistakes out of 40)
@@ -151,6 +152,35 @@ def test_under_a_bound_on_size_no_network_that_fits_has_a_lower_error(run, folde
     assert len(set(found)) > 1
 
 
+def memory(folder: Path) -> dict[str, int]:
+    return {path.stem: schedule(packed.read(path).card.steps()).bytes for path in folder.glob("*.bnn")}
+
+
+@pytest.mark.usefixtures("clock")
+def test_under_a_bound_on_memory_no_network_that_fits_has_a_lower_error(run, folder):
+    known = memory(folder)
+    found = []
+    for bound in sorted({ram + more for ram in known.values() for more in (0, 1, 500)}):
+        _, out, _ = run("pick", "--folder", folder, "--max-ram-kib", bound / 1024)
+        name = picked(out)
+        assert known[name] <= bound
+        assert ERRORS[name] == min(ERRORS[other] for other, ram in known.items() if ram <= bound)
+        found.append(ERRORS[name])
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) > 1
+
+
+@pytest.mark.usefixtures("clock")
+def test_list_shows_the_memory_that_one_image_takes(run, folder):
+    known = memory(folder)
+    rows = table(run("list", "--folder", folder)[1])
+    assert {row["network"]: row["RAM KiB"] for row in rows} == {
+        name: f"{ram / 1024:.2f}" for name, ram in known.items()
+    }
+    rows = json.loads(run("list", "--folder", folder, "--json")[1])
+    assert {row["name"]: row["ram_bytes"] for row in rows} == known
+
+
 @pytest.mark.usefixtures("clock")
 def test_under_a_bound_on_the_error_alone_no_network_that_fits_is_smaller(run, folder):
     known = sizes(folder)
@@ -199,7 +229,14 @@ def test_a_choice_by_the_test_split_is_called_optimistic(run, folder):
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     "bounds",
-    [("--max-kib", "0.001"), ("--max-error", "0.001"), ("--max-ms", "1e-9"), ("--max-kib", "nan"), ("--max-ms", "-1")],
+    [
+        ("--max-kib", "0.001"),
+        ("--max-ram-kib", "0.5"),
+        ("--max-error", "0.001"),
+        ("--max-ms", "1e-9"),
+        ("--max-kib", "nan"),
+        ("--max-ms", "-1"),
+    ],
     ids=" ".join,
 )
 def test_a_bound_that_none_meets_is_said_in_one_line(run, folder, tmp_path, bounds):
@@ -214,7 +251,7 @@ def test_an_error_that_is_no_share_is_refused(run, folder, bound):
 
 
 def test_picking_without_a_bound_is_refused(run, folder):
-    assert "--max-kib, --max-error, --max-ms" in refusal(run, "pick", "--folder", folder)
+    assert "--max-kib, --max-ram-kib, --max-error, --max-ms" in refusal(run, "pick", "--folder", folder)
 
 
 @pytest.mark.usefixtures("clock")
@@ -299,11 +336,11 @@ def test_inspect_says_what_the_file_holds_and_where_its_bytes_are(run, model):
 # ---------------------------------------------------------------- what is wrong is said in one line
 
 
-@pytest.mark.parametrize("command", ["predict", "benchmark", "inspect", "export-onnx"])
+@pytest.mark.parametrize("command", ["predict", "benchmark", "inspect", "export-onnx", "export-c"])
 def test_a_model_that_is_missing_or_broken_is_refused_in_one_line(run, folder, tmp_path, command):
     broken = tmp_path / "broken.bnn"
     broken.write_bytes((folder / "front-1.bnn").read_bytes()[:-1])
-    more = ["picture.png"] if command == "predict" else []
+    more = {"predict": ["picture.png"], "export-c": ["-o", tmp_path / "c"]}.get(command, [])
     for path in (tmp_path / "missing.bnn", broken, tmp_path):
         assert str(path) in refusal(run, command, path, *more)
     assert [path.name for path in tmp_path.iterdir()] == ["broken.bnn"]
@@ -411,6 +448,61 @@ def test_onnx_does_not_overwrite_its_network_and_makes_no_folder(run, model, tmp
     target = tmp_path / "no" / "such.onnx"
     assert "found no such folder" in refusal(run, "export-onnx", copy, "-o", target)
     assert not target.parent.exists()
+
+
+C_FILES = {"README.md", "bnas_runtime.h", "main.c"}
+
+
+def test_c_is_written_into_a_folder_of_its_own_and_replaces_an_earlier_export(run, folder, tmp_path):
+    target = tmp_path / "c"
+    status, out, _ = run("export-c", folder / "front-1.bnn", "-o", target)
+    assert (status, {path.name for path in target.iterdir()}) == (0, C_FILES | {"front_1.h", "front_1.c"})
+    assert out.startswith(f"written to {target}: bnas_front_1_predict, ")
+    first = (target / "front_1.c").read_text()
+    target.joinpath("front_1.c").write_text("old")
+    assert run("export-c", folder / "front-1.bnn", "-o", target)[0] == 0
+    assert (target / "front_1.c").read_text() == first
+    assert run("export-c", folder / "front-1.bnn", "-o", tmp_path / "mine", "--name", "eye", "--emulator")[0] == 0
+    more = {"eye.h", "eye.c", "startup.c", "mps2.ld"}
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == C_FILES | more
+    assert run("export-c", folder / "front-1.bnn", "-o", tmp_path / "mine", "--name", "eye")[0] == 0
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == C_FILES | {"eye.h", "eye.c"}
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "mine"}
+
+
+def test_c_is_not_written_where_other_things_are(run, folder, tmp_path):
+    model = folder / "front-1.bnn"
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    for path, complaint in (
+        (tmp_path / "taken", "expected an empty folder or an earlier export, found notes.txt"),
+        (tmp_path / "file", "expected a folder, or nothing, found a file"),
+        (tmp_path / "no/such", "expected a place in a folder, found no such folder"),
+    ):
+        assert complaint in refusal(run, "export-c", model, "-o", path)
+    for name in ("front-1", "", "main", "é"):
+        assert "name: expected a C identifier" in refusal(run, "export-c", model, "-o", tmp_path / "c", "--name", name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "notes.txt", "taken"]
+    assert (tmp_path / "taken/notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_export_of_c_that_fails_leaves_the_earlier_one(run, folder, tmp_path, monkeypatch):
+    target = tmp_path / "c"
+    assert run("export-c", folder / "front-1.bnn", "-o", target)[0] == 0
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    writes = iter(range(2))
+
+    def fail(self: Path, text: str, encoding: str) -> int:
+        if next(writes, None) is None:
+            raise OSError(28, "No space left on device", str(self))
+        return len(text)
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert "No space left on device" in refusal(run, "export-c", folder / "front-1.bnn", "-o", target)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 @pytest.mark.usefixtures("clock")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
+from bnas.records.dataset import DatasetDescription, ImageShape, SplitCounts
 from bnas.scoring.scorer import ALL_BATCHES
-from pipeline.build import require_bfloat16, scored_batches, scoring
+from pipeline.build import problem, require_bfloat16, scored_batches, scoring
 from pipeline.params import load
 from tests.imports import ROOT
 from tests.pipeline.conftest import Searched
@@ -44,6 +46,21 @@ def test_mode_full_scores_on_all_mini_batches() -> None:
     section = load(ROOT / "params.yaml").search.evaluation
     for mode, count in (("minibatch", section.batches), ("full", ALL_BATCHES)):
         assert scored_batches(section.model_copy(update={"mode": mode})) == count
+
+
+@pytest.mark.parametrize("resource", ["size", "ops", "ram"])
+def test_the_second_objective_is_the_resource_that_the_parameters_name(resource: str) -> None:
+    params = load(ROOT / "params.yaml")
+    named = params.model_copy(update={"objectives": params.objectives.model_copy(update={"resource": resource})})
+    digits = DatasetDescription(
+        "digits", "Digits", tuple("0123456789"), ImageShape(28, 28, 1), SplitCounts(8, 1, 1), (0.1,), (0.3,), "0"
+    )
+    found = problem(named, digits)
+    genotype = found.space.sample(random.Random(0))
+    cost = found.costs(genotype)
+    expected = {"size": cost.size_bytes, "ops": cost.ops, "ram": cost.ram_bytes}
+    assert found.resource(genotype) == pytest.approx(expected[resource])
+    assert len(set(expected.values())) == 3
 
 
 def test_the_parameter_of_the_error_reaches_every_scoring() -> None:

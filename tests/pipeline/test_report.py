@@ -78,7 +78,8 @@ def test_every_network_stands_in_the_table_with_its_wilson_interval(finished, te
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[2] == f"`{network.key}`"
         assert cells[3] == f"{network.size_bytes / 1024:.2f}"
-        assert cells[7:9] == [f"{100 * network.test_error:.2f}", f"{100 * low:.2f}–{100 * high:.2f}"]
+        assert cells[4] == ("-" if network.ram_bytes is None else f"{network.ram_bytes / 1024:.2f}")
+        assert cells[8:10] == [f"{100 * network.test_error:.2f}", f"{100 * low:.2f}–{100 * high:.2f}"]
 
 
 def test_the_network_picked_by_its_test_error_is_called_optimistic_wherever_it_stands(finished, text):

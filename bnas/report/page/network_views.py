@@ -166,6 +166,8 @@ def _facts(run: Retrained, network: RetrainedNetwork, packed: ShippedFile | None
     yield "95 % interval", f"{interval_text(network)} %"
     if run.shows_balanced:
         yield "balanced error", f"{percent(run.balanced_error(network))} %"
+    if network.ram_bytes is not None:
+        yield "RAM", f"{kib(network.ram_bytes)} KiB"
     yield "operations", f"{network.ops / 1e6:.3f} M"
     yield "parameters", f"{network.params:,}"
     if packed is not None:

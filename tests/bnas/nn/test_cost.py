@@ -8,11 +8,13 @@ from torch import nn
 from torchvision.models import resnet18
 
 from bnas.nn.binarize import BinaryConv2d, sign
-from bnas.nn.cost import Cost, CostTable, cost
+from bnas.nn.cost import RANGE_SAMPLE, Cost, CostTable, cost
 from bnas.nn.network import Network, NetworkConfig
 from bnas.nn.operations import BinaryBlock, FoldedNorm, operation
 from bnas.space.genotype import Gene, Genotype
+from bnas.space.layout import layout
 from bnas.space.operations import OPERATIONS, Convolution
+from bnas.space.schedule import schedule
 from bnas.space.search_space import SearchSpace
 
 KERNELS = {"bin_conv_3x3": 3, "bin_conv_5x5": 5, "bin_dil_conv_3x3": 3, "bin_dil_conv_5x5": 5}
@@ -125,12 +127,33 @@ def test_cost_of_a_tiny_network_equals_the_count_by_hand():
         hand(floats=16 * 3 + 3, flops=48),
     ]
     found = cost(Network(config, genotype), (1, 7, 5))
-    assert found == total(parts)
+    memory = schedule(layout(config, genotype, 7, 5)).bytes
+    assert found == replace(total(parts), ram_bytes=memory)
     assert (found.binary_params, found.float_params) == (8432, 459)
     assert (found.size_bytes, found.flops, found.bops) == (2890.0, 1308, 55_504)
     # 16 · 3 weights of the classifier in a byte each with 3 scales, the other 411 numbers in two bytes each.
     for shipped, size in (("float16", 8432 / 8 + 2 * 459), ("int8", 8432 / 8 + 2 * 411 + 48 + 2 * 3)):
         assert cost(Network(config, genotype), (1, 7, 5), shipped) == replace(found, size_bytes=size)
+
+
+def test_only_a_whole_network_has_a_working_memory():
+    config, genotype = NetworkConfig(1, 3, 4, 3), SearchSpace(nodes=1).sample(random.Random(0))
+    network = Network(config, genotype)
+    # The first cell's input, a state, and its node, which was the other state: 3 maps of 9·9·4 floats at least.
+    assert cost(network, (1, 9, 9)).ram_bytes >= 3 * 4 * 9 * 9 * 4
+    assert cost(network.cells[0].preprocess[0], (4, 9, 9)).ram_bytes == 0
+
+
+def test_the_range_of_working_memory_is_always_the_same_and_holds_what_it_was_drawn_from():
+    space = SearchSpace(nodes=2)
+    tables = [CostTable(NetworkConfig(1, 3, 4, 3), space, (1, 9, 9)).ram for _ in range(2)]
+    least, most = tables[0].range()
+    assert (least, most) == tables[1].range()
+    rng = random.Random(0)
+    assert {tables[1](space.sample_mixed(rng)) for _ in range(RANGE_SAMPLE)} >= {least, most}
+    assert least < most
+    with pytest.raises(ValueError, match="expected 2 nodes, found 1"):
+        tables[0](SearchSpace(nodes=1).sample(rng))
 
 
 def bi_real_18():

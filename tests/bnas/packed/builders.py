@@ -16,12 +16,12 @@ from bnas import packed
 from bnas.data.picture import normalise
 from bnas.nn.cost import cost
 from bnas.nn.network import Network
-from bnas.packed.layout import Block, Classifier, Shape, Stem, Step, layout
 from bnas.packed.machine import Machine
 from bnas.packed.parameters import BlockParameters, ClassifierParameters, Floats, Parameters, StemParameters
 from bnas.records.dataset import ImageShape
 from bnas.records.networks import RetrainedNetwork
 from bnas.space.genotype import Genotype
+from bnas.space.layout import Block, Classifier, Shape, Stem, Step, layout
 from bnas.space.network_config import NetworkConfig
 from bnas.space.operations import OPERATIONS
 from bnas.space.search_space import SearchSpace

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnas.packed.kernels import Scratch, Tables
-from bnas.packed.layout import Pool, Shape, Stem, Step, Sum
 from bnas.packed.machine import Machine
 from bnas.packed.program import Room
+from bnas.space.layout import Pool, Shape, Stem, Step, Sum
 from bnas.space.network_config import NetworkConfig
 from tests.bnas.packed import builders
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from bnas.packed.card_text import DICTIONARY
-from bnas.packed.layout import layout
 from bnas.space.genotype import Genotype
+from bnas.space.layout import layout
 from bnas.space.network_config import NetworkConfig
 from bnas.space.operations import OPERATIONS
 

@@ -12,10 +12,10 @@ from bnas import packed
 from bnas.nn.operations import BinaryBlock
 from bnas.packed.agreement import before_signs, deviating, map_before, torch_logits, undecided
 from bnas.packed.fold import affine, fold
-from bnas.packed.layout import Block
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import joined
 from bnas.packed.reference import signs
+from bnas.space.layout import Block
 from tests.bnas.packed import builders
 from tests.bnas.packed.builders import MEAN, STD, card, pixels
 
@@ -30,7 +30,7 @@ def to_network(model, change=lambda index, values: values) -> PackedNetwork:
     """The packed network, with the parameters of its steps changed."""
     found = card(model, SIZE)
     values = [change(i, each) for i, each in enumerate(fold(model, found.steps()))]
-    return PackedNetwork(packed.PackedContent(found, *joined(values), "", 0), threads=1)
+    return PackedNetwork(packed.PackedContent(found, *joined(values), b"", "", 0), threads=1)
 
 
 class Altered(PackedNetwork):

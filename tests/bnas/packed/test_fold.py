@@ -23,9 +23,9 @@ from bnas.nn.operations import BinaryBlock
 from bnas.packed import reference
 from bnas.packed.file import to_bytes
 from bnas.packed.fold import affine, fold, shipped
-from bnas.packed.layout import Block, payload
 from bnas.packed.network import PackedNetwork
 from bnas.packed.parameters import BlockParameters, joined
+from bnas.space.layout import Block, payload
 from bnas.space.operations import OPERATIONS, Convolution
 from bnas.space.shipped import SHIPPED
 from tests.bnas import tiny

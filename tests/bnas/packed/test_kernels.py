@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from bnas.packed import reference
-from bnas.packed.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Sum
+from bnas.space.layout import Block, Classifier, Concat, Pool, Shape, Shuffle, Stem, Sum
 from tests.bnas.packed.builders import (
     block_parameters,
     block_step,

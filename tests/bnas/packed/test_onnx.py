@@ -12,9 +12,9 @@ from bnas import packed
 from bnas.cli import main
 from bnas.data.picture import normalise
 from bnas.packed import reference
-from bnas.packed.layout import Block, Pool
 from bnas.packed.network import PackedNetwork
 from bnas.space.genotype import Gene, Genotype
+from bnas.space.layout import Block, Pool
 from bnas.space.network_config import NetworkConfig
 from bnas.space.operations import OPERATIONS
 from tests.bnas.packed import builders

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from bnas.nn import operations
 from bnas.nn.pooling import AvgPool, MaxPool
 from bnas.packed import reference
-from bnas.packed.layout import Classifier, Concat, Pool, Shape, Stem, Sum
 from bnas.packed.parameters import ClassifierParameters, StemParameters
-from bnas.packed.program import thresholds
+from bnas.packed.thresholds import thresholds
+from bnas.space.layout import Classifier, Concat, Pool, Shape, Stem, Sum
 from tests.bnas.packed.builders import block_parameters, block_step, images
 
 seeds = st.integers(0, 2**32 - 1)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnas.packed.layout import payload
 from bnas.packed.rounding import bytes_of, restored, step_bytes, stored
+from bnas.space.layout import payload
 from bnas.space.network_config import NetworkConfig
 from bnas.space.shipped import SHIPPED
 from tests.bnas.packed import builders

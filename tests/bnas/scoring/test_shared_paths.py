@@ -8,10 +8,10 @@ from torch import nn
 from bnas.nn.binarize import approx_sign
 from bnas.nn.network import NetworkConfig, Supernet
 from bnas.nn.operations import BinaryBlock, operation
-from bnas.packed.layout import Shape, elements
 from bnas.scoring import shared_paths
 from bnas.scoring.fast_modules import Workbench, from_tensor, frozen
 from bnas.scoring.shared_paths import PathPlan, Paths
+from bnas.space.layout import Shape, elements
 from bnas.space.operations import OPERATION, OPERATIONS, Convolution
 from bnas.space.search_space import SearchSpace
 from tests.bnas import tiny

@@ -7,8 +7,9 @@ import pytest
 from bnas.packed import latency
 from bnas.packed.latency import check, measure, network_seconds
 from bnas.records.latencies import CellLatencies, EdgeLatency, LatencyTable, latency_table
-from bnas.search.problem import SearchProblem
-from bnas.space.edge_sums import EdgeTable, everywhere, used
+from bnas.search.problem import ResourceTable, SearchProblem
+from bnas.search.selection import select
+from bnas.space.edge_sums import everywhere, used
 from bnas.space.search_space import SearchSpace
 from tests.bnas import tiny
 
@@ -20,6 +21,7 @@ def test_a_table_of_one_number_is_that_number_of_the_whole_cost():
     for genotype in tiny.genotypes(20, space=SPACE):
         assert COSTS.size(genotype) == COSTS(genotype).size_bytes
         assert COSTS.ops(genotype) == COSTS(genotype).ops
+        assert COSTS.ram(genotype) == COSTS(genotype).ram_bytes
 
 
 def test_range_of_operations_equals_brute_force():
@@ -103,15 +105,24 @@ def test_a_tables_correlation_is_that_of_its_sums_with_whole_networks(monkeypatc
     assert correlation(lambda genotype: 1.0) is None
 
 
-@pytest.mark.parametrize("resource", ["size", "ops"])
+@pytest.mark.parametrize("resource", ["size", "ops", "ram"])
 def test_second_objective_is_the_resource_over_its_fixed_bound(resource):
-    table: EdgeTable = getattr(COSTS, resource)
+    table: ResourceTable = getattr(COSTS, resource)
     problem = SearchProblem(SPACE, COSTS, table, 1.25, "uniform")
     everyone = tiny.genotypes(9, space=SPACE)
     most = max(table.range())
     assert problem.resources(everyone) == pytest.approx([table(g) / (1.25 * most) for g in everyone])
     largest = everywhere("bin_conv_3x3", SPACE)
     assert problem.resources([largest]).tolist() <= [1 / 1.25]
+
+
+def test_of_equal_errors_those_survive_that_take_the_least_memory():
+    problem = SearchProblem(SPACE, COSTS, COSTS.ram, 1.25, "uniform")
+    everyone = tiny.genotypes(20, space=SPACE)
+    chosen = select(problem.objectives(everyone, [0.5] * 20), 8, "nsga2", random.Random(0))
+    memory = [COSTS(genotype).ram_bytes for genotype in everyone]
+    assert sorted(memory[i] for i in chosen) == sorted(memory)[:8]
+    assert len(set(memory)) > 3
 
 
 def test_indicators_stay_on_the_size_whatever_the_resource():

@@ -21,7 +21,7 @@ from bnas.nn.binarize import approx_sign
 from bnas.nn.cost import CostTable, cost
 from bnas.nn.network import Network, NetworkConfig, Supernet
 from bnas.packed.fold import fold
-from bnas.packed.layout import layout
+from bnas.space.layout import layout
 from bnas.packed.network import Machine
 from bnas.report.cell_drawing import cells_figure
 from bnas.scoring.shared_paths import Paths

@@ -1,0 +1,1 @@
+"""From a packed network to C for microcontrollers."""
