@@ -28,9 +28,6 @@ TOLERANCE = 1e-4
 ROUNDING = 2e-6
 """The largest difference that rounding makes of a value before a sign, relative to its terms (8.3e-7 was measured)."""
 
-MOST_DEVIATING = 0.01
-"""The largest share of images on which rounding may decide a sign; one image is always allowed."""
-
 TOGETHER = 256
 """Images of one forward pass in PyTorch."""
 
@@ -38,24 +35,23 @@ TOGETHER = 256
 def deviating(network: Network, packed: PackedNetwork, inputs: Floats) -> NDArray[np.int64]:
     """The numbers of the images on which rounding decided a sign; on all others logits and class are PyTorch's.
 
-    `inputs` are normalised images `[N, C, H, W]`. Raises ValueError if there are too many such images, or if an image
-    deviates although no value before a sign lies within rounding of its threshold.
+    `inputs` are normalised images `[N, C, H, W]`. Raises ValueError if an image deviates although no value before a
+    sign lies within rounding of its threshold. How many deviate is no fault of the file's: where the background of all
+    pictures lies on a threshold, many do.
     """
     expected, logits = torch_logits(network, inputs), packed(inputs)
     difference = np.abs(logits - expected).max(axis=1) / np.abs(expected).max(axis=1)
     other = (difference > TOLERANCE) | (logits.argmax(axis=1) != expected.argmax(axis=1))
     deviate = np.flatnonzero(other)
-    if len(deviate) > max(1, MOST_DEVIATING * len(inputs)):
-        raise ValueError(
-            f"expected the packed network's logits to differ from PyTorch's on at most {MOST_DEVIATING:.0%} of "
-            f"{len(inputs)} images or on one, found {len(deviate)}"
-        )
-    unexplained = deviate[~undecided(network, packed, inputs, deviate)] if len(deviate) else deviate
-    if len(unexplained):
-        raise ValueError(
-            f"expected the packed network to answer as PyTorch but where a value lies within rounding of a sign's "
-            f"threshold, found {len(unexplained)} images that differ otherwise, the first is number {unexplained[0]}"
-        )
+    for start in range(0, len(deviate), TOGETHER):  # some at a time: all maps before signs are kept
+        some = deviate[start : start + TOGETHER]
+        unexplained = some[~undecided(network, packed, inputs, some)]
+        if len(unexplained):
+            raise ValueError(
+                f"expected the packed network to answer as PyTorch but where a value lies within rounding of a sign's "
+                f"threshold, found {len(unexplained)} images that differ otherwise, the first is number "
+                f"{unexplained[0]}"
+            )
     return deviate
 
 

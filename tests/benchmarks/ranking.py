@@ -115,7 +115,10 @@ def agreement(full: pd.DataFrame, values: Values, equal: bool) -> dict[str, floa
 def ranking() -> dict[str, list[dict[str, Any]]]:
     """Table → a row for every estimate."""
     found = {}
-    for path in sorted(TABLES.glob("*.csv")):
+    paths = sorted(TABLES.glob("*.csv"))
+    if not paths:
+        raise SystemExit("ranking: expected tables in reports/tabular, found none: dvc repro pipeline/tabular/dvc.yaml")
+    for path in paths:
         rows = pd.read_csv(path)
         full = target(rows)
         second = float((full["seconds"] / full["epochs"]).median())

@@ -77,6 +77,18 @@ def test_pairs_of_all_runs_are_pooled(repository, capsys):
     assert "4 pairs: test error -1.00 points" in (repository / "reports/compare.html").read_text()
 
 
+def test_a_run_under_two_names_is_pooled_once(repository, capsys):
+    points = [
+        {"network": f"{role}-{i}", "role": role, "size_kib": 5.0, "test_error": error}
+        for role, errors in {"front": (0.01, 0.02), "random": (0.02, 0.04)}.items()
+        for i, error in enumerate(errors, 1)
+    ]
+    write_json(compare.PARETO, points)
+    git("commit", "-qam", "two pairs")
+    assert compare.main(["main"]) == 0
+    assert "2 pairs: test error -1.50 points" in capsys.readouterr().out
+
+
 def test_without_pairs_nothing_is_said_to_be_worth_anything(repository, capsys):
     assert compare.main(["main", "quiet-owl"]) == 0
     assert "too few of them were retrained" in capsys.readouterr().out

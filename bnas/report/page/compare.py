@@ -74,7 +74,9 @@ def worth_text(runs: Sequence[ComparedRun]) -> str:
     """What the searches of all runs were worth: the mean of all `differences`, with Student's interval over them.
 
     The interval holds what differs between networks and seeds; runs on the same test images share those images' part.
+    A run counts once, under however many names it comes.
     """
+    runs = list({run.points: run for run in runs}.values())
     every = [difference for run in runs for difference in run.differences]
     if len(every) < 2:
         return "Front against random networks of its sizes: too few of them were retrained"
