@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import torch
 
-from bnas.nn.network import Network
 from bnas.records.dataset import DatasetDescription
 from bnas.space.genotype import Genotype
 from bnas.space.network_config import Architecture, NetworkConfig
 from bnas.storage.cache import CHECKPOINTS, NETWORKS
 from bnas.storage.source_code import source_hash
 from bnas.training import network_pool
-from bnas.training.family import FINISHED, Family, FamilyData, Recipe, Use, as_trained
+from bnas.training.family import FINISHED, Family, FamilyData, Recipe, Ship, Use, as_trained
 from pipeline import build, cache
 from pipeline.config import files_root
 from pipeline.params import Params
@@ -30,7 +29,7 @@ def family(
     recipe: Recipe,
     device: torch.device,
     use: Use = FINISHED,
-    ship: Callable[[Network], Network] = as_trained,
+    ship: Ship = as_trained,
 ) -> Family:
     """Networks trained by a recipe on the prepared data."""
     data = FamilyData(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bnas.nn.cost import CostTable, cost
 from bnas.nn.network import Network
-from bnas.packed import fold
+from bnas.packed.ties import shipped_off_ties
 from bnas.records.dataset import DatasetDescription
 from bnas.records.networks import NetworkTime, RetrainedNetwork, RetrainedNetworks, Role, read_rounded
 from bnas.records.search import read_front
@@ -77,7 +77,7 @@ def train(
     device = build.device(params.runtime, ranks)
     build.require_bfloat16(section.mixed_precision, device)
     recipe = Recipe(**section.model_dump(exclude=NOT_OF_THE_RECIPE))
-    trained = networks.family(params, description, recipe, device, ship=fold.shipped)
+    trained = networks.family(params, description, recipe, device, ship=shipped_off_ties)
     together = trained_together(len(chosen), recipe, ranks)
     how = f"{ranks.size} processes, {params.runtime.threads} threads" if together else ""
     jobs = {c.name: networks.job(c.name, *c.architecture, trained, description, how) for c in chosen}

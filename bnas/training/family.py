@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnas.data.batches import Augmentation, TrainingFeed
 from bnas.data.image_array import Selected
@@ -72,9 +72,12 @@ class FamilyData:
         return Split.open(self.prepared / name, self.root, self.threads)
 
 
-def as_trained(network: Network) -> Network:
-    """The network itself: what ships where nothing is rounded."""
+def as_trained(network: Network, images: Tensor) -> Network:
+    """The network itself: what is judged where nothing ships."""
     return network
+
+
+Ship = Callable[[Network, Tensor], Network]
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,15 @@ TRIAL = Use(("train",), "validation")
 class Family:
     """A recipe, the data, a device, and what the data are used for.
 
-    `ship` takes a trained network to the one that its file holds, which is what is judged.
+    `ship` takes a trained network to the one that its file holds, which is what is judged. It is also given training
+    images, normalised `[N, C, H, W]`, and may change the trained network for its file's sake.
     """
 
     recipe: Recipe
     data: FamilyData
     device: torch.device
     use: Use = FINISHED
-    ship: Callable[[Network], Network] = as_trained
+    ship: Ship = as_trained
 
     @property
     def normalise(self) -> Normalise:

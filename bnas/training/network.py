@@ -83,9 +83,10 @@ def train_network(
         raise TrainingError(f"{error}, genotype {architecture.genotype.key}") from None
     learnt = feed.split
     rows = torch.randperm(len(learnt), generator=training.generator)[: calibration_images(learnt)].numpy()
-    calibrate(network, family.normalise(torch.from_numpy(learnt.images[rows])))
+    images = family.normalise(torch.from_numpy(learnt.images[rows]))
+    calibrate(network, images)
     try:
-        shipped = family.ship(network)
+        shipped = family.ship(network, images)
     except ValueError as error:
         raise TrainingError(f"{error}, genotype {architecture.genotype.key}") from None
     rounded = family.rounded(network, shipped)

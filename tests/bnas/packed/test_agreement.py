@@ -10,7 +10,6 @@ import torch
 
 from bnas import packed
 from bnas.nn.operations import BinaryBlock
-from bnas.packed import agreement
 from bnas.packed.agreement import before_signs, deviating, map_before, torch_logits, undecided
 from bnas.packed.fold import affine, fold
 from bnas.packed.network import PackedNetwork
@@ -139,10 +138,10 @@ def test_a_sign_that_differs_by_more_than_rounding_is_no_excuse(on_threshold):
         deviating(made, loaded, x[kept])
 
 
-def test_rounding_may_decide_on_many_images(on_threshold, monkeypatch):
-    monkeypatch.setattr(agreement, "TOGETHER", 2)  # so that what deviates is looked into in parts
-    x = np.concatenate([images(200)[5:6]] * 3 + [images(200)[6:7]])
-    assert deviating(on_threshold[0], nudged(*on_threshold, 5e-7), x).tolist() == [0, 1, 2]
+def test_rounding_that_decides_too_often_is_refused(on_threshold):
+    x = np.concatenate([images(200)[5:6]] * 2 + [images(200)[6:7]])
+    with pytest.raises(ValueError, match="on at most 1% of 3 images or on one, found 2"):
+        deviating(on_threshold[0], nudged(*on_threshold, 5e-7), x)
 
 
 def test_rounding_may_decide_on_one_image_of_however_few(on_threshold):

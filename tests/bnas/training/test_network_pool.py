@@ -19,6 +19,7 @@ from bnas.nn.network import Network
 from bnas.packed import fold
 from bnas.packed.agreement import deviating
 from bnas.packed.network import load
+from bnas.packed.ties import shipped_off_ties
 from bnas.records.networks import Rounded
 from bnas.records.training import EpochRecord, Predictions, read_epochs, read_predictions
 from bnas.space.genotype import Gene, Genotype
@@ -298,7 +299,7 @@ def test_predictions_are_the_networks_answers_in_the_order_of_the_test_split(tra
 @pytest.mark.parametrize("shipped", ["float16", "int8"])
 def test_answers_are_those_of_the_file_and_what_rounding_changed_is_counted(data, tmp_path, shipped):
     config = replace(tiny.CONFIG, shipped=shipped)
-    family = Family(RECIPE, data, CPU, ship=fold.shipped)
+    family = Family(RECIPE, data, CPU, ship=shipped_off_ties)
     network, curve, predictions, rounded = train_network(Architecture(config, GENOTYPES["a"]), family)
     before, same, _ = here(data)
     assert tiny.same_weights(network, before)  # the training knows nothing of it
@@ -317,7 +318,7 @@ def test_answers_are_those_of_the_file_and_what_rounding_changed_is_counted(data
 
 
 def test_nothing_is_rounded_in_float32(data, once):
-    family = Family(RECIPE, data, CPU, ship=fold.shipped)
+    family = Family(RECIPE, data, CPU, ship=shipped_off_ties)
     network, _, predictions, rounded = train_network(Architecture(tiny.CONFIG, GENOTYPES["a"]), family)
     assert rounded is None
     assert tiny.same_weights(network, once[0])
@@ -330,7 +331,7 @@ def test_a_number_that_the_format_does_not_reach_is_refused_before_the_test(data
 
     monkeypatch.setattr("bnas.training.network.calibrate", huge)
     monkeypatch.setattr(Family, "test", lambda *_: pytest.fail("tested"))
-    family = Family(RECIPE, data, CPU, ship=fold.shipped)
+    family = Family(RECIPE, data, CPU, ship=shipped_off_ties)
     with pytest.raises(TrainingError, match=r"^classifier: expected numbers of at most 65,504 for float16"):
         train_network(Architecture(replace(tiny.CONFIG, shipped="float16"), GENOTYPES["a"]), family)
 
