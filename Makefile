@@ -45,7 +45,7 @@ seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more
 	  if ! dvc exp list --name-only | grep -qx "$(NAME)-$$seed"; then \
 	    dvc exp run --temp --name "$(NAME)-$$seed" $(OPTIONS) $(foreach stage,data stage1 stage2 search trial retrain,-S $(stage).seed=$$seed); \
 	  fi; \
-	done; python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed)) >reports/$(NAME)s.md; cat reports/$(NAME)s.md
+	done; pooled=$$(python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed))); echo "$$pooled" | tee reports/$(NAME)s.md
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.

@@ -163,7 +163,7 @@ def candidates(
     trial = finished_trial(problem, score, ranks)
     if trial is None:
         return chosen
-    known = [each for each in chosen if each.architecture.config == problem.costs.config]
+    known = [each for each in chosen if each.supernet_error is not None]
     estimates = dict(zip(known, trial.final([each.architecture.genotype for each in known]), strict=True))
     return [replace(each, trial_estimate=estimates.get(each)) for each in chosen]
 
@@ -191,17 +191,20 @@ def of_front(
 
 
 def fixed(section: schema.RetrainSection, costs: CostTable, error: Error) -> list[Candidate]:
-    """Candidates that every search has: the hand-designed cell at some widths, and published architectures."""
+    """Candidates that every search has: the hand-designed cell and published ones, each at some widths.
+
+    Those of the space have their error in the supernet, at its width.
+    """
+    designs: list[tuple[str, Role, Genotype]] = []
+    if section.hand_designed_channels:  # only then the space has to have what it needs
+        designs.append(("hand", "hand", hand_designed(costs.space)))
+    designs += [(name, "published", PUBLISHED[name]) for name in section.published]
     chosen = []
-    for width in section.hand_designed_channels:
-        hand = Architecture(replace(costs.config, channels=width), hand_designed(costs.space))
-        known = error(hand.genotype) if hand.config == costs.config else None
-        chosen.append(Candidate(f"hand-{width}", "hand", hand, known))
-    for name in section.published:
-        genotype = PUBLISHED[name]
-        costs.space.validate(genotype)
-        published = Architecture(costs.config, genotype)
-        chosen.append(Candidate(f"published-{name}", "published", published, error(genotype)))
+    for name, role, genotype in designs:
+        for width in section.hand_designed_channels:
+            architecture = Architecture(replace(costs.config, channels=width), genotype)
+            scored = architecture.config == costs.config and genotype in costs.space
+            chosen.append(Candidate(f"{name}-{width}", role, architecture, error(genotype) if scored else None))
     return chosen
 
 

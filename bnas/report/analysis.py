@@ -171,6 +171,14 @@ def network_hypervolume(run: Retrained, networks: Sequence[RetrainedNetwork]) ->
     return _hypervolume(errors, [network.size_bytes for network in networks], run.space)
 
 
+def family_hypervolume(run: Retrained, networks: Sequence[RetrainedNetwork]) -> float:
+    """The same of networks outside the space: smaller ones count as its smallest, larger ones not at all."""
+    space = run.space
+    within = [network for network in networks if network.size_bytes <= space.largest_bytes]
+    sizes = [max(network.size_bytes, space.smallest_bytes) for network in within]
+    return _hypervolume([run.error_of(network) for network in within], sizes, space)
+
+
 def _hypervolume(errors: Sequence[float] | NDArray[np.float64], sizes: Sequence[float], space: SpaceRange) -> float:
     return pareto.front_hypervolume(errors, sizes, space.chance_error, space.smallest_bytes, space.largest_bytes)
 

@@ -9,7 +9,7 @@ from functools import reduce
 from itertools import pairwise
 
 from bnas.data.split_rows import counted
-from bnas.records.networks import LinearBaseline, RetrainedNetwork
+from bnas.records.networks import LinearBaseline, RetrainedNetwork, Role
 from bnas.records.search import ErrorKind
 from bnas.report.analysis import (
     STAGE_NAMES,
@@ -19,6 +19,7 @@ from bnas.report.analysis import (
     PairedTest,
     Retrained,
     Run,
+    family_hypervolume,
     fidelity,
     pair_agreement,
     relative_improvement,
@@ -184,17 +185,25 @@ def pair_sentence(tests: Sequence[PairedTest]) -> str:
 
 
 def other_sentences(run: Retrained) -> list[str]:
-    """Networks of the front that dominate those designed by hand and published; empty without such."""
-    front = run.of_role("front")
-    others: dict[str, list[str]] = {"hand": [], "published": []}
-    for network in run.of_role("hand", "published"):
-        better = [n for n in front if n.size_bytes <= network.size_bytes and n.test_error <= network.test_error]
-        better = [n for n in better if (n.size_bytes, n.test_error) != (network.size_bytes, network.test_error)]
-        names = ", ".join(n.name for n in better) or "no network of the front"
-        size, error = kib(network.size_bytes), percent(network.test_error)
-        others[network.role].append(f"{network.name} ({size} KiB, {error} %): dominated by {names}.")
-    titles = {"hand": "Designed by hand", "published": "Published elsewhere, trained here"}
-    return [f"{titles[role]}: {' '.join(sentences)}" for role, sentences in others.items() if sentences]
+    """Those designed by hand and published: networks of the front that dominate each, and hypervolumes."""
+    front, sentences = run.of_role("front"), []
+    titles: dict[Role, str] = {"hand": "Designed by hand", "published": "Published elsewhere, trained here"}
+    for role, title in titles.items():
+        family = run.of_role(role)
+        if not family:
+            continue
+        said = []
+        for network in family:
+            better = [n for n in front if n.size_bytes <= network.size_bytes and n.test_error <= network.test_error]
+            better = [n for n in better if (n.size_bytes, n.test_error) != (network.size_bytes, network.test_error)]
+            names = ", ".join(n.name for n in better) or "no network of the front"
+            size, error = kib(network.size_bytes), percent(network.test_error)
+            said.append(f"{network.name} ({size} KiB, {error} %): dominated by {names}.")
+        ours, theirs = (f"{family_hypervolume(run, networks):.4f}" for networks in (front, family))
+        sentences.append(
+            f"{title}: {' '.join(said)} Hypervolume of these {len(family)}: {theirs}, of the front: {ours}."
+        )
+    return sentences
 
 
 def course_sentences(rows: Sequence[GenerationIndicators]) -> list[str]:

@@ -285,8 +285,7 @@ def _random(run: Retrained, bins: int, difference: Interval | None) -> Section:
             f"Equal counts on both sides. Hypervolume: {KINDS[run.error]}error divided by that of {guess} "
             f"({100 * space.chance_error:.0f} %), log size between the smallest and the largest network of the "
             "space, reference point (1, 1); larger is better. Size coverage: share of equal log-size bins that "
-            "hold a non-dominated network. Hand-designed and published networks are points in the picture only: fewer, "
-            "of other widths.",
+            "hold a non-dominated network. Networks designed by hand and published ones are not counted here.",
             f"{said} Test images were resampled {RESAMPLES} times, the same for all networks (median "
             f"difference {difference.median:+.4f}). The interval holds the chance of these test images only, "
             "not that of training or searching once more.",

@@ -154,6 +154,14 @@ class SearchSpace:
                     f"genotype {genotype.key}: expected operations out of {', '.join(self.ops)}, found {gene.op!r}"
                 )
 
+    def __contains__(self, genotype: Genotype) -> bool:
+        """Whether the genotype is a member of this space."""
+        try:
+            self.validate(genotype)
+        except ValueError:
+            return False
+        return True
+
     @property
     def size(self) -> int:
         """Number of distinct genotypes."""

@@ -46,7 +46,6 @@ def of_search(params: Params) -> Iterator[Complaint]:
     if params.retrain.hand_designed_channels and PLAIN_CONVOLUTION[space.name] not in space.operations:
         expected = f"[] where space.operations lacks {PLAIN_CONVOLUTION[space.name]}"
         yield mismatch(("retrain", "hand_designed_channels"), expected, params.retrain.hand_designed_channels)
-    yield from _of_published(space, params.retrain.published)
     if set(space.operations) <= set(known):
         size = architectures(space)
         for stage, population in (
@@ -98,6 +97,8 @@ def of_retrain(section: RetrainSection) -> Iterator[Complaint]:
     yield from of_rates("retrain", section)
     yield from each_once(("retrain", "hand_designed_channels"), "width", section.hand_designed_channels)
     yield from each_once(("retrain", "published"), "name", section.published, PUBLISHED)
+    if section.published and not section.hand_designed_channels:
+        yield mismatch(("retrain", "published"), "[] where hand_designed_channels gives no width", section.published)
 
 
 def each_once(
@@ -124,14 +125,3 @@ def of_rates(stage: str, recipe: TrainingSection) -> Iterator[Complaint]:
     if recipe.batch_norm_group == 1 or recipe.batch_size % (recipe.batch_norm_group or 1):
         expected = f"0 or a divisor of batch_size ({recipe.batch_size}) above 1"
         yield mismatch((stage, "batch_norm_group"), expected, recipe.batch_norm_group)
-
-
-def _of_published(space: SpaceSection, names: Sequence[str]) -> Iterator[Complaint]:
-    """Published architectures that are not in the space."""
-    for i, name in enumerate(names):
-        if (genotype := PUBLISHED.get(name)) is None:
-            continue
-        needed = sorted({gene.op for gene in genotype.genes})
-        if (space.name, space.nodes) != (genotype.space, genotype.nodes) or not set(needed) <= set(space.operations):
-            where = f"space.name {genotype.space}, space.nodes {genotype.nodes} and {', '.join(needed)}"
-            yield mismatch(("retrain", "published", i), f"none in this space ({name} needs {where})", name)

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from bnas.records.networks import Rounded
-from bnas.report.analysis import GenerationIndicators, Interval, PairedTest
-from bnas.report.sentences import course_sentences, pair_sentence, rounding, verdict, worth
+from bnas.report.analysis import GenerationIndicators, Interval, PairedTest, network_hypervolume
+from bnas.report.sentences import course_sentences, other_sentences, pair_sentence, rounding, verdict, worth
 from tests import finished_run
 from tests.finished_run import front, networks
 
@@ -77,3 +77,21 @@ def test_what_rounding_changed_is_said_over_all_networks_that_were_rounded():
     said = rounding(made)
     assert "Errors are those of the files" in said
     assert "5 of 200 answers to validation images, which the training saw, changed: 30 were wrong before, 31" in said
+
+
+def test_families_of_others_are_told_with_their_hypervolume(tmp_path):
+    finished_run.write(tmp_path)
+    run = finished_run.read(tmp_path)
+    best = run.best
+    same = dataclasses.replace(best, name="hand-8", role="hand", matched=None)
+    large = dataclasses.replace(same, name="hand-64", size_bytes=run.space.largest_bytes + 1)
+    small = dataclasses.replace(same, name="ebnas-1", role="published", size_bytes=run.space.smallest_bytes - 1)
+    networks = (*(n for n in run.networks if n.role == "front"), same, large, small)
+    answers = run.predictions | {network.name: run.predictions[best.name] for network in networks[-3:]}
+    hand, published = other_sentences(dataclasses.replace(run, networks=networks, predictions=answers))
+    assert hand.startswith("Designed by hand: hand-8 (")
+    assert f"Hypervolume of these 2: {network_hypervolume(run, [best]):.4f}, of the front: " in hand
+    # Smaller than everything in the space: as good as its smallest with that error.
+    least = dataclasses.replace(best, size_bytes=run.space.smallest_bytes)
+    assert f"Hypervolume of these 1: {network_hypervolume(run, [least]):.4f}, of the front: " in published
+    assert "dominated by no network of the front" in published
