@@ -43,9 +43,9 @@ CORRELATION = REPORTS / "metrics" / "latency_table.json"
 def run(stage: Stage) -> None:
     """Read everything, draw everything, then write."""
     bins = stage.params.report.size_bins
-    objectives = stage.params.objectives
+    objectives, trial_bins = stage.params.objectives, stage.params.trial.bins
     finished = read_run(stage.params.network.shipped)
-    results = dataclasses.replace(finished, resource=objectives.resource, error=objectives.error)
+    results = dataclasses.replace(finished, resource=objectives.resource, error=objectives.error, trial_bins=trial_bins)
     write(stage, results, search_story(results, bins, identity(stage), parameters_text(stage)))
     stage.metrics |= analysis.metrics(results)
     write_json(TIMES / "total.json", {"seconds": round(sum(results.stage_seconds.values()), 1)})

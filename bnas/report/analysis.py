@@ -148,13 +148,18 @@ class Retrained:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Retrained):
-    """All that the report of a search is made of. `training` maps a supernet stage to its curve."""
+    """All that the report of a search is made of.
+
+    `training` maps a supernet stage to its curve; `trial_bins` says in how many parts of the range of sizes the trial
+    compared networks.
+    """
 
     training: Mapping[str, tuple[EpochRecord, ...]]
     generations: tuple[GenerationRecord, ...]
     front: Front
     summary: SearchSummary
     trial: tuple[TrialNetwork, ...] = ()
+    trial_bins: int = 6
 
 
 def best_by_test(
@@ -200,16 +205,6 @@ def fidelity(run: Retrained, estimate: Estimate = "supernet_error") -> float:
     return pareto.kendall_tau([getattr(n, estimate) for n in scored], [run.error_of(n) for n in scored])
 
 
-def pair_agreement(run: Retrained, estimate: Estimate = "supernet_error") -> tuple[int, int]:
-    """(agreed, decided): size-matched pairs that both errors order, and those of them ordered equally."""
-    signs = [
-        (getattr(first, estimate) - getattr(other, estimate)) * (run.error_of(first) - run.error_of(other))
-        for first, other in run.pairs
-        if None not in (getattr(first, estimate), getattr(other, estimate))
-    ]
-    return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
-
-
 @dataclass(frozen=True)
 class TrialBin:
     """The trial of one size: bytes from `low` to `high`, networks by origin, finalists, the best estimates."""
@@ -222,9 +217,9 @@ class TrialBin:
     best_finalist: TrialNetwork | None
 
 
-def trial_bins(run: Run, bins: int) -> list[TrialBin]:
+def trial_bins(run: Run) -> list[TrialBin]:
     """The trial by equal log-size bins of the space; those that nothing was trained of are left out."""
-    edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, bins + 1)
+    edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, run.trial_bins + 1)
     shortest = min((network.epochs for network in run.trial), default=0)
     tried = []
     for low, high in pairwise(edges.tolist()):
@@ -238,20 +233,20 @@ def trial_bins(run: Run, bins: int) -> list[TrialBin]:
     return tried
 
 
-def supernet_worth(run: Run, bins: int) -> tuple[float, float]:
+def supernet_worth(run: Run) -> tuple[float, float]:
     """Kendall τ-b of supernet errors with training losses of the trial's first rung: over all sizes, and at equal size.
 
     The latter is the mean over equal log-size bins, weighted by the pairs in them; nan where undefined.
     """
     shortest = min((network.epochs for network in run.trial), default=0)
     scored = [n for n in run.trial if n.epochs == shortest and n.supernet_error is not None]
-    edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, bins + 1)
+    edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, run.trial_bins + 1)
     place = np.searchsorted(edges[1:-1], [n.size_bytes for n in scored])
 
     def tau(networks: Sequence[TrialNetwork]) -> float:
         return pareto.kendall_tau([n.supernet_error or 0.0 for n in networks], [n.loss for n in networks])
 
-    groups = [[n for n, at in zip(scored, place, strict=True) if at == each] for each in range(bins)]
+    groups = [[n for n, at in zip(scored, place, strict=True) if at == each] for each in range(run.trial_bins)]
     weighted = [(len(group) * (len(group) - 1), tau(group)) for group in groups if len(group) > 1]
     weighted = [(pairs, value) for pairs, value in weighted if not math.isnan(value)]
     pairs = sum(weight for weight, _ in weighted)

@@ -21,12 +21,12 @@ from bnas.report.analysis import (
     Run,
     family_hypervolume,
     fidelity,
-    pair_agreement,
     relative_improvement,
     supernet_worth,
 )
 from bnas.report.formats import code, kib, literal, percent
 from bnas.search.pareto import guessing_error, wilson_interval
+from bnas.search.trial import OWN
 
 _SIGNIFICANT = 0.05
 KINDS = {"plain": "", "balanced": "balanced "}
@@ -257,19 +257,19 @@ def fidelity_sentences(run: Run) -> list[str]:
         names["trial_estimate"] = "the trial's estimate"
     sentences = []
     for estimate, name in names.items():
-        tau, (agreed, decided) = fidelity(run, estimate), pair_agreement(run, estimate)
+        tau = fidelity(run, estimate)
         value = "is undefined here" if math.isnan(tau) else f"is **{tau:.3f}**"
         sentences.append(
-            f"Kendall τ-b between {name} and test error after retraining, over front and random networks, {value}; "
-            f"within the pairs of equal size it named the better network in {agreed} of {decided}."
+            f"Kendall τ-b between {name} and test error after retraining, over front and random networks, {value}."
         )
     return [
         *sentences,
-        "τ is 1 for the same order and 0 for none. Where error falls with size, size alone raises it; pairs do not.",
+        "τ is 1 for the same order and 0 for none. Size alone raises it where error falls with size, and so does an "
+        "estimate that chose the front.",
     ]
 
 
-def trial_sentences(run: Run, bins: int) -> list[str]:
+def trial_sentences(run: Run) -> list[str]:
     """The trainings of the trial, and the supernet's rank correlation with them, in words."""
     if not run.trial:
         return ["No network was trained for a while: the search's front was retrained as it was."]
@@ -277,16 +277,16 @@ def trial_sentences(run: Run, bins: int) -> list[str]:
     counts = [(sum(n.epochs == each for n in run.trial), each) for each in epochs]
     trained = ", then ".join(f"{count} for {each} epoch{'s' * (each > 1)}" for count, each in counts)
     sentences = [
-        f"Trained from scratch on the train split: {trained}. The regression over all of them gives the estimate, in "
-        "nats of training loss: what a network came to is one observation among those of networks like it."
+        f"Trained from scratch on the train split: {trained}. The estimate, in nats of training loss, is what a "
+        f"network came to ({100 * OWN:.0f} %) and what a regression makes of networks like it."
     ]
-    everywhere, equal = supernet_worth(run, bins)
+    everywhere, equal = supernet_worth(run)
     if not math.isnan(everywhere):
         at = "undefined" if math.isnan(equal) else f"{equal:.2f}"
         sentences.append(
             f"What the supernet's score was worth: its Kendall τ-b with the loss of {epochs[0]} epoch"
-            f"{'s' * (epochs[0] > 1)} of honest training is {everywhere:.2f} over all sizes, {at} within {bins} bins "
-            "of equal size."
+            f"{'s' * (epochs[0] > 1)} of honest training is {everywhere:.2f} over all sizes, {at} within "
+            f"{run.trial_bins} bins of equal size."
         )
     return sentences
 

@@ -128,7 +128,7 @@ def search_story(run: Run, bins: int, identity: str, parameters: str) -> Story:
         _random(run, bins, difference),
         _cells(run),
         _search(run, bins),
-        _trial(run, bins),
+        _trial(run),
         Section("fidelity", "Are architectures ranked rightly?", _fidelity(run)),
         Section("training", "Training", (_supernet(run), _retraining(run))),
         Section("time", "What it cost", (schedule_sentence(run), *_times(run, STAGES))),
@@ -358,10 +358,10 @@ def _search(run: Run, bins: int) -> Section:
     )
 
 
-def _trial(run: Run, bins: int) -> Section:
-    tried = trial_bins(run, bins)
+def _trial(run: Run) -> Section:
+    tried = trial_bins(run)
     table = (trial_table(tried),) if tried else ()
-    return Section("trial", "Trial by short trainings", (Items(tuple(trial_sentences(run, bins))), *table))
+    return Section("trial", "Trial by short trainings", (Items(tuple(trial_sentences(run))), *table))
 
 
 def _fidelity(run: Run) -> tuple[Block, ...]:

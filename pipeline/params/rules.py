@@ -37,6 +37,8 @@ def of_search(params: Params) -> Iterator[Complaint]:
     if params.trial.finalists and params.trial.finalist_epochs <= params.trial.epochs:
         expected = f"an integer above epochs ({params.trial.epochs}) where there are finalists"
         yield mismatch(("trial", "finalist_epochs"), expected, params.trial.finalist_epochs)
+    if params.trial.finalists == 1:
+        yield mismatch(("trial", "finalists"), "0 or an integer of at least 2", 1)
     yield from of_retrain(params.retrain)
 
     yield from of_space(space)

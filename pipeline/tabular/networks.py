@@ -141,7 +141,8 @@ def use_of(section: NetworksSection, training: Training) -> Use:
     """The use of the splits in a training: train, judged by validation, or both but the fold that its seed chooses."""
     if section.folds == 1:
         return Use(("train",), "validation")
-    return Use(("train", "validation"), "", section.folds, training.seed % section.folds)
+    seed = training.seed - SHORT + 1 if training.seed >= SHORT else training.seed  # short ones: not the fold of seed 0
+    return Use(("train", "validation"), "", section.folds, seed % section.folds)
 
 
 def trainings(entries: Sequence[Entry], section: NetworksSection, epochs: int) -> list[tuple[Training, list[Entry]]]:

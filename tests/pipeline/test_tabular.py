@@ -115,6 +115,12 @@ def test_further_seeds_are_judged_by_other_folds() -> None:
     assert use_of(SECTION.model_copy(update={"folds": 1}), Training(0, 10)) == TRIAL
 
 
+@pytest.mark.parametrize("folds", [2, 4, 5])
+def test_short_trainings_are_judged_by_other_images_than_those_that_they_are_to_foretell(folds: int) -> None:
+    section = SECTION.model_copy(update={"folds": folds})
+    assert use_of(section, Training(SHORT, 1)).fold != use_of(section, Training(0, 10)).fold
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory, warm: WarmCommands) -> tuple[Workspace, pd.DataFrame]:
     """A table of tiny networks, made by DVC in a workspace without a main run."""

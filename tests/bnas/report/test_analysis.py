@@ -157,12 +157,6 @@ def test_only_networks_with_a_partner_are_paired_and_sizes_agree(run):
         assert other.matched == first.name
 
 
-def test_pairs_agree_where_the_supernet_names_the_better_network(run):
-    assert analysis.pair_agreement(run) == (4, 4)
-    swapped = tuple(dataclasses.replace(n, supernet_error=0.0) if n.name == "random-2" else n for n in run.networks)
-    assert analysis.pair_agreement(dataclasses.replace(run, networks=swapped)) == (3, 4)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

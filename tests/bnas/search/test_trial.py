@@ -16,7 +16,7 @@ from bnas.search.generation import VariationRates
 from bnas.search.network_regression import Features, NetworkRegression
 from bnas.search.pareto import kendall_tau
 from bnas.search.problem import SearchProblem
-from bnas.search.trial import ShortRun, Trial, TrialPlan, best_of_bins, run_trial
+from bnas.search.trial import OWN, ShortRun, Trial, TrialPlan, best_of_bins, run_trial
 from bnas.space.genotype import Gene, Genotype
 from bnas.space.network_config import NetworkConfig
 from bnas.space.search_space import Sampler, SearchSpace, sample_uniform
@@ -165,6 +165,34 @@ def test_the_best_of_bins_are_the_least_estimates_of_each() -> None:
     assert len(best_of_bins(estimates, PROBLEM, 4, 9)) == 9
 
 
+def test_of_finalists_alike_the_one_that_trained_better_is_handed_over() -> None:
+    """Whichever of the two that is: what the first rung made of them decides no longer."""
+    genotypes = sample_uniform(SPACE, random.Random(4), 60)
+    finalists = best_of_bins({genotype: loss(genotype, 1) for genotype in genotypes}, PROBLEM, 1, 12)
+    for one, other in ((0, 1), (1, 0)):
+        trial = Trial(PROBLEM, 1)
+        trial.learn({genotype: ShortRun(loss(genotype, 1), 10, 100) for genotype in genotypes}, 1)
+        losses = dict.fromkeys(finalists, 0.6) | {finalists[one]: 0.5, finalists[other]: 0.52}
+        trial.learn({genotype: ShortRun(each, 10, 100) for genotype, each in losses.items()}, 3)
+        assert best_of_bins(trial.estimates[3], PROBLEM, 1) == [finalists[one]]
+
+
+def test_an_estimate_lies_between_a_result_and_what_is_expected_of_such_networks() -> None:
+    genotypes = sample_uniform(SPACE, random.Random(5), 60)
+    runs = {genotype: ShortRun(loss(genotype, 1, noise=0.1), 10, 100) for genotype in genotypes}
+    trial = Trial(PROBLEM, 1)
+    trial.learn(runs, 1)
+    rows = Features(SPACE, (COSTS.size, COSTS.ops))(genotypes)
+    results = np.array([run.loss for run in runs.values()])
+    expected = NetworkRegression(rows, results.tolist())(rows)
+    assert list(trial.estimates[1].values()) == pytest.approx(OWN * results + (1 - OWN) * expected)
+    assert trial.predict(genotypes, 1) == list(trial.estimates[1].values())
+    # Of a network that was not trained, the regression alone knows.
+    others = sample_uniform(SPACE, random.Random(6), 5)
+    alone = NetworkRegression(rows, results.tolist())(Features(SPACE, (COSTS.size, COSTS.ops))(others))
+    assert trial.predict(others, 1) == pytest.approx(alone)
+
+
 def test_the_supernet_s_scores_are_asked_for_once_and_seen_by_the_regression() -> None:
     asked: list[Genotype] = []
 
@@ -183,7 +211,7 @@ def test_the_supernet_s_scores_are_asked_for_once_and_seen_by_the_regression() -
     assert len(set(asked)) == len(asked) == 80
 
 
-def test_an_estimate_lies_between_the_result_and_what_networks_like_it_came_to() -> None:
+def test_the_regression_evens_out_what_is_chance() -> None:
     genotypes = sample_uniform(SPACE, random.Random(3), 60)
     rows = Features(SPACE, (COSTS.size,))(genotypes)
     truth = np.array([loss(genotype, 1, noise=0.0) for genotype in genotypes])
