@@ -11,6 +11,7 @@ from itertools import pairwise
 from bnas.data.split_rows import counted
 from bnas.records.networks import LinearBaseline, RetrainedNetwork, Role
 from bnas.records.search import ErrorKind
+from bnas.records.trial import OWN
 from bnas.report.analysis import (
     STAGE_NAMES,
     Estimate,
@@ -26,7 +27,6 @@ from bnas.report.analysis import (
 )
 from bnas.report.formats import code, kib, literal, percent
 from bnas.search.pareto import guessing_error, wilson_interval
-from bnas.search.trial import OWN
 
 _SIGNIFICANT = 0.05
 KINDS = {"plain": "", "balanced": "balanced "}

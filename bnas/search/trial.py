@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.records.trial import Origin
+from bnas.records.trial import OWN, Origin
 from bnas.search import generation
 from bnas.search.generation import Screening, VariationRates
 from bnas.search.network_regression import Features, NetworkRegression
@@ -27,11 +27,6 @@ class ShortRun:
     wrong: int
     images: int
 
-
-OWN = 0.7
-"""The weight of a trained network's own result against what the regression makes of networks like it: how much of what
-the features do not tell is the architecture's, and not chance. In full trainings at equal size the variances of the two
-are as 0.8 to 0.2; a part of the former is in the features, and short trainings are noisier."""
 
 Train = Callable[[Sequence[Genotype], int], Sequence[ShortRun]]
 """Trains genotypes from scratch, each for so many epochs with a schedule of its own → their results."""

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from bnas.nn.cost import CostTable
-from bnas.records.trial import Origin
+from bnas.records.trial import OWN, Origin
 from bnas.search.generation import VariationRates
 from bnas.search.network_regression import Features, NetworkRegression
 from bnas.search.pareto import kendall_tau
 from bnas.search.problem import SearchProblem
-from bnas.search.trial import OWN, ShortRun, Trial, TrialPlan, best_of_bins, run_trial
+from bnas.search.trial import ShortRun, Trial, TrialPlan, best_of_bins, run_trial
 from bnas.space.genotype import Gene, Genotype
 from bnas.space.network_config import NetworkConfig
 from bnas.space.search_space import Sampler, SearchSpace, sample_uniform
