@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -12,6 +14,9 @@ from typing import Any
 TEXT_LIMIT = 2**28
 """Bytes of the largest text that is read: far more than any of ours, far less than memory."""
 
+SUMS = ".bnas-export"
+"""The file of a folder that names what was written there and its SHA-256, as `sha256sum --check` reads it."""
+
 
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all: to a temporary name beside it, flushed to disk, then renamed.
@@ -19,7 +24,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     A pipe or a device is written into.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}.partial")  # a name may have 255 bytes
     data = content.encode() if isinstance(content, str) else content
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -33,31 +38,51 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def write_folder(path: Path, files: Mapping[str, str], earlier: Collection[str] = ()) -> None:
-    """Make a folder of these files, whole or not at all; one that holds no others, but `earlier` ones, is replaced.
+    """Write files into a folder, which is made if it is not there; all are staged in it before the first is in place.
 
-    Raises ValueError for a folder that holds other files, for something else at its place, and without a folder to
-    make it in.
+    Files of these names or `earlier` ones that were written here before are replaced or removed. Raises ValueError,
+    before anything is written, for a folder that holds any others or one that was changed since, for something else at
+    its place, and without a folder to make it in.
     """
-    path = path.absolute()
-    if path.exists() and not path.is_dir():
+    path = Path(os.path.realpath(path))
+    new = not path.exists()
+    if not new and not path.is_dir():
         raise ValueError(f"{path}: expected a folder, or nothing, found a file")
-    others = sorted({entry.name for entry in path.iterdir()} - {*files, *earlier}) if path.exists() else []
-    if others:
-        raise ValueError(f"{path}: expected an empty folder or an earlier export, found {others[0]}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: expected a place in a folder, found no such folder")
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
-        made, before = Path(name) / "made", Path(name) / "before"
-        made.mkdir()
-        for file, text in files.items():
-            (made / file).write_text(text, encoding="utf-8")
-        if path.exists():
-            path.rename(before)
-        made.rename(path)
+    sums = [_sum(name, text.encode()) for name, text in files.items()]
+    known = {*sums, *(read_text(path / SUMS).splitlines() if (path / SUMS).is_file() else ())}
+    before = [] if new else [entry for entry in sorted(path.iterdir()) if entry.name != SUMS]
+    for entry in before:
+        ours = entry.name in {*files, *earlier} and entry.is_file()
+        if not ours or _sum(entry.name, entry.read_bytes()) not in known:
+            raise ValueError(f"{path}: expected an empty folder or an unchanged earlier export, found {entry.name}")
+    made = {**files, SUMS: "\n".join(sums) + "\n"}
+    try:
+        path.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path) as staged:
+            for name, text in made.items():
+                Path(staged, name).write_text(text, encoding="utf-8")
+            for entry in before:
+                if entry.name not in files:
+                    entry.unlink()
+            for name in made:
+                Path(staged, name).replace(path / name)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # it holds the files
+                path.rmdir()
+
+
+def _sum(name: str, content: bytes) -> str:
+    return f"{hashlib.sha256(content).hexdigest()}  {name}"
 
 
 def placed(output: Path, name: str) -> Path:

@@ -20,6 +20,7 @@ from bnas.packed.timing import Timing
 from bnas.space.network_config import NetworkConfig
 from bnas.space.schedule import schedule
 from bnas.storage.cache import lock_of, mark
+from bnas.storage.files import SUMS
 from bnas.storage.lock import lock
 from tests.bnas.packed import builders, hostile
 
@@ -450,7 +451,7 @@ def test_onnx_does_not_overwrite_its_network_and_makes_no_folder(run, model, tmp
     assert not target.parent.exists()
 
 
-C_FILES = {"README.md", "bnas_runtime.h", "main.c"}
+C_FILES = {"README.md", "bnas_runtime.h", "main.c", SUMS}
 
 
 def test_c_is_written_into_a_folder_of_its_own_and_replaces_an_earlier_export(run, folder, tmp_path):
@@ -459,7 +460,8 @@ def test_c_is_written_into_a_folder_of_its_own_and_replaces_an_earlier_export(ru
     assert (status, {path.name for path in target.iterdir()}) == (0, C_FILES | {"front_1.h", "front_1.c"})
     assert out.startswith(f"written to {target}: bnas_front_1_predict, ")
     first = (target / "front_1.c").read_text()
-    target.joinpath("front_1.c").write_text("old")
+    assert run("export-c", folder / "front-2.bnn", "-o", target, "--name", "front_1")[0] == 0
+    assert (target / "front_1.c").read_text() != first
     assert run("export-c", folder / "front-1.bnn", "-o", target)[0] == 0
     assert (target / "front_1.c").read_text() == first
     assert run("export-c", folder / "front-1.bnn", "-o", tmp_path / "mine", "--name", "eye", "--emulator")[0] == 0
@@ -470,6 +472,33 @@ def test_c_is_written_into_a_folder_of_its_own_and_replaces_an_earlier_export(ru
     assert {path.name for path in tmp_path.iterdir()} == {"c", "mine"}
 
 
+@pytest.mark.parametrize("name", ["main.c", "README.md", "front_1.h"])
+def test_c_does_not_replace_what_was_changed_or_is_not_its_own(run, folder, tmp_path, name):
+    (tmp_path / "own").mkdir()
+    assert run("export-c", folder / "front-1.bnn", "-o", tmp_path / "edited")[0] == 0
+    for target in (tmp_path / "own", tmp_path / "edited"):
+        with (target / name).open("a") as file:
+            file.write("years of work")
+        before = {path.name: path.read_bytes() for path in target.iterdir()}
+        assert f"unchanged earlier export, found {name}" in refusal(
+            run, "export-c", folder / "front-1.bnn", "-o", target
+        )
+        assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+def test_c_is_written_into_the_folder_that_is_there_or_that_a_link_leads_to(run, folder, tmp_path, monkeypatch):
+    target, link = tmp_path / "there/c", tmp_path / "link"
+    target.mkdir(parents=True)
+    link.symlink_to(target)
+    parent = target.parent.stat().st_mtime_ns
+    monkeypatch.chdir(target)
+    for output in (".", link):
+        assert run("export-c", folder / "front-1.bnn", "-o", output)[0] == 0
+        assert {path.name for path in Path().iterdir()} == C_FILES | {"front_1.h", "front_1.c"}
+    assert link.is_symlink()
+    assert target.parent.stat().st_mtime_ns == parent, "nothing was made beside the folder"
+
+
 def test_c_is_not_written_where_other_things_are(run, folder, tmp_path):
     model = folder / "front-1.bnn"
     (tmp_path / "taken").mkdir()
@@ -477,7 +506,7 @@ def test_c_is_not_written_where_other_things_are(run, folder, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     for path, complaint in (
-        (tmp_path / "taken", "expected an empty folder or an earlier export, found notes.txt"),
+        (tmp_path / "taken", "expected an empty folder or an unchanged earlier export, found notes.txt"),
         (tmp_path / "file", "expected a folder, or nothing, found a file"),
         (tmp_path / "no/such", "expected a place in a folder, found no such folder"),
     ):
@@ -500,7 +529,9 @@ def test_an_export_of_c_that_fails_leaves_the_earlier_one(run, folder, tmp_path,
         return len(text)
 
     monkeypatch.setattr(Path, "write_text", fail)
-    assert "No space left on device" in refusal(run, "export-c", folder / "front-1.bnn", "-o", target)
+    for path in (target, tmp_path / "new"):
+        full = f"{path}: cannot be written: No space left on device"
+        assert full in refusal(run, "export-c", folder / "front-1.bnn", "-o", path)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
