@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bnas.firmware import command as export_c
 from bnas.report.formats import aligned, kib, percent
 from bnas.storage.files import atomic_write, placed
-from bnas.storage.terminal import Parser, complain, printable, run_command
+from bnas.storage.terminal import Parser, complain, printable, run_command, target_of
 
 if TYPE_CHECKING:
     from bnas.packed import PackedNetwork
@@ -66,12 +66,15 @@ class Model:
 
 def models(folder: Path) -> list[Model]:
     """The packed networks in a folder, smallest first, each timed on one image."""
+    from bnas.data.picture_files import is_junk
     from bnas.packed import load
     from bnas.packed.timing import timed
 
-    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    entries = sorted(folder.iterdir()) if folder.exists() else None
+    paths = [path for path in entries or () if path.suffix == SUFFIX and path.is_file() and not is_junk(path.name)]
     if not paths:
-        raise UsageError(f"{folder}: expected packed networks (*{SUFFIX}), found none; `dvc repro` makes them")
+        found = "no such folder" if entries is None else "none"
+        raise UsageError(f"{folder}: expected packed networks (*{SUFFIX}), found {found}; `dvc repro` makes them")
     timed_models = []
     for path in paths:
         network = load(path)
@@ -391,7 +394,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="highest test error, 0.05 for 5 %%; alone, the smallest is picked",
     )
-    made.add_argument("-o", "--output", type=Path, metavar="PATH", help="copy the file there")
+    made.add_argument("-o", "--output", type=target_of, metavar="PATH", help="copy the file there")
 
     made = command("predict", predict, "class and probability of images", "bnas predict model.bnn cat.png photos/")
     model(made)
@@ -411,7 +414,7 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("export-onnx", export_onnx, "the same network as ONNX", "bnas export-onnx model.bnn -o model.onnx")
     model(made)
-    made.add_argument("-o", "--output", type=Path, metavar="PATH", help="default: MODEL with the suffix .onnx")
+    made.add_argument("-o", "--output", type=target_of, metavar="PATH", help="default: MODEL with the suffix .onnx")
 
     made = command("export-c", export_c.run, "C for microcontrollers", "bnas export-c model.bnn -o firmware")
     model(made)
@@ -437,7 +440,7 @@ def completion(arguments: argparse.Namespace) -> int:
     made = parser()
     for command in _commands(made):
         for argument in command._actions:
-            if argument.type is Path:
+            if argument.type in (Path, target_of):
                 # An attribute that shtab looks for.
                 argument.complete = shtab.DIRECTORY if "--folder" in argument.option_strings else shtab.FILE  # type: ignore[attr-defined]
     print(shtab.complete(made, arguments.shell))

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from bnas.report.page.compare import ComparedRun, Point, compare_html, compare_text
 from bnas.storage.complaints import complaints, first_of
 from bnas.storage.files import atomic_write, placed
-from bnas.storage.terminal import Parser, printable, run_command
+from bnas.storage.terminal import Parser, printable, run_command, target_of
 from pipeline.git import GitError, git
 from pipeline.params.yaml12 import ParamsError, flat, read_yaml
 from pipeline.stage import REPORTS
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _compare(arguments: list[str] | None) -> int:
     parser = Parser(prog="python -m pipeline.compare", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("revisions", nargs="+", metavar="REV", help="commit, branch, tag, experiment or `workspace`")
-    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help=f"the page to write (default: {OUTPUT})")
+    parser.add_argument("-o", "--output", type=target_of, default=OUTPUT, help=f"the page to write (default: {OUTPUT})")
     options = parser.parse_args(arguments)
     names = list(dict.fromkeys(options.revisions))
     runs = [read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])]

@@ -37,12 +37,16 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Everything in a cache, checkpoints first, newest last; locks of running processes are not listed."""
+    """Everything in a cache, checkpoints first, newest last; locks of running processes are not listed.
+
+    Raises OSError for a cache that is not there, is no folder or may not be read.
+    """
     kinds: dict[str, Kind] = {CHECKPOINTS: "checkpoint", NETWORKS: "finished network"}
     listed = [
-        _entry(_kind(kind, path), path)
-        for folder, kind in kinds.items()
-        for path in (root / folder).glob("*")
+        _entry(_kind(kinds[folder.name], path), path)
+        for folder in root.iterdir()
+        if folder.name in kinds
+        for path in folder.iterdir()
         if path.suffix != ".lock"
     ]
     return sorted(listed, key=lambda entry: (entry.kind, entry.modified, entry.path))

@@ -11,6 +11,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -48,6 +49,13 @@ def complain(who: str, problem: BaseException | str) -> None:
         print(f"{who}: {text}", file=sys.stderr, flush=True)
 
 
+def set_up_stderr() -> None:
+    """Make warnings one line; where a shell closed stderr (`2>&-`), what is meant for it goes nowhere."""
+    warnings.formatwarning = one_line_warning
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
 def one_line_warning(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
     """A warning without the line of code that raised it."""
     return f"warning: {printable(str(message))}\n"
@@ -66,7 +74,7 @@ def run_command(who: str, run: Callable[[], int]) -> int:
 
     A reader who has seen enough (`| head`) ends it quietly. What the terminal cannot show stands as its code.
     """
-    warnings.formatwarning = one_line_warning
+    set_up_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -92,11 +100,30 @@ def _code(who: str, run: Callable[[], int]) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of arguments, of which some are names of files."""
+    """A parser of arguments, of which some are paths (`type=Path`); none is empty."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("type", Path, path_of)
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and a line, and exit with 2."""
         super().error(printable(message))
+
+
+def path_of(text: str) -> Path:
+    """The path that an argument names; an empty one, as a variable of the shell that is not set, is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, found nothing")
+    return Path(text)
+
+
+def target_of(text: str) -> Path:
+    """The path of a file to write, or of a folder that is there to write it into, which a slash at the end asks for."""
+    path = path_of(text)
+    if text.endswith(("/", "/.")) and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: expected a folder, found no such folder")
+    return path
 
 
 def _flush() -> OSError | None:

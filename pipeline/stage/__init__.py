@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any
 from bnas.storage.complaints import properties
 from bnas.storage.files import atomic_write as atomic_write  # also for those who import it from here
 from bnas.storage.lock import lock
-from bnas.storage.terminal import complain, one_line_warning
+from bnas.storage.terminal import complain, set_up_stderr
 from pipeline.params import Params, load
 from pipeline.stage.compiled import borrow
 from pipeline.stage.progress import ProgressBar
@@ -117,7 +116,7 @@ def guarded(name: str, call: Callable[[], None]) -> int:
     # Objects made by imports are no garbage, and searching them for some holds all threads up.
     gc.freeze()
     signal.signal(signal.SIGTERM, _terminate)
-    warnings.formatwarning = one_line_warning
+    set_up_stderr()
     try:
         borrow(Path(__file__).resolve().parents[2])
         with named(*sections_named(name)):

@@ -271,6 +271,33 @@ def test_a_copy_to_where_nothing_can_be_written_is_refused(run, folder, tmp_path
     assert (status, len(errors)) == (2, 1)
 
 
+@pytest.mark.parametrize("end", ["/", "/."])
+@pytest.mark.parametrize("command", [["pick", "--max-error", "1"], ["export-onnx", "model.bnn"]], ids=lambda c: c[0])
+def test_a_slash_at_the_end_asks_for_a_folder_that_is_there(tmp_path, capsys, command, end):
+    with pytest.raises(SystemExit):
+        parser().parse_args([*command, "-o", f"{tmp_path}/new{end}"])
+    assert f"{tmp_path}/new{end}: expected a folder, found no such folder" in capsys.readouterr().err
+    assert parser().parse_args([*command, "-o", f"{tmp_path}{end}"]).output == tmp_path
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("list", "--folder", ""),
+        ("pick", "--max-kib", "9", "-o", ""),
+        ("predict", "model.bnn", ""),
+        ("export-c", "model.bnn", "-o", ""),
+        ("inspect", ""),
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_an_empty_path_is_refused(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    assert "expected a path, found nothing" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("name", ["front-4.bnn", "front-1.bnn"])
 def test_no_network_of_the_run_is_overwritten_by_a_copy(run, folder, name):
@@ -283,9 +310,25 @@ def test_no_network_of_the_run_is_overwritten_by_a_copy(run, folder, name):
 
 
 @pytest.mark.parametrize("command", [("list",), ("pick", "--max-ms", "9")], ids=lambda command: command[0])
-def test_a_folder_without_networks_is_refused_with_what_makes_them(run, tmp_path, command):
-    for path in (tmp_path, tmp_path / "no such folder"):
-        assert "`dvc repro` makes them" in refusal(run, *command, "--folder", path)
+def test_a_folder_without_networks_is_refused_with_what_makes_them(run, model, tmp_path, monkeypatch, command):
+    for path, found in ((tmp_path, "none"), (tmp_path / "no such folder", "no such folder")):
+        assert f"found {found}; `dvc repro` makes them" in refusal(run, *command, "--folder", path)
+    assert refusal(run, *command, "--folder", model).endswith(f"{model}: Not a directory")
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.listdir", closed)
+    monkeypatch.setattr("os.scandir", closed)
+    assert refusal(run, *command, "--folder", tmp_path).endswith(f"{tmp_path}: Permission denied")
+
+
+def test_what_systems_leave_beside_files_and_folders_are_no_networks(run, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy/._front-1.bnn").write_bytes(b"what macOS leaves")
+    (tmp_path / "copy/sub.bnn").mkdir()
+    rows = table(run("list", "--folder", tmp_path / "copy")[1])
+    assert sorted(row["network"] for row in rows) == sorted(MODELS)
 
 
 # ---------------------------------------------------------------- benchmark and inspect
@@ -565,6 +608,11 @@ def test_clean_removes_what_was_written_here_and_names_the_rest(run, tmp_path):
     assert errors == [*left, f"bnas clean: {finished}: kept, a running process is at work on it"]
     assert run("clean", "--cache", tmp_path, "--remove", "--all")[0] == 0
     assert (ours.exists(), finished.exists(), (foreign / "chapter").exists()) == (False, False, True)
+
+
+def test_a_cache_that_is_none_is_refused(run, model, tmp_path):
+    for path, found in ((tmp_path / "none", "No such file or directory"), (model, "Not a directory")):
+        assert refusal(run, "clean", "--cache", path).endswith(f"{path}: {found}")
 
 
 # ---------------------------------------------------------------- help and completion

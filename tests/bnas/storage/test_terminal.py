@@ -106,6 +106,17 @@ def test_a_command_without_any_output_is_none_that_fails():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("call", ["open('/no/such/file')", "Parser().parse_args(['--no'])"])
+def test_where_a_shell_closed_stderr_complaints_go_nowhere(call):
+    program = (
+        "from bnas.storage.terminal import Parser, run_command; "
+        f"run_command('x', lambda: print('{{}}', flush=True) or {call})"
+    )
+    command = 'exec "$0" -c "$1" 2>&-'
+    done = subprocess.run(["sh", "-c", command, sys.executable, program], stdout=subprocess.PIPE, check=False, cwd=ROOT)
+    assert done.stdout == b"{}\n"
+
+
 def test_a_work_goes_on_where_nobody_reads_its_lines():
     work = "[say('a line') for _ in range(3)] and print('more') or sys.stderr.write('done') and 0"
     assert _into_a_closed_pipe(work) == (0, "done")
