@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 from bnas.storage.complaints import properties
 from bnas.storage.files import atomic_write as atomic_write  # also for those who import it from here
 from bnas.storage.lock import lock
-from bnas.storage.terminal import complain, set_up_stderr
+from bnas.storage.terminal import complain, one_line, set_up_stderr
 from pipeline.params import Params, load
 from pipeline.stage.compiled import borrow
 from pipeline.stage.progress import ProgressBar
@@ -151,13 +152,32 @@ def produce(name: str, run: Callable[[Stage], None], read: Callable[[], Params] 
             seconds = round(stage.earlier_seconds() + time.monotonic() - start, 1)
             write_json(REPORTS / "times" / f"{stage.name}.json", {f"{stage.name}_seconds": seconds})
             if any(stage.out.iterdir()):
-                shutil.rmtree(folder, ignore_errors=True)
-                stage.out.replace(folder)
+                _put(stage.out, folder)
             for call in stage.when_done:
                 call()
         finally:
             stage.close()
             shutil.rmtree(stage.out, ignore_errors=True)
+
+
+def _put(made: Path, folder: Path) -> None:
+    """Rename a folder to the place of an earlier one, which stays if that fails."""
+    before = folder.with_name(f".before-{folder.name}")
+    if before.exists():
+        shutil.rmtree(before)
+    try:
+        if folder.is_dir():
+            folder.rename(before)
+        made.rename(folder)
+    except BaseException:
+        if before.exists():
+            before.rename(folder)
+        raise
+    try:
+        shutil.rmtree(before)
+    except OSError as error:
+        if before.exists():  # there are earlier ones
+            warnings.warn(f"earlier outputs stay: {one_line(error)}", stacklevel=1)
 
 
 def unfinished(name: str) -> Path:
@@ -166,7 +186,8 @@ def unfinished(name: str) -> Path:
 
 
 def _folder(name: str) -> Path:
-    return PREPARED if name == "prepare" else Path("data") / name
+    folder = PREPARED if name == "prepare" else Path("data") / name
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -104,6 +104,56 @@ def test_a_second_run_replaces_the_first_whole():
     assert {path.name: path.read_text() for path in OUT.iterdir()} == {"file": "new"}
 
 
+@pytest.mark.parametrize("which", [".partial-demo", "demo"])
+def test_earlier_outputs_stay_where_new_ones_cannot_take_their_place(which, monkeypatch, capsys):
+    assert main("demo", succeeding("old")) == 0
+    rename = os.rename
+
+    def busy(path, target):
+        if Path(path).name == which:
+            raise OSError(16, "Device or resource busy", str(path))
+        rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", busy)
+        assert main("demo", succeeding("new")) == 2
+    assert capsys.readouterr().err == f"demo: data/{which}: Device or resource busy\n"
+    assert [path.name for path in Path("data").iterdir()] == ["demo"]
+    assert (OUT / "file").read_text() == "old"
+    assert main("demo", succeeding("new")) == 0
+    assert (OUT / "file").read_text() == "new"
+
+
+def test_earlier_outputs_that_cannot_be_removed_are_named(monkeypatch, capsys):
+    assert main("demo", succeeding("old")) == 0
+
+    rmtree = shutil.rmtree
+
+    def refuse(path, **options):
+        if Path(path) == Path("data/.before-demo"):
+            raise PermissionError(13, "Permission denied", str(path))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.warns(UserWarning, match="earlier outputs stay: data/.before-demo: Permission denied"):
+        assert main("demo", succeeding("new")) == 0
+    assert (OUT / "file").read_text() == "new"
+    assert main("demo", succeeding("newer")) == 2
+    assert capsys.readouterr().err == "demo: data/.before-demo: Permission denied\n"
+    assert (OUT / "file").read_text() == "new"
+
+
+def test_outputs_go_where_a_link_leads(tmp_path):
+    (tmp_path / "disk").mkdir()
+    OUT.parent.mkdir()
+    OUT.symlink_to(tmp_path / "disk/demo")
+    for text in ("old", "new"):
+        assert main("demo", succeeding(text)) == 0
+        assert (tmp_path / "disk/demo/file").read_text() == text
+    assert OUT.is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["demo"]
+
+
 def test_leftovers_of_a_killed_run_do_not_get_into_the_outputs():
     seen = []
 
