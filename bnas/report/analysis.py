@@ -470,13 +470,14 @@ def _balanced_metrics(run: Retrained) -> dict[str, float]:
 
 
 def pareto_rows(run: Retrained) -> list[dict[str, str | float]]:
-    """Every retrained network as a point: network, role, size_kib, test_error."""
+    """Every retrained network as a point: network, role, size_kib, test_error, balanced_error where that is shown."""
     return [
         {
             "network": network.name,
             "role": network.role,
             "size_kib": round(network.size_bytes / 1024, ROUNDING),
             "test_error": round(network.test_error, ROUNDING),
+            **({"balanced_error": round(run.balanced_error(network), ROUNDING)} if run.shows_balanced else {}),
         }
         for network in run.of_role(*ROLES)
     ]

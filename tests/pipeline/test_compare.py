@@ -72,9 +72,35 @@ def test_pairs_of_all_runs_are_pooled(repository, capsys):
     assert compare.main(["main"]) == 0  # with the workspace: -4 and +1 points
     out = capsys.readouterr().out
     expected = scipy.stats.t.interval(0.95, 3, -1, np.std([-2, 1, -4, 1], ddof=1) / 2)
-    assert f"4 pairs: test error -1.00 points (95 %: {expected[0]:+.2f} to {expected[1]:+.2f})" in out
+    assert f"4 pairs: test error -1.00 points (95 %: {expected[0]:+.2f} to {expected[1]:+.2f}), median -0.50" in out
     assert "run by run -0.50, -1.50" in out
     assert "4 pairs: test error -1.00 points" in (repository / "reports/compare.html").read_text()
+
+
+def test_a_search_for_balanced_errors_is_judged_by_them(repository, capsys):
+    plain, balanced = (
+        {"front": 0.03, "random": 0.02},
+        {"front-1": 0.2, "front-2": 0.22, "random-1": 0.3, "random-2": 0.3},
+    )
+    points = [
+        {"network": f"{role}-{i}", "role": role, "size_kib": 5.0, "test_error": plain[role]}
+        for role in plain
+        for i in (1, 2)
+    ]
+    write_json(compare.PARETO, points)
+    git("commit", "-qam", "plain")
+    compare.PARAMS.write_text(compare.PARAMS.read_text().replace("error: plain", "error: balanced"))
+    write_json(compare.PARETO, [{**point, "size_kib": 6.0} for point in points])
+    git("commit", "-qam", "of before balanced errors were kept")
+    write_json(compare.PARETO, [{**point, "balanced_error": balanced[point["network"]]} for point in points])
+    assert compare.main(["HEAD"]) == 0
+    worth = capsys.readouterr().out.splitlines()[2]
+    assert "2 pairs: balanced test error -9.00 points" in worth
+    assert worth.endswith("; left out, its balanced errors were not kept: HEAD")
+    assert compare.main(["HEAD~1", "workspace"]) == 0
+    worth = capsys.readouterr().out.splitlines()[2]
+    assert "4 pairs: balanced test error or test error -4.00 points" in worth
+    assert worth.endswith("run by run +1.00, -9.00")
 
 
 def test_a_run_under_two_names_is_pooled_once(repository, capsys):

@@ -26,6 +26,7 @@ class Point:
     role: str
     size_kib: float
     test_error: float
+    balanced_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,38 +54,53 @@ class ComparedRun:
         return tuple(sorted((p for p in self.points if p.role == "front"), key=lambda point: point.size_kib))
 
     @property
-    def differences(self) -> tuple[float, ...]:
-        """Of each network of the front its test error minus the mean of its random networks', in percentage points.
+    def error(self) -> str:
+        """The error that the search minimised, in words."""
+        return "balanced test error" if self.parameters.get("objectives.error") == "balanced" else "test error"
 
-        The random networks of `front-3` are `random-3`, `random-3-2` and so on; a network without any is left out.
+    @property
+    def differences(self) -> tuple[float, ...] | None:
+        """Of each network of the front its `error` minus the mean of its random networks', in percentage points.
+
+        None where these errors are not known. The random networks of `front-3` are `random-3`, `random-3-2` and so on;
+        a network without any is left out.
         """
+        plain = self.error == "test error"
+        errors = {point.network: point.test_error if plain else point.balanced_error for point in self.points}
+        known = {network: error for network, error in errors.items() if error is not None}
+        if len(known) < len(errors):
+            return None
         random: dict[str, list[float]] = {}
         for point in self.points:
             if point.role == "random":
-                random.setdefault(point.network.split("-")[1], []).append(point.test_error)
+                random.setdefault(point.network.split("-")[1], []).append(known[point.network])
         numbers = {point.network: point.network.split("-")[1] for point in self.front}
         return tuple(
-            100 * (point.test_error - float(np.mean(random[numbers[point.network]])))
+            100 * (known[point.network] - float(np.mean(random[numbers[point.network]])))
             for point in self.front
             if numbers[point.network] in random
         )
 
 
 def worth_text(runs: Sequence[ComparedRun]) -> str:
-    """What the searches of all runs were worth: the mean of all `differences`, with Student's interval over them.
+    """What the searches of all runs were worth: mean, Student's interval and median of all `differences`.
 
     The interval holds what differs between networks and seeds; runs on the same test images share those images' part.
     A run counts once, under however many names it comes.
     """
-    runs = list({run.points: run for run in runs}.values())
-    every = [difference for run in runs for difference in run.differences]
+    found = [(run, run.differences) for run in {run.points: run for run in runs}.values()]
+    every = [difference for _, differences in found for difference in differences or ()]
+    unknown = ", ".join(run.name for run, differences in found if differences is None)
+    left_out = f"; left out, its balanced errors were not kept: {unknown}" if unknown else ""
     if len(every) < 2:
-        return "Front against random networks of its sizes: too few of them were retrained"
+        return f"Front against random networks of its sizes: too few of them were retrained{left_out}"
     interval = scipy.stats.ttest_1samp(every, 0.0).confidence_interval()
-    each = ", ".join(f"{np.mean(run.differences):+.2f}" for run in runs if run.differences)
+    errors = " or ".join(sorted({run.error for run, differences in found if differences}))
+    each = ", ".join(f"{np.mean(differences):+.2f}" for _, differences in found if differences)
     return (
-        f"Front against random networks of its sizes, {len(every)} pairs: test error {np.mean(every):+.2f} points "
-        f"(95 %: {interval.low:+.2f} to {interval.high:+.2f}); run by run {each}"
+        f"Front against random networks of its sizes, {len(every)} pairs: {errors} {np.mean(every):+.2f} points "
+        f"(95 %: {interval.low:+.2f} to {interval.high:+.2f}), median {np.median(every):+.2f}; "
+        f"run by run {each}{left_out}"
     )
 
 

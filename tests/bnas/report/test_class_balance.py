@@ -66,6 +66,9 @@ def test_counts_the_largest_class_and_the_lowest_balanced_error_are_told(even):
     assert (rows["front-1"], rows["front-2"], rows["front-3"]) == ("25.00", "5.00", "50.00")
     metrics = analysis.metrics(run)
     assert (metrics["best_error"], metrics["best_balanced_error"], metrics["majority_error"]) == (0.025, 0.05, 0.05)
+    points = {row["network"]: row.get("balanced_error") for row in analysis.pareto_rows(run)}
+    assert (points["front-1"], points["front-2"], points["front-3"]) == (0.25, 0.05, 0.5)
+    assert not any("balanced_error" in row for row in analysis.pareto_rows(even))
 
 
 @pytest.mark.parametrize("error", ["plain", "balanced"])
