@@ -62,14 +62,13 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     """Choose networks and train them."""
     description = dataset()
     problem = build.problem(stage.params, description)
-    train(stage, candidates(stage, description, problem, ranks), description, problem.costs, ranks)
+    train(stage, candidates(stage, description, problem, ranks), description, ranks)
 
 
 def train(
     stage: Stage,
     chosen: Sequence[Candidate],
     description: DatasetDescription,
-    costs: CostTable,
     ranks: Ranks = ALONE,
 ) -> None:
     """Train candidates side by side (networks finished earlier are taken from the cache), and collect their results."""
@@ -87,7 +86,7 @@ def train(
     done = sum(each.unfinished().count for each in waiting)
     advance = stage.progress((len(waiting) + section.linear_baseline) * section.epochs, done)
     # Heaviest first, so that no long training is left to the end with one process idle.
-    ordered = sorted(jobs.values(), key=lambda each: -weight(each.architecture, costs))
+    ordered = sorted(jobs.values(), key=lambda each: -weight(each.architecture, description.image.shape))
 
     def on_epoch(name: str, record: EpochRecord) -> None:
         advance(1, f"{name}, epoch {record.epoch}/{section.epochs}")
@@ -105,9 +104,9 @@ def train(
     collect(stage, chosen, jobs, description, section.epochs)
 
 
-def weight(architecture: Architecture, costs: CostTable) -> float:
-    """The time of a training, up to a factor."""
-    return costs(architecture.genotype).ops * architecture.config.channels**2
+def weight(architecture: Architecture, shape: tuple[int, int, int]) -> float:
+    """The time of a training on images of this shape, up to a factor."""
+    return cost(Network(*architecture), shape).ops
 
 
 def trained_together(networks: int, recipe: Recipe, ranks: Ranks) -> bool:

@@ -31,7 +31,7 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     costs = build.cost_table(params, description, space(front, params.source.operations, path))
     test = build.split("test", description, stage.params.runtime)  # so that a broken one is refused before the training
     chosen = retrain.of_front([each.genotype for each in front.members], params.retrain, costs, lambda genotype: None)
-    retrain.train(stage, chosen, description, costs, ranks)
+    retrain.train(stage, chosen, description, ranks)
     if not ranks.is_main:
         return
     write_json(stage.out / "space.json", space_range(costs, test.labels).to_dict())

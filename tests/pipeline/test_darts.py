@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     values = yaml.safe_load((folder / "params.yaml").read_text())
     values["space"] |= {"name": "darts", "operations": list(OPERATIONS["darts"])}
     values["network"] |= {"stem_stride": 4, "final": {"channels": 4, "cells": 3}}
-    values["retrain"] |= {"count": 1, "auxiliary_weight": 0.4, "hand_designed_channels": [4]}
+    values["retrain"] |= {"count": 1, "auxiliary_weight": 0.4, "hand_designed_channels": [4], "published": ["ebnas"]}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     for stage in ("prepare", "stage1", "stage2", "search", "trial", "retrain", "export", "report"):
         done = forks.run(folder, stage)
@@ -38,11 +38,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
 
 def test_every_network_is_of_the_space_and_exported_as_it_was_tested(run: Path) -> None:
     networks = read_networks(run / "data/retrain/networks.json")
-    assert {network.role for network in networks} == {"front", "random", "hand"}
+    assert {network.role for network in networks} == {"front", "random", "hand", "published"}
     images = np.load(run / "data/prepared/test/images.npy").transpose(0, 3, 1, 2)
     deviating = {file.network: file.deviating for file in read_exported(run / "data/export/files.json")}
     for network in networks:
-        assert network.genotype.space == "darts"
+        assert network.genotype.space == ("bnas" if network.role == "published" else "darts")
         loaded = packed.load(run / "data/export" / f"{network.name}.bnn", 1)
         assert loaded.card.network == replace(network, trial_estimate=None, ram_bytes=None), "a file holds nothing else"
         assert loaded.content.payload_bytes == pytest.approx(network.size_bytes, rel=0.02)
