@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from bnas.data.file_images import FileImages, side_by_side
 from bnas.data.labelled_images import LabelledImages, Request
-from bnas.data.picture import Header, ImageError, read_header, require_regular
+from bnas.data.picture import Header, ImageError, read_header
 from bnas.data.picture_files import PictureFiles
 from bnas.data.problems import DataError, FileProblem, ProblemsError
 from bnas.storage.terminal import printable
@@ -142,10 +141,10 @@ def _inspected(
     def look(name: str) -> tuple[int, Header | None]:
         path = request.root / name
         try:
-            require_regular(path)
-            content = path.read_bytes()
-            digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-            return digest, read_header(io.BytesIO(content), path)
+            header = read_header(path)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+            return int.from_bytes(digest, "little"), header
         except ImageError as error:
             problems.append(FileProblem(name, str(error).removeprefix(f"{path}: ")))
         except OSError as error:
