@@ -213,20 +213,20 @@ def test_a_picture_in_two_classes_is_named_as_such(tmp_path, place):
 
 
 def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
+    path.write_bytes(path.read_bytes()[:-400])
 
 
 def test_a_broken_picture_decides_neither_on_channels_nor_on_the_size(tmp_path):
     root = tree(tmp_path / "in", mode="L")
     _, clean = prepared(root, tmp_path / "clean", size=0)
-    picture(root / "train/cat/broken.png", 99, (30, 30))
-    truncate(root / "train/cat/broken.png")
+    picture(root / "train/cat/broken.jpg", 99, (30, 30))
+    truncate(root / "train/cat/broken.jpg")
     found, written = prepared(root, tmp_path / "kept", size=0, skip=True)
     assert found.images.shape[1:] == (8, 10, 1)
-    assert [problem.path for problem in written.skipped] == ["train/cat/broken.png"]
+    assert [problem.path for problem in written.skipped] == ["train/cat/broken.jpg"]
     assert written.hash == clean.hash
     (line,) = wrong(root, size=0)
-    assert line.startswith("train/cat/broken.png: expected a whole image, found ")
+    assert line.startswith("train/cat/broken.jpg: expected a whole image, found ")
 
 
 def test_problems_of_one_kind_are_counted_as_one():
@@ -561,6 +561,12 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     pixels = 3400 * 32 * 32 * 3
     assert peaks[1] - peaks[0] < pixels / 2, "as many as would be held if pixels were"
     assert peaks[1] < 200 * 2**20
+
+
+def test_no_file_is_read_as_a_whole(tmp_path, monkeypatch):
+    root = tree(tmp_path / "in")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("a whole file was read"))
+    assert len(load(root).labels) == 48
 
 
 def test_what_a_mac_leaves_beside_each_file_is_one_kind_in_the_message(tmp_path):
