@@ -231,7 +231,7 @@ def _files(given: Iterable[Path]) -> tuple[list[Path], list[str], list[str]]:
         if not path.is_dir():
             files.append(path)
             continue
-        listing = PictureFiles(path)
+        listing = PictureFiles(path, follow=True)
         inside = listing.files()
         files += sorted(path / name for name in inside)
         refused += [f"{path}: {problem}" for problem in listing.problems]

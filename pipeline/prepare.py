@@ -45,7 +45,7 @@ def run(stage: Stage) -> None:
         raise DataError(f"{keyed} (listed in {_listed(keyed.problems)})") from None
     if written.skipped:
         count, listed = len(written.skipped), _listed(written.skipped)
-        (why, most), *_ = Counter(problem.text for problem in written.skipped).most_common(1)
+        (why, most), *_ = Counter(problem.kind for problem in written.skipped).most_common(1)
         warnings.warn(f"{root}: {count} files left out, listed in {listed}; {most} of them: {why}", stacklevel=1)
     labels = np.concatenate([open_array(stage.out / name / "labels.npy") for name in SPLITS])
     if uneven(counts := np.bincount(labels, minlength=len(loaded.classes))):

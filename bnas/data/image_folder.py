@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,17 @@ from numpy.typing import NDArray
 
 from bnas.data.file_images import FileImages, side_by_side
 from bnas.data.labelled_images import LabelledImages, Request
-from bnas.data.picture import Header, ImageError, read_header, require_regular
+from bnas.data.picture import Header, ImageError, read_header
 from bnas.data.picture_files import PictureFiles
 from bnas.data.problems import DataError, FileProblem, ProblemsError
 from bnas.storage.terminal import printable
 
 TRAINING = ("train", "training")
 TESTING = ("test", "testing", "val", "valid", "validation")
-"""Names of folders, in lower case, that hold the pictures to learn from and to test on."""
+"""Names of folders, in lower case and without "set", that hold the pictures to learn from and to test on."""
 
-LINKED = (
-    "expected a folder, found a link to one, behind which no change would be noticed: link its files "
-    "(cp -rs does), or the data set's folder as a whole"
-)
+NAMED = 3
+"""Pictures that a note names; the others are counted."""
 
 AT_ONCE = 512
 """Files that are looked into before the next are listed for it."""
@@ -37,25 +36,27 @@ def image_folder(
     """The pictures in `train/<class>/` and `<test>/<class>/` below `request.root`, or in `<class>/`, to be split.
 
     `train` and `<test>` may have another of their usual names. Classes are the folders' names in order; their files may
-    lie in further folders. Headers and bytes of the files are looked into, not pixels. Where `request.image_size` is 0
-    all must be of one size; pictures have one channel if no file has colours, else three. What is wrong is collected in
-    `problems`; raises ProblemsError where nothing is left to go on with.
+    lie in further folders. Headers and bytes of the files are looked into, and the pixels of those that decide on the
+    rest: pictures have one channel if no file has colours, else three; where `request.image_size` is 0, all must be of
+    one size. What is wrong is collected in `problems`; raises ProblemsError where nothing is left to go on with.
     """
-    root, notes = request.root, list[str]()
+    root, notes, problems = request.root, list[str](), list[FileProblem]()
     if not root.is_dir():
         raise DataError(f"{root}: expected a folder of images, found none")
     listing = PictureFiles(root)
-    problems = listing.problems
     trees = _trees(listing, test, notes)
-    files = {tree: _files_of_classes(listing, tree, notes) for tree in trees}
-    problems += [FileProblem(path, LINKED, False) for path in dict.fromkeys(listing.links)]
+    files = {tree: _files_of_classes(listing, tree, problems) for tree in trees}
+    listing.require_listed()
+    problems += listing.problems
+    if all(len(found) < 2 for found in files.values()):
+        text = "expected at least two folders of classes, found "
+        problems += [FileProblem(tree, text + _found(list(files[tree]), listing), False) for tree in trees]
+        raise ProblemsError(root, problems)
     classes = sorted(set().union(*files.values()))
     for tree, other in ((a, b) for a in trees for b in trees if a != b):
         missing = sorted(set(files[other]) - set(files[tree]))
         problems += [FileProblem(f"{tree}/{name}", f"expected the class that is in {other}", False) for name in missing]
-    if len(classes) < 2:
-        problems.append(FileProblem("", f"expected at least two folders of classes, found {len(classes)}", False))
-        raise ProblemsError(root, problems)
+    notes += _doubtful(files, classes)
     paths: list[str] = []
     labels: list[int] = []
     for tree in trees:
@@ -65,7 +66,7 @@ def image_folder(
             paths += chosen
             labels += [label] * len(chosen)
     digests, headers, unreadable = _inspected(request, paths)
-    problems += unreadable
+    problems += unreadable + _unusable(root, paths, headers, sized=not request.image_size)
     rows = np.array([row for row, header in enumerate(headers) if header], np.int64)
     if not len(rows):
         raise ProblemsError(root, problems)
@@ -80,7 +81,7 @@ def image_folder(
         np.array(labels, np.int64)[rows],
         own_test,
         tuple(problems),
-        tuple(filter(None, [*notes, listing.left_out_text()])),
+        tuple(filter(None, [*notes, _beside(sorted(listing.beside)), listing.left_out_text()])),
         streamed,
     )
 
@@ -88,24 +89,35 @@ def image_folder(
 def _trees(listing: PictureFiles, test: str, notes: list[str]) -> tuple[str, ...]:
     """The names of the folders to learn from and to test on or, for one tree to be split, `("",)`."""
     names = listing.folders()
-    training = [name for name in names if name.lower() in TRAINING]
-    testing = [name for name in names if name.lower() in TESTING]
+    training = [name for name in names if _without_set(name) in TRAINING]
+    testing = [name for name in names if _without_set(name) in TESTING]
     if len(names) == 2 and training and testing:
         if [*training, *testing] != ["train", test]:
             notes.append(f"took {training[0]} for the images to learn from, {testing[0]} for those to test on")
         return (*training, *testing)
     if not names:
-        raise DataError(
-            f"{listing.root}: expected folders train/<class>/ and {test}/<class>/, or <class>/, with images, found none"
-        )
-    if {"train", test} & {name.lower() for name in names}:
-        raise DataError(f"{listing.root}: expected the folders train and {test} alone, found {', '.join(names):.200}")
+        expected = f"folders train/<class>/ and {test}/<class>/, or <class>/, with images"
+        raise DataError(f"{listing.root}: expected {expected}, found {_found(names, listing)}")
+    if {"train", test} & set(map(_without_set, names)):
+        raise DataError(f"{listing.root}: expected the folders train and {test} alone, found {_found(names, listing)}")
     if training or testing:
         notes.append(f"took {', '.join(training + testing)} for classes, though they look like splits")
     return ("",)
 
 
-def _files_of_classes(listing: PictureFiles, tree: str, notes: list[str]) -> Mapping[str, list[str]]:
+def _without_set(name: str) -> str:
+    """The name of a split without what does not matter: `Training set` is `training`."""
+    return re.sub(r"[ _-]?set$", "", name.lower())
+
+
+def _found(names: Sequence[str], listing: PictureFiles) -> str:
+    """What was found where folders were expected, and left out, and what to do about one in which they may lie."""
+    found = f"{', '.join(names):.200}" or "none"
+    alone = " alone: if it holds them, move them up" if len(names) == 1 else ""
+    return "; ".join(filter(None, [found + alone, listing.left_out_text()]))
+
+
+def _files_of_classes(listing: PictureFiles, tree: str, problems: list[FileProblem]) -> dict[str, list[str]]:
     """Class → paths of its files, from the data set's folder.
 
     A class is what its name looks like: a Mac and a NAS may spell an accent as one character or as two.
@@ -116,13 +128,36 @@ def _files_of_classes(listing: PictureFiles, tree: str, notes: list[str]) -> Map
         inside = listing.files(folder)
         files.setdefault(unicodedata.normalize("NFC", name), []).extend(inside)
         if not inside:
-            listing.problems.append(FileProblem(folder, "expected images, found an empty folder", False))
+            problems.append(FileProblem(folder, "expected images, found an empty folder", False))
         if printable(name) != name:
-            listing.problems.append(FileProblem(folder, "expected a class name of printable characters", False))
-        inner = {path.split("/")[-2] for path in inside} - {name}
-        if splits := sorted(other for other in inner if other.lower() in TRAINING + TESTING):
-            notes.append(f"took all images in {folder} for one class, though it holds {', '.join(splits)}")
+            problems.append(FileProblem(folder, "expected a class name of printable characters", False))
     return files
+
+
+def _doubtful(files: Mapping[str, Mapping[str, list[str]]], classes: Sequence[str]) -> Iterator[str]:
+    """Notes on classes that may be none: those of nearly one name, and those whose folders are divided like a set."""
+    alike = Counter(name.strip().casefold() for name in classes)
+    if twins := [name for name in classes if alike[name.strip().casefold()] > 1]:
+        yield f"took {', '.join(map(repr, twins)):.200} for several classes, though they differ in case or spaces alone"
+    below = {
+        f"{tree}/{name}" if tree else name: {tuple(path.split("/")[1 + bool(tree) : -1]) for path in inside}
+        for tree, found in files.items()
+        for name, inside in found.items()
+    }
+    shared = set.intersection(*({folders[0] for folders in each if folders} for each in below.values()))
+    if len(shared) > 1:
+        yield f"took {', '.join(below):.200} for classes, though each of them holds {', '.join(sorted(shared)):.200}"
+        return
+    for folder, each in below.items():
+        inner = {name for folders in each for name in folders}
+        if splits := sorted(name for name in inner if _without_set(name) in TRAINING + TESTING):
+            yield f"took all images in {folder} for one class, though it holds {', '.join(splits)}"
+
+
+def _beside(paths: Sequence[str]) -> str:
+    """One line that names pictures that belong to no class ("" for none)."""
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return f"left out pictures beside the folders: {printable(', '.join(paths[:NAMED]))}{more}" if paths else ""
 
 
 def _drawn(files: list[str], request: Request, label: int) -> list[str]:
@@ -142,10 +177,10 @@ def _inspected(
     def look(name: str) -> tuple[int, Header | None]:
         path = request.root / name
         try:
-            require_regular(path)
-            content = path.read_bytes()
-            digest = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-            return digest, read_header(io.BytesIO(content), path)
+            header = read_header(path)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+            return int.from_bytes(digest, "little"), header
         except ImageError as error:
             problems.append(FileProblem(name, str(error).removeprefix(f"{path}: ")))
         except OSError as error:
@@ -160,6 +195,24 @@ def _inspected(
             digests[row] = digest
             headers.append(known.setdefault(header, header))  # millions of pictures have few sizes
     return digests, headers, sorted(problems)
+
+
+def _unusable(root: Path, paths: Sequence[str], headers: list[Header | None], *, sized: bool) -> list[FileProblem]:
+    """What is wrong with files that would decide on channels or size, for none of their kind before them is whole.
+
+    They lose their headers.
+    """
+    files, problems, known = FileImages(root, paths, 1, 1, 3), list[FileProblem](), set[Header]()
+    for row, header in enumerate(headers):
+        kind = header if header is None or sized else Header(header.grey, 0, 0)
+        if kind and kind not in known:
+            try:
+                files[row]
+                known.add(kind)
+            except ProblemsError as error:
+                problems += error.problems
+                headers[row] = None
+    return problems
 
 
 def _common_size(

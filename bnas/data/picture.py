@@ -46,10 +46,24 @@ AVIF_EXIF = rb"(infe.{8})Exif"
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+FORMATS = (
+    *("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "PSD"),
+    *("ICO", "ICNS", "PCX", "DCX", "SGI", "SUN", "QOI", "DDS", "XBM", "XPM", "MSP", "TGA"),
+)
+"""What is read, whatever a file is called; JPEG is MPO, too. Pillow would give EPS, which is a program, to Ghostscript.
+
+TGA stands last, for it has no first bytes of its own.
+"""
+
+MOST_BYTES = 2**31
+"""Of a picture's file: 178,956,970 pixels of four 16-bit channels are 1.4 GB. Pillow holds WebP and AVIF whole."""
+
 KINDS = {
     rb"\Z": "an empty file",
+    rb"%!|\xc5\xd0\xd3\xc6|%PDF": "PostScript or PDF: convert it to JPEG or PNG",
+    rb"\xd7\xcd\xc6\x9a|\x01\x00\x00\x00.{36} EMF": "a Windows metafile: convert it to JPEG or PNG",
     rb".{4}ftyp(hei|hev|mif1|msf1)": "HEIC, which Pillow does not read: convert it to JPEG or PNG",
-    rb".{4}ftyp(qt|mp4|iso|M4V|3g|avc1)|.{4}(moov|mdat|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3": "a video",
+    rb".{4}ftyp(qt|mp4|iso|M4V|3g|avc1)|.{4}(moov|mdat|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3|\0\0\1[\xb3\xba]": "a video",
     rb"\s*<[!?a-zA-Z]": "HTML or XML",
 }
 """First bytes of what telephones, cameras and browsers put beside pictures → what it is."""
@@ -69,10 +83,10 @@ class Header(NamedTuple):
     width: int
 
 
-def read_header(file: Path | BinaryIO, path: Path) -> Header:
-    """The header of a picture, without its pixels; `path` names it in messages. Raises ImageError as `read_image`."""
+def read_header(path: Path) -> Header:
+    """The header of a picture, without its pixels. Raises ImageError as `read_image`."""
     with _refused_as_picture(path):
-        return _used(file, _header)
+        return _used(path, _header)
 
 
 def _header(picture: Image.Image) -> Header:
@@ -117,15 +131,7 @@ def opened_image(path: Path, channels: int) -> Iterator[Image.Image]:
     if channels not in MODES:
         raise ImageError(f"{path}: expected a network for 1 or 3 channels, found {channels}")
     with _refused_as_picture(path):
-        require_regular(path)
         yield _used(path, lambda picture: _upright(picture, channels))
-
-
-def require_regular(path: Path) -> None:
-    """Raises ImageError for what is neither a file nor a folder: to open a pipe could take for ever."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ImageError("expected a regular file, found a pipe, socket or device")
 
 
 def _upright(picture: Image.Image, channels: int) -> Image.Image:
@@ -134,7 +140,7 @@ def _upright(picture: Image.Image, channels: int) -> Image.Image:
     method: Image.Transpose | None = None
     if kind == "TIFF":
         _orientation(picture)  # Pillow turns it as it loads it, by what this leaves
-        picture.load()
+        picture = _deep_grey(picture)
     else:
         picture.load()  # first: what fails here must not pass for damaged metadata
         method = TRANSPOSITIONS.get(_orientation(picture))
@@ -156,6 +162,17 @@ def _orientation(picture: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
+def _deep_grey(tiff: Image.Image) -> Image.Image:
+    """A TIFF, loaded; its grey of more than 8 bits, which Pillow leaves as it lies in the file, from 0 to 65,535."""
+    tiff.load()
+    if tiff.mode != "I;16":
+        return tiff
+    tags = tiff.tag_v2  # type: ignore[attr-defined]
+    values = np.asarray(tiff) << (16 - tags[ExifTags.Base.BitsPerSample][0])
+    zero_is_white = tags.get(ExifTags.Base.PhotometricInterpretation, 0) == 0
+    return Image.fromarray(~values if zero_is_white else values)
+
+
 def _scale_transparency(picture: Image.Image) -> None:
     """Pillow scales a PNG's pixels to 8 bits, but not the grey or colour that is transparent."""
     transparent, rawmode = picture.info.get("transparency"), _rawmode(picture)
@@ -165,23 +182,39 @@ def _scale_transparency(picture: Image.Image) -> None:
         picture.info["transparency"] = tuple(value >> 8 for value in transparent)
 
 
-def _used(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
+def _used(path: Path, use: Callable[[Image.Image], T]) -> T:
     """What `use` makes of the picture in a file or, where that fails, of the picture without damaged metadata."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):  # to open a pipe could take for ever
+        raise ImageError("expected a regular file, found a pipe, socket or device")
+    if state.st_size > MOST_BYTES:
+        raise UnidentifiedImageError
     try:
-        with Image.open(file) as picture:
-            return use(picture)
+        return _use(path, use)
     except Exception:
-        if not isinstance(file, Path):
-            file.seek(0)
-        content = file.read_bytes() if isinstance(file, Path) else file.read()
-        if content.startswith(PNG_SIGNATURE):
-            content = _essential(content)
-        elif content[4:12] in (b"ftypavif", b"ftypavis"):
-            content = re.sub(AVIF_EXIF, rb"\1free", content, flags=re.DOTALL)
+        start = _first_bytes(path)
+        if start.startswith(PNG_SIGNATURE):
+            content = _essential(path.read_bytes())
+        elif start[4:12] in (b"ftypavif", b"ftypavis"):
+            content = re.sub(AVIF_EXIF, rb"\1free", path.read_bytes(), flags=re.DOTALL)
         else:
             raise
-        with Image.open(io.BytesIO(content)) as picture:
-            return use(picture)
+        return _use(io.BytesIO(content), use)
+
+
+def _use(file: Path | BinaryIO, use: Callable[[Image.Image], T]) -> T:
+    with Image.open(file, formats=FORMATS) as picture:
+        _leave_thumbnail(picture)
+        return use(picture)
+
+
+def _leave_thumbnail(picture: Image.Image) -> None:
+    """Go to the first page of a TIFF that is not marked as a smaller copy of another."""
+    try:
+        while getattr(picture, "tag_v2", {}).get(ExifTags.Base.NewSubfileType, 0) & 1:
+            picture.seek(picture.tell() + 1)
+    except EOFError:
+        raise ImageError("expected a picture, found its thumbnail alone, as in a raw file: convert it") from None
 
 
 def _essential(png: bytes) -> bytes:
@@ -230,10 +263,15 @@ def _refused_as_picture(path: Path) -> Iterator[None]:
 
 def _kind(path: Path) -> str:
     """What a file is that is no picture, as far as its first bytes tell."""
-    with path.open("rb") as file:
-        start = file.read(64)
+    start = _first_bytes(path)
     names = (kind for pattern, kind in KINDS.items() if re.match(pattern, start, re.DOTALL))
-    return next(names, "something else")
+    large = path.stat().st_size > MOST_BYTES
+    return next(names, f"more than {MOST_BYTES} bytes" if large else "something else")
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def converted(picture: Image.Image, channels: int, kind: str | None = None) -> Image.Image:

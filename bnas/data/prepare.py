@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.data.copies import leaks, possible_leaks
+from bnas.data.copies import in_two_classes, leaks, possible_leaks
 from bnas.data.file_images import FileImages, save_index
 from bnas.data.image_array import ImageArray, Selected, chunks
 from bnas.data.labelled_images import LabelledImages
@@ -43,12 +43,14 @@ def prepare(images: LabelledImages, cut: Cut, folder: Path, *, skip: bool) -> Pr
     left out instead.
     """
     root = images.images.root if isinstance(images.images, FileImages) else Path()
-    problems, left_out = list(images.problems), list[FileProblem]()
+    problems, left_out = [*images.problems, *in_two_classes(images)], list[FileProblem]()
     if skip:
-        copied = possible_leaks(images)
-        left_out = [problem for problem in problems if problem.skippable] + copied
+        left_out = [problem for problem in problems if problem.skippable]
         problems = [problem for problem in problems if not problem.skippable]
-        images = images.without({problem.path for problem in copied}) if copied else images
+        images = _without(images, left_out)
+        copied = possible_leaks(images)
+        left_out += copied
+        images = _without(images, copied)
     while True:
         try:
             rows = cut.rows(images)
@@ -69,7 +71,11 @@ def prepare(images: LabelledImages, cut: Cut, folder: Path, *, skip: bool) -> Pr
         if not skip:
             raise ProblemsError(root, sorted([*problems, *wrong]))
         left_out += wrong
-        images = images.without({problem.path for problem in wrong})
+        images = _without(images, wrong)
+
+
+def _without(images: LabelledImages, problems: Sequence[FileProblem]) -> LabelledImages:
+    return images.without({problem.path for problem in problems}) if problems else images
 
 
 class ChannelStatistics:

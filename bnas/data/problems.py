@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,11 @@ class FileProblem(NamedTuple):
     path: str
     text: str
     skippable: bool = True
+
+    @property
+    def kind(self) -> str:
+        """The text without what concerns this file alone, which stands behind a colon or in brackets."""
+        return re.split(r": | \(", self.text)[0]
 
     def __str__(self) -> str:
         """One line, whatever a file is called."""

@@ -33,13 +33,11 @@ class Cut:
     images_per_class: int = 0
 
     def rows(self, images: LabelledImages) -> dict[str, NDArray[np.int64]]:
-        """Sorted rows of `train`, `validation` and `test`. Raises DataError for a class that one of them lacks."""
+        """Sorted rows of `train`, `validation` and `test`. Raises DataError for classes that one of them lacks."""
         labels, learnt, classes = images.labels, images.learnt, images.classes
         for part in (labels[:learnt], labels[learnt:]) if images.own_test else (labels,):
             count = np.bincount(part, minlength=len(classes))
-            if not count.all():
-                name = classes[int(count.argmin())]
-                raise DataError(f"class {name}: expected at least one image in every split, found none")
+            _require_none([f"{classes[label]} (0)" for label in np.flatnonzero(count == 0)])
         fractions = {"validation": self.validation} | ({} if images.own_test else {"test": self.test})
         rows = stratified_split(labels[:learnt], fractions, self.seed, self.images_per_class, classes)
         if images.own_test:
@@ -59,11 +57,12 @@ def stratified_split(
 
     `fractions` gives the share of all images in each split other than `train`. Each class is shuffled and cut by
     itself, so shares hold to within one image a class; indices come back sorted. `images_per_class` above 0 takes no
-    more than so many of each class. `classes` names them in messages. Raises DataError where a class has too few images
-    to be in every split.
+    more than so many of each class. `classes` names them in messages. Raises DataError where classes have too few
+    images to be in every split.
     """
     rng = np.random.default_rng(seed)
     parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (*fractions, "train")}
+    lacking = []
     for label in np.unique(labels):
         order = rng.permutation(np.flatnonzero(labels == label))[: images_per_class or None]
         start, share = 0, 0.0
@@ -73,13 +72,19 @@ def stratified_split(
             parts[name].append(order[start:end])
             start = end
         parts["train"].append(order[start:])
-        for name, chunks in parts.items():
-            if len(chunks[-1]) == 0:
-                raise DataError(
-                    f"class {classes[label] if classes else label}: expected at least one image in every split, "
-                    f"found none for {name} among its {len(order)}"
-                )
+        if empty := [name for name, chunks in parts.items() if len(chunks[-1]) == 0]:
+            lacking.append(f"{classes[label] if classes else label} ({len(order)}: none for {' and '.join(empty)})")
+    _require_none(lacking)
     return {name: np.sort(np.concatenate(chunks)) for name, chunks in parts.items()}
+
+
+def _require_none(lacking: Sequence[str]) -> None:
+    """Raises DataError for classes that lack images."""
+    if lacking:
+        more = f" and {len(lacking) - CLASSES_NAMED} more" if len(lacking) > CLASSES_NAMED else ""
+        named = ", ".join(lacking[:CLASSES_NAMED]) + more
+        remedy = "add images, or leave these classes out"
+        raise DataError(f"expected images of each class in every split, found too few of {named}: {remedy}")
 
 
 def balancing(labels: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bnas.records.base import Count, Natural, NonNegative, Positive, Share
+from bnas.storage.complaints import value_text
 from pipeline.params.yaml12 import ParamsError
 
 DatasetName = Literal["mnist5k", "cifar10", "cifar100", "fashion_mnist", "image_folder", "imagenet"]
@@ -216,6 +217,12 @@ class ReportSection(Section):
     size_bins: Few
 
 
+def _without_home(path: str) -> str:
+    if path.startswith("~"):
+        raise ValueError(f"expected a path without ~, which is not expanded, found {value_text(path)}")
+    return path
+
+
 class RuntimeSection(Section):
     """What changes results by rounding at most; no stage declares it, every stage may read it."""
 
@@ -224,7 +231,7 @@ class RuntimeSection(Section):
     threads: Few
     workers: Few
     loader_workers: Annotated[int, Field(ge=0, le=1024)]
-    data_root: Annotated[str, Field(min_length=1)]
+    data_root: Annotated[str, Field(min_length=1), AfterValidator(_without_home)]
 
 
 class Params(Section):

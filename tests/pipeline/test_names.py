@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from pipeline.names import LINKS, NAMES, RIGHTS, check, unfit
+from pipeline.names import LINKS, NAMES, REGULAR, RIGHTS, check, unfit
 from tests.imports import ROOT
 
 
@@ -17,20 +17,35 @@ def test_names_that_are_not_utf8_are_found_in_files_and_folders(tmp_path):
     assert shown == [rf"{tmp_path}/a/caf\udce9.jpg", rf"{tmp_path}/f\udcfcr", rf"{tmp_path}/f\udcfcr/b.jpg"]
 
 
+def locked(monkeypatch, *names):
+    """Files and folders that may not be read, as for a user who is not root, whom no right stops."""
+    access = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: os.path.basename(path) not in names and access(path, mode))
+
+
 def test_links_that_lead_nowhere_and_files_that_may_not_be_read_are_found(tmp_path, monkeypatch):
-    (tmp_path / "cat").mkdir()
+    for folder in ("cat", "dog", "lost+found"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "cat/good.jpg").touch()
     (tmp_path / "cat/link.jpg").symlink_to("good.jpg")
     (tmp_path / "cat/nowhere.jpg").symlink_to("nowhere at all")
     (tmp_path / "cat/locked.jpg").touch()
-    # As for a user who is not root, whom no right stops.
-    access = os.access
-    monkeypatch.setattr("os.access", lambda path, mode: "locked" not in path and access(path, mode))
-    assert unfit(tmp_path) == {
+    os.mkfifo(tmp_path / "cat/pipe.jpg")
+    (tmp_path / "cat/link to a pipe.jpg").symlink_to("pipe.jpg")
+    locked(monkeypatch, "locked.jpg", "dog", "lost+found")
+    found = {unmet: sorted(paths) for unmet, paths in unfit(tmp_path).items()}
+    assert found == {
         NAMES: [],
         LINKS: [f"{tmp_path}/cat/nowhere.jpg"],
-        RIGHTS: [f"{tmp_path}/cat/locked.jpg"],
+        RIGHTS: [f"{tmp_path}/cat/locked.jpg", f"{tmp_path}/dog"],
+        REGULAR: [f"{tmp_path}/cat/link to a pipe.jpg", f"{tmp_path}/cat/pipe.jpg"],
     }
+
+
+def test_a_folder_of_data_that_may_not_be_read_is_found_and_one_that_is_not_there_is_not(tmp_path, monkeypatch):
+    locked(monkeypatch, tmp_path.name)
+    assert unfit(tmp_path)[RIGHTS] == [str(tmp_path)]
+    assert not any(unfit(tmp_path / "nowhere").values())
 
 
 def test_the_data_set_that_is_chosen_is_looked_at(tmp_path, monkeypatch):

@@ -281,6 +281,7 @@ BEYOND = [
     ("runtime.threads", 0, "an integer of at least 1 and of at most 1024"),
     ("runtime.workers", 10**9, "an integer of at least 1 and of at most 1024"),
     ("runtime.data_root", "", "a text that is not empty"),
+    ("runtime.data_root", "~/Pictures", "a path without ~, which is not expanded"),
 ]
 
 
@@ -522,7 +523,8 @@ LOOKALIKES = [
 @given(st.sampled_from(LOOKALIKES) | st.text(st.characters(exclude_categories=["Cs", "Cc", "Co", "Cn"]), min_size=1))
 @settings(same_folder, max_examples=60)
 def test_text_written_by_dvc_is_read_back(ws: Workspace, value: str) -> None:
-    assert ws.load(dumped("runtime.data_root", value)).runtime.data_root == value
+    path = f"./{value}" if value.startswith("~") else value
+    assert ws.load(dumped("runtime.data_root", path)).runtime.data_root == path
 
 
 def test_overrides_of_dvc_experiments_are_read_back(ws: Workspace) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -128,12 +129,17 @@ def test_a_split_of_fewer_images_per_class_takes_no_more_than_those():
 
 
 @pytest.mark.parametrize(
-    ("count", "fractions", "empty"),
-    [(2, FRACTIONS, "validation"), (1, {"test": 0.9}, "train"), (20, {"test": 0.99}, "train")],
+    ("count", "fractions", "named"),
+    [
+        (2, FRACTIONS, "1 (2: none for validation)"),
+        (1, FRACTIONS, "1 (1: none for validation and test)"),
+        (1, {"test": 0.9}, "1 (1: none for train)"),
+        (20, {"test": 0.99}, "0 (50: none for train), 1 (20: none for train)"),
+    ],
 )
-def test_a_class_too_small_for_every_split_is_refused(count, fractions, empty):
+def test_all_classes_too_small_for_every_split_are_refused_at_once(count, fractions, named):
     labels = np.array([0] * 50 + [1] * count)
-    with pytest.raises(DataError, match=f"class [01]: .* found none for {empty} among its"):
+    with pytest.raises(DataError, match=re.escape(f" found too few of {named}: add images, or leave")):
         stratified_split(labels, fractions, 0)
 
 

@@ -15,9 +15,10 @@ from bnas.data.datasets import LOADERS
 from bnas.data.labelled_images import Request
 from bnas.data.picture import read_image
 from bnas.data.prepare import prepare
-from bnas.data.problems import DataError, ProblemsError
+from bnas.data.problems import DataError, FileProblem, ProblemsError
 from bnas.data.split import Split
 from bnas.data.split_rows import Cut
+from bnas.storage.terminal import printable
 
 CUT = Cut(0, 0.25, 0.25, 0)
 CLASSES = ("big dog", "cat", "Zebra")
@@ -151,7 +152,7 @@ def spoil(root: Path) -> dict[str, str]:
     return {
         "test/cat/nowhere.jpg": "expected a file that can be read, found No such file or directory",
         "test/cat/short.jpg": "expected a whole image, found ",
-        "train/Zebra/twin.bin": "expected no image of the test split, found the bytes of test/Zebra/0.png",
+        "train/Zebra/twin.bin": "expected no image of the test split, found a copy of one (test/Zebra/0.png)",
         "train/cat/empty.jpg": "expected an image that Pillow reads, found an empty file",
         "train/cat/live.MOV": "expected an image that Pillow reads, found a video",
         "train/cat/page.jpg": "expected an image that Pillow reads, found HTML or XML",
@@ -191,10 +192,51 @@ def test_equal_files_of_one_tree_are_found_where_they_would_be_learnt_and_tested
         (root / "cat" / f"copy {i}.png").write_bytes((root / "cat/0.png").read_bytes())
     lines = wrong(root)
     assert lines
-    assert all("expected no image of the test split, found the bytes of cat/" in line for line in lines)
+    assert all("expected no image of the test split, found a copy of one (cat/" in line for line in lines)
     _, written = prepared(root, tmp_path / "kept", skip=True)
     assert len(written.skipped) == 8
     assert sum(written.counts.values()) == 24
+
+
+@pytest.mark.parametrize("place", ["train/cat/twin.png", "test/cat/twin.png"])
+def test_a_picture_in_two_classes_is_named_as_such(tmp_path, place):
+    root = tree(tmp_path / "in")
+    _, clean = prepared(root, tmp_path / "clean")
+    picture(root / place, 99)
+    (root / "train/Zebra/twin.png").write_bytes((root / place).read_bytes())
+    text = "expected a picture in one class, found it in two"
+    expected = [f"{place}: {text} (train/Zebra/twin.png)", f"train/Zebra/twin.png: {text} ({place})"]
+    assert sorted(wrong(root)) == sorted(expected)
+    _, written = prepared(root, tmp_path / "kept", skip=True)
+    assert sorted(map(str, written.skipped)) == sorted(expected)
+    assert written.hash == clean.hash
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def test_a_broken_picture_decides_neither_on_channels_nor_on_the_size(tmp_path):
+    root = tree(tmp_path / "in", mode="L")
+    _, clean = prepared(root, tmp_path / "clean", size=0)
+    picture(root / "train/cat/broken.jpg", 99, (30, 30))
+    truncate(root / "train/cat/broken.jpg")
+    found, written = prepared(root, tmp_path / "kept", size=0, skip=True)
+    assert found.images.shape[1:] == (8, 10, 1)
+    assert [problem.path for problem in written.skipped] == ["train/cat/broken.jpg"]
+    assert written.hash == clean.hash
+    (line,) = wrong(root, size=0)
+    assert line.startswith("train/cat/broken.jpg: expected a whole image, found ")
+
+
+def test_problems_of_one_kind_are_counted_as_one():
+    texts = (
+        "expected no image of the test split, found a copy of one (cat/1: (2).png)",
+        "expected no image of the test split, found a copy of one (cat/2.png)",
+        "expected a whole image, found image file is truncated (12 bytes not processed)",
+        "expected a whole image, found image file is truncated (7 bytes not processed)",
+    )
+    assert len({FileProblem("path", text).kind for text in texts}) == 2
 
 
 def test_equal_digests_are_not_believed(tmp_path):
@@ -240,9 +282,20 @@ def test_classes_that_do_not_fit_are_refused_whatever_is_skipped(tmp_path, case,
     ("folders", "said"),
     [
         ([], "expected folders train/<class>/ and test/<class>/, or <class>/, with images, found none"),
-        (["train/cat"], "expected the folders train and test alone, found train"),
+        (["train/cat"], "expected the folders train and test alone, found train alone: if it holds them, move them up"),
         (["train/cat", "test/cat", "val/cat"], "expected the folders train and test alone, found test, train, val"),
-        (["cat"], "cat: expected images, found an empty folder; expected at least two folders of classes, found 1"),
+        (
+            ["photos/train/cat", "photos/test/cat"],
+            "two folders of classes, found photos alone: if it holds them, move them up",
+        ),
+        (
+            ["train/photos/cat", "test/photos/cat"],
+            "two folders of classes, found photos alone: if it holds them, move them up",
+        ),
+        (
+            ["cat", "Thumbs.db"],
+            "found cat alone: if it holds them, move them up; left out what systems leave in folders: 1 Thumbs.db",
+        ),
     ],
 )
 def test_a_tree_of_another_form_is_refused(tmp_path, folders, said):
@@ -299,6 +352,12 @@ JUNK = {
     "#recycle": "#recycle/0.png",
     "0.png:Zone.Identifier": "train/cat/0.png:Zone.Identifier",
     "Icon\r": "train/Icon\r",
+    "Icon\uf00d": "train/Icon\uf00d",
+    "@tmp": "@tmp/0.png",
+    "FOUND.000": "FOUND.000/FILE0000.CHK",
+    "Network Recycle Bin 1": "Network Recycle Bin 1/0.png",
+    "TheVolumeSettingsFolder": "TheVolumeSettingsFolder/x",
+    "RECYCLER": "RECYCLER/S-1-5-21/Dc1.png",
 }
 
 
@@ -308,14 +367,41 @@ def test_what_systems_leave_in_folders_is_counted_and_no_picture_or_class(tmp_pa
     _, clean = prepared(root, tmp_path / "clean")
     picture(root / JUNK[name], 99, format="PNG")
     images, written = prepared(root, tmp_path / "out")
-    shown = name.encode("unicode_escape").decode()
-    assert images.notes == (f"left out what systems leave in folders: 1 {shown}",)
+    assert images.notes == (f"left out what systems leave in folders: 1 {printable(name)}",)
     assert (written.hash, written.counts) == (clean.hash, clean.counts)
+
+
+def test_junk_of_one_tree_is_counted_once_and_recycled_is_a_class(tmp_path):
+    root = tree(tmp_path / "in", splits=("",))
+    (root / "cat").rename(root / "recycled")
+    (root / ".DS_Store").touch()
+    found = load(root)
+    assert found.classes == ("Zebra", "big dog", "recycled")
+    assert found.notes == ("left out what systems leave in folders: 1 .DS_Store",)
+
+
+def test_pictures_beside_the_folders_are_named(tmp_path):
+    root = tree(tmp_path / "in")
+    for name in ("loose.jpg", "train/b.png", "train/c.png", "train/d.gif", "LICENSE", "notes.txt"):
+        (root / name).touch()
+    assert load(root).notes == ("left out pictures beside the folders: loose.jpg, train/b.png, train/c.png and 1 more",)
+
+
+@pytest.mark.parametrize("twin", ["CAT", "cat "])
+def test_classes_of_nearly_one_name_are_pointed_at(tmp_path, twin):
+    root = tree(tmp_path / "in", splits=("",))
+    picture(root / twin / "1.png", 99)
+    expected = (
+        f"took {twin!r}, 'cat' for several classes" if twin < "cat" else f"took 'cat', {twin!r} for several classes"
+    )
+    assert load(root).notes == (f"{expected}, though they differ in case or spaces alone",)
 
 
 @pytest.mark.parametrize(
     ("training", "testing"),
     [
+        ("training_set", "test_set"),
+        ("Training set", "Testing-Set"),
         ("Train", "Test"),
         ("TRAIN", "test"),
         ("training", "testing"),
@@ -351,6 +437,36 @@ def test_splits_within_classes_are_pointed_at(tmp_path):
     assert load(tmp_path / "in").notes == ("took all images in cat for one class, though it holds test, train",)
 
 
+@pytest.mark.parametrize(
+    ("places", "note"),
+    [
+        (["seg_train/{}", "seg_test/{}"], "took seg_test, seg_train for classes, though each of them holds cat, dog"),
+        (["dev/{}/x", "eval/{}"], "took dev, eval for classes, though each of them holds cat, dog"),
+        (["{}/train/x", "{}/test/x"], "took cat, dog for classes, though each of them holds test, train"),
+    ],
+)
+def test_classes_that_hold_the_same_folders_are_pointed_at(tmp_path, places, note):
+    for name in ("cat", "dog"):
+        for place in places:
+            picture(tmp_path / "in" / place.format(name) / "1.png", len(place + name))
+    assert load(tmp_path / "in").notes == (note,)
+
+
+def test_a_folder_that_may_not_be_read_is_the_only_problem(tmp_path, monkeypatch):
+    root = tree(tmp_path / "in", splits=("",))
+    scandir, locked = os.scandir, [root / "cat"]
+
+    def refused(path):
+        if path in locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refused)
+    assert wrong(root) == ["cat: expected a folder that can be read, found Permission denied"]
+    locked.append(root)
+    assert wrong(root) == ["expected a folder that can be read, found Permission denied"]
+
+
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("place", ["train", "test", "train/cat", "train/cat/further"])
 def test_a_link_to_a_folder_is_refused_with_what_to_do(tmp_path, place, skip):
@@ -363,6 +479,14 @@ def test_a_link_to_a_folder_is_refused_with_what_to_do(tmp_path, place, skip):
         f"{place}: expected a folder, found a link to one, behind which no change would be noticed: "
     )
     assert "cp -rs" in line
+
+
+def test_nothing_behind_a_link_to_a_folder_is_looked_into(tmp_path, monkeypatch):
+    root = tree(tmp_path / "in", splits=("",))
+    (root / "cat/up").symlink_to("..")
+    monkeypatch.setattr("bnas.data.image_folder._inspected", lambda *a: pytest.fail("files were read"))
+    (line,) = wrong(root)
+    assert line.startswith("cat/up: expected a folder, found a link to one")
 
 
 def test_links_to_files_and_a_link_to_the_whole_are_taken(tmp_path):
@@ -437,6 +561,12 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     pixels = 3400 * 32 * 32 * 3
     assert peaks[1] - peaks[0] < pixels / 2, "as many as would be held if pixels were"
     assert peaks[1] < 200 * 2**20
+
+
+def test_no_file_is_read_as_a_whole(tmp_path, monkeypatch):
+    root = tree(tmp_path / "in")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("a whole file was read"))
+    assert len(load(root).labels) == 48
 
 
 def test_what_a_mac_leaves_beside_each_file_is_one_kind_in_the_message(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -203,6 +204,39 @@ def test_16_bit_grey_keeps_its_high_byte(folder, kind, channels):
     assert np.array_equal(read_image(path, 6, 5, channels), np.stack([DEEP >> 8] * channels, axis=2))
 
 
+def tiff(rows: bytes, width: int, height: int, bits: int, photometric: int, page: int = 0) -> bytes:
+    """A TIFF of grey; `page` 1 marks a thumbnail."""
+    tags = {254: page, 256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 122, 278: height}
+    tags[279] = len(rows)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + rows
+
+
+@pytest.mark.parametrize(("photometric", "shown"), [(1, DEEP), (0, ~DEEP)])
+def test_16_bit_grey_of_a_tiff_whose_zero_is_white_is_no_negative(folder, photometric, shown):
+    path = folder / "deep.tif"
+    path.write_bytes(tiff(DEEP.astype("<u2").tobytes(), 5, 6, 16, photometric))
+    assert np.array_equal(read_image(path, 6, 5, 1)[..., 0], shown >> 8)
+
+
+def test_12_bit_grey_of_a_tiff_keeps_its_high_bits(folder):
+    values = DEEP[:, :4] >> 4
+    bits = (values[..., None] >> np.arange(12)[::-1]) & 1
+    path = folder / "deep.tif"
+    path.write_bytes(tiff(np.packbits(bits.astype(np.uint8)).tobytes(), 4, 6, 12, 1))
+    assert np.array_equal(read_image(path, 6, 4, 1)[..., 0], values >> 4)
+
+
+def test_of_a_tiff_the_first_page_that_is_no_thumbnail_is_taken(folder):
+    pages = [Image.fromarray(noise(2, 3, 1)), Image.fromarray(noise(6, 9, 1))]
+    pages[0].encoderinfo = {"tiffinfo": {254: 1}}
+    path = saved(folder, pages[0], "pages.tif", save_all=True, append_images=pages[1:])
+    assert read_header(path) == (True, 6, 9)
+    assert np.array_equal(read_image(path, 6, 9, 1)[..., 0], noise(6, 9, 1))
+    path.write_bytes(tiff(bytes(4), 2, 2, 8, 1, page=1))
+    assert "found its thumbnail alone, as in a raw file" in refusal(path)
+
+
 def deep_png(values: np.ndarray, colour: int, depth: int = 16, transparent: bytes = b"") -> bytes:
     """A PNG of values `[H, W, C]` below 2^depth; colour 0 grey, 2 RGB, 4 grey with alpha."""
     height, width, _ = values.shape
@@ -222,7 +256,7 @@ def test_16_bit_grey_with_alpha_has_no_colours_and_is_laid_on_black(folder, chan
     values = np.random.default_rng(0).integers(0, 2**16, (6, 5, 2)).astype(np.uint16)
     path = folder / "deep.png"
     path.write_bytes(deep_png(values, 4))
-    assert read_header(path, path) == (True, 6, 5)
+    assert read_header(path) == (True, 6, 5)
     expected = (values[..., :1] >> 8) * ((values[..., 1:] >> 8) / 255)
     np.testing.assert_allclose(read_image(path, 6, 5, channels), np.repeat(expected, channels, 2), atol=1)
 
@@ -235,7 +269,7 @@ def test_a_transparent_grey_is_black_at_every_depth(folder, depth):
     path.write_bytes(deep_png(values, 0, depth, struct.pack(">H", hidden)))
     expected = np.where(values == hidden, 0, values * 255 // (2**depth - 1))
     assert np.array_equal(read_image(path, 1, values.shape[1], 1), expected)
-    assert read_header(path, path).grey
+    assert read_header(path).grey
 
 
 def test_a_transparent_colour_of_16_bits_is_black(folder):
@@ -334,6 +368,9 @@ BROKEN = {
     "2^62 pixels": (png(2**31 - 1, 2**31 - 1), "found more"),
     "180 megapixels": (png(18_000, 10_000), "expected at most 178956970 pixels, found more"),
     "no pixels": (png(0, 5), "expected"),
+    "EPS": (encoded("EPS"), "found PostScript or PDF"),
+    "PDF": (b"%PDF-1.7\n" + bytes(99), "found PostScript or PDF"),
+    "a stub of science": (b"GRIB" + bytes(3) + b"\x01" + bytes(99), "found something else"),
     "damaged data": (encoded("PNG")[:100] + b"\xff" * 40 + encoded("PNG")[140:], "expected a whole image"),
 }
 
@@ -357,7 +394,7 @@ def test_a_picture_in_a_colour_space_that_is_not_converted_is_refused(folder):
 
 def test_a_picture_of_as_many_pixels_as_pillow_reads_is_read(folder):
     path = saved(folder, Image.new("1", (12_000, 9_000), 1), "108 megapixels.png")
-    assert read_header(path, path) == (True, 9_000, 12_000)
+    assert read_header(path) == (True, 9_000, 12_000)
     assert (read_image(path, 8, 8, 1) == 255).all()
 
 
@@ -367,6 +404,28 @@ def test_a_broken_picture_is_refused_in_one_line_that_names_it(folder, case):
     path = folder / "broken.png"
     path.write_bytes(content)
     assert words in refusal(path)
+
+
+def test_a_file_is_no_program_whatever_it_is_called(folder, monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: pytest.fail("a program was run"))
+    for name in ("picture.jpg", "picture.eps"):
+        (folder / name).write_bytes(encoded("EPS"))
+        assert "expected an image that Pillow reads, found PostScript or PDF" in refusal(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("start", "found"),
+    [(b"\0\0\0\x18ftypmp42", "a video"), (b"\x89PNG\r\n\x1a\n", "more than 2147483648 bytes")],
+)
+def test_a_file_larger_than_memory_is_known_by_its_first_bytes(folder, start, found, monkeypatch):
+    path = folder / "large.jpg"
+    path.write_bytes(start)
+    os.truncate(path, 60 * 2**30)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("the whole file was read"))
+    assert refusal(path).endswith(f"expected an image that Pillow reads, found {found}")
+    with pytest.raises(ImageError, match=f"found {found}$"):
+        read_header(path)
+    path.unlink()
 
 
 def test_a_missing_picture_and_a_folder_are_refused(folder):
@@ -470,7 +529,7 @@ def test_header_and_pixels_agree_in_every_format_and_orientation(folder, kind, o
     with opened_image(path, 3) as picture:
         assert (picture.height, picture.width) == (6, 9)
         pixels = np.asarray(picture)
-    assert read_header(path, path) == (False, 6, 9)
+    assert read_header(path) == (False, 6, 9)
     if kind in ("PNG", "WEBP", "TIFF", "TIFF LZW"):
         assert np.array_equal(pixels, noise(6, 9, 3))
     else:
@@ -484,7 +543,7 @@ def test_an_orientation_behind_the_pixels_of_a_png_is_seen(folder):
     end = start + 12 + int.from_bytes(content[start : start + 4])
     path = folder / "behind.png"
     path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
-    assert read_header(path, path) == (False, 6, 9)
+    assert read_header(path) == (False, 6, 9)
     assert np.array_equal(read_image(path, 6, 9, 3), noise(6, 9, 3))
 
 
@@ -500,7 +559,7 @@ NO_EXIF = (
 
 def upright(path: Path) -> tuple[tuple[bool, int, int], np.ndarray]:
     with opened_image(path, 3) as picture:
-        return read_header(path, path), np.asarray(picture)
+        return read_header(path), np.asarray(picture)
 
 
 @pytest.mark.parametrize("garbage", NO_EXIF, ids=repr)

@@ -143,7 +143,19 @@ def test_pictures_behind_a_link_to_a_folder_are_answered(run, model, pictures, t
     status, out, errors = run(model, tmp_path / "in", "--json")
     assert [Path(row["image"]).name for row in json.loads(out)] == ["a.png", "b.jpg", "c.png", "d.png"]
     assert (status, len(errors)) == (1, 1)
-    assert "round: expected a folder, found a link to one that holds it" in errors[0]
+    assert "round: expected a folder, found a link to one that is looked into already" in errors[0]
+
+
+def test_folders_of_links_to_each_other_are_answered_once(run, model, tmp_path):
+    for name in "abcdefgh":
+        (tmp_path / "in" / name).mkdir(parents=True)
+    Image.new("RGB", (9, 7)).save(tmp_path / "in/a/1.png")
+    for folder in (tmp_path / "in").iterdir():
+        for other in "abcdefgh":
+            (folder / f"to {other}").symlink_to(f"../{other}")
+    _, out, errors = run(model, tmp_path / "in", "--json")
+    assert [row["image"] for row in json.loads(out)] == [str(tmp_path / "in/a/1.png")]
+    assert len(errors) <= 64
 
 
 def test_only_regular_files_are_opened(run, model, tmp_path):
