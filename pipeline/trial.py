@@ -27,10 +27,6 @@ from pipeline.stage import Stage, write_json
 
 SEARCH, STAGE2, RESULT = Path("data/search"), Path("data/stage2"), Path("data/trial")
 
-SEEDS = 1000
-"""Added to the seed of a training for every epoch of it, so that a rung starts from other weights than the one before,
-and retraining from others than those that a network was chosen with: else chance would be chosen, too."""
-
 NOT_OF_THE_RECIPE = set(schema.TrialSection.model_fields) - set(schema.TrainingSection.model_fields)
 """Keys of `trial` that say what is trained, not how."""
 
@@ -125,7 +121,7 @@ def trainer(stage: Stage, description: DatasetDescription, workers: network_pool
     advance = stage.progress(trainings + section.finalists * section.finalist_epochs)
 
     def train(genotypes: Sequence[Genotype], epochs: int) -> list[ShortRun]:
-        recipe = Recipe(seed=seed_of(section, epochs), epochs=epochs, **kept)
+        recipe = Recipe(seed=section.seed, epochs=epochs, **kept)
         family = networks.family(params, description, recipe, device, TRIAL)
         jobs = [networks.job(each.key, final, each, family, description) for each in genotypes]
         if ranks.is_main:
@@ -140,11 +136,6 @@ def trainer(stage: Stage, description: DatasetDescription, workers: network_pool
         ]
 
     return train
-
-
-def seed_of(section: schema.TrialSection, epochs: int) -> int:
-    """The seed of trainings of so many epochs."""
-    return (section.seed + SEEDS * epochs) % 2**32
 
 
 def short_run(job: network_pool.Job) -> tuple[float, int, int]:

@@ -8,7 +8,6 @@ from bnas.space.published import PUBLISHED
 from bnas.space.search_space import SearchSpace
 from pipeline.params import load
 from pipeline.retrain import fixed
-from pipeline.trial import seed_of
 from tests.imports import ROOT
 
 
@@ -28,11 +27,3 @@ def test_hand_designed_widths_and_published_architectures_stand_beside_the_front
             ("ebnas-8", "published", 8, known),
         ]
         assert [c.architecture.genotype for c in found[2::2]] == [PUBLISHED["bnas"], PUBLISHED["ebnas"]]
-
-
-def test_a_network_is_never_trained_again_from_the_weights_that_it_was_chosen_with() -> None:
-    params = load(ROOT / "params.yaml")
-    trial = params.trial
-    seeds = [seed_of(trial, trial.epochs), seed_of(trial, trial.finalist_epochs), params.retrain.seed]
-    assert len(set(seeds)) == 3
-    assert seed_of(trial.model_copy(update={"seed": 2**32 - 1}), 3) < 2**32
