@@ -40,10 +40,11 @@ experiments-table: install-dev ## run three tiny experiments, and write what `ma
 	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m tests.experiments_table
 
 # In folders of their own, so that params.yaml stays as it is. What is interrupted or has run is not run again.
+# OPTIONS may speak of the seed: OPTIONS='-S retrain.seed=10$$seed' retrains the fronts from other weights.
 seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth: reports/seeds.md
 	@$(IN_VENV); set -e; for seed in $(SEEDS); do \
 	  if ! dvc exp list --name-only | grep -qx "$(NAME)-$$seed"; then \
-	    dvc exp run --temp --name "$(NAME)-$$seed" $(OPTIONS) $(foreach stage,data stage1 stage2 search trial retrain,-S $(stage).seed=$$seed); \
+	    dvc exp run --temp --name "$(NAME)-$$seed" $(foreach stage,data stage1 stage2 search trial retrain,-S $(stage).seed=$$seed) $(OPTIONS); \
 	  fi; \
 	done; pooled=$$(python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed))); echo "$$pooled" | tee reports/$(NAME)s.md
 
