@@ -97,7 +97,7 @@ def first(plan: TrialPlan, source: str, problem: SearchProblem) -> dict[Genotype
     if source == "search":
         count = plan.population - round(plan.variation.random_share * plan.population)
         best = best_of_bins(survivors(SEARCH / "generations.json"), problem, plan.bins, count)
-    everyone = problem.topped_up(best, plan.population, random.Random(f"first population {plan.seed}"))
+    everyone = problem.topped_up(best, plan.population, random.Random(plan.seed))
     return {genotype: "search" if i < len(best) else "random" for i, genotype in enumerate(everyone)}
 
 

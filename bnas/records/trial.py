@@ -19,11 +19,6 @@ from bnas.records.base import (
     read_record,
 )
 
-OWN = 0.7
-"""The weight of a trained network's own result against what the regression makes of networks like it: how much of what
-the features do not tell is the architecture's, and not chance. In full trainings at equal size the variances of the two
-are as 0.8 to 0.2; a part of the former is in the features, and short trainings are noisier."""
-
 Origin = Literal["search", "offspring", "random"]
 """Where a network on trial comes from: the search's best, their offspring, or chance."""
 

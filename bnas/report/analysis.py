@@ -159,7 +159,7 @@ class Run(Retrained):
     front: Front
     summary: SearchSummary
     trial: tuple[TrialNetwork, ...] = ()
-    trial_bins: int = 6
+    trial_bins: int = 8
 
 
 def best_by_test(

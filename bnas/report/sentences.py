@@ -11,7 +11,6 @@ from itertools import pairwise
 from bnas.data.split_rows import counted
 from bnas.records.networks import LinearBaseline, RetrainedNetwork, Role
 from bnas.records.search import ErrorKind
-from bnas.records.trial import OWN
 from bnas.report.analysis import (
     STAGE_NAMES,
     Estimate,
@@ -277,8 +276,8 @@ def trial_sentences(run: Run) -> list[str]:
     counts = [(sum(n.epochs == each for n in run.trial), each) for each in epochs]
     trained = ", then ".join(f"{count} for {each} epoch{'s' * (each > 1)}" for count, each in counts)
     sentences = [
-        f"Trained from scratch on the train split: {trained}. The estimate, in nats of training loss, is what a "
-        f"network came to ({100 * OWN:.0f} %) and what a regression makes of networks like it."
+        f"Trained from scratch on the train split: {trained}. The estimate, in nats of training loss, is what "
+        "a regression over all of them makes of a network."
     ]
     everywhere, equal = supernet_worth(run)
     if not math.isnan(everywhere):

@@ -55,9 +55,9 @@ class Features:
 class NetworkRegression:
     """A Gaussian process over features, fitted to the results of trained networks [ours].
 
-    What no feature tells counts as noise, also in the results that it is fitted to. The kernel is a squared exponential
-    over standardised features plus noise; its three parameters maximise the marginal likelihood (Rasmussen and
-    Williams, *Gaussian Processes for Machine Learning*, 2006, chapters 2 and 5).
+    What no feature tells counts as noise: the prediction for a trained network, too, is what networks like it came to.
+    The kernel is a squared exponential over standardised features plus noise; its three parameters maximise the
+    marginal likelihood (Rasmussen and Williams, *Gaussian Processes for Machine Learning*, 2006, chapters 2 and 5).
     """
 
     def __init__(self, rows: NDArray[np.float64], results: Sequence[float]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bnas.records.trial import OWN, Origin
+from bnas.records.trial import Origin
 from bnas.search import generation
 from bnas.search.generation import Screening, VariationRates
 from bnas.search.network_regression import Features, NetworkRegression
@@ -60,7 +60,7 @@ class Trial:
     """A trial as it goes: what was trained for how long, what it came to, and the estimates that follow.
 
     All networks are trained for `epochs` epochs, finalists for more, too. `runs` and `estimates` map epochs to what
-    networks trained for as long came to, and to what is expected of them. `score` adds the supernet's opinion
+    networks trained for as long came to, and to what the regression makes of that. `score` adds the supernet's opinion
     to what the regression sees. `agree` returns the main rank's values on all ranks, whose rounding may differ.
     """
 
@@ -86,14 +86,9 @@ class Trial:
         self.estimates[epochs] = dict(zip(known, self.predict(known, epochs), strict=True))
 
     def predict(self, genotypes: Sequence[Genotype], epochs: int) -> list[float]:
-        """What is expected of genotypes in a rung, in nats and at least 0.
-
-        The regression's answer; for those that were trained for as long, moved towards what they came to.
-        """
-        expected = self._regressions[epochs](self._rows(genotypes, epochs))
-        runs = [self.runs[epochs].get(genotype) for genotype in genotypes]
-        moved = [e if run is None else e + OWN * (run.loss - e) for e, run in zip(expected, runs, strict=True)]
-        return self.agree(np.maximum(moved, 0.0).tolist())
+        """What the regression of a rung expects of genotypes, trained or not, in nats and at least 0."""
+        predicted = self._regressions[epochs](self._rows(genotypes, epochs))
+        return self.agree(np.maximum(predicted, 0.0).tolist())
 
     @property
     def longest(self) -> int:
@@ -123,7 +118,7 @@ def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], t
 
     With `candidates` 1 and `random_share` 1 all offspring are random and none is chosen: random search.
     """
-    problem, rng = trial.problem, random.Random(f"trial {plan.seed}")
+    problem, rng = trial.problem, random.Random(plan.seed)
     origins, drawn = dict(first), set[Genotype]()
     breeder = problem.breeder(plan.variation)
 

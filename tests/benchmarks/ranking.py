@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bnas.records.trial import OWN
 from bnas.search.network_regression import Features, NetworkRegression
 from bnas.search.pareto import kendall_tau
 from bnas.space.genotype import Genotype
@@ -84,16 +83,16 @@ def trial(rows: pd.DataFrame, epochs: int) -> Values:
     """
     first = int(min(rows["epochs"]))
     short = trainings(rows, SHORT, first)
-    found = blended(features(short), losses(short, first))
+    found = regressed(features(short), losses(short, first))
     if epochs == first:
         return found
     longer = trainings(rows, SHORT, epochs).loc[short.index]
-    return blended(np.column_stack([np.log(longer["size_bytes"]), found]), losses(longer, epochs))
+    return regressed(np.column_stack([np.log(longer["size_bytes"]), found]), losses(longer, epochs))
 
 
-def blended(matrix: NDArray[np.float64], results: Values) -> Values:
-    """A trained network's own result, and what the regression makes of networks like it, as the trial weighs them."""
-    return OWN * results + (1 - OWN) * NetworkRegression(matrix, results.tolist())(matrix)
+def regressed(matrix: NDArray[np.float64], results: Values) -> Values:
+    """What the regression over trained networks makes of each of them."""
+    return pd.Series(NetworkRegression(matrix, results.tolist())(matrix), results.index)
 
 
 class Estimate(NamedTuple):

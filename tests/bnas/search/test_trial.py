@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bnas.nn.cost import CostTable
-from bnas.records.trial import OWN, Origin
+from bnas.records.trial import Origin
 from bnas.search.generation import VariationRates
 from bnas.search.network_regression import Features, NetworkRegression
 from bnas.search.pareto import kendall_tau
@@ -163,34 +163,6 @@ def test_the_best_of_bins_are_the_least_estimates_of_each() -> None:
     assert best_of_bins(estimates, PROBLEM, 4) == expected
     assert best_of_bins(estimates, PROBLEM, 4, 2) == expected[:2]
     assert len(best_of_bins(estimates, PROBLEM, 4, 9)) == 9
-
-
-def test_of_finalists_alike_the_one_that_trained_better_is_handed_over() -> None:
-    """Whichever of the two that is: what the first rung made of them decides no longer."""
-    genotypes = sample_uniform(SPACE, random.Random(4), 60)
-    finalists = best_of_bins({genotype: loss(genotype, 1) for genotype in genotypes}, PROBLEM, 1, 12)
-    for one, other in ((0, 1), (1, 0)):
-        trial = Trial(PROBLEM, 1)
-        trial.learn({genotype: ShortRun(loss(genotype, 1), 10, 100) for genotype in genotypes}, 1)
-        losses = dict.fromkeys(finalists, 0.6) | {finalists[one]: 0.5, finalists[other]: 0.52}
-        trial.learn({genotype: ShortRun(each, 10, 100) for genotype, each in losses.items()}, 3)
-        assert best_of_bins(trial.estimates[3], PROBLEM, 1) == [finalists[one]]
-
-
-def test_an_estimate_lies_between_a_result_and_what_is_expected_of_such_networks() -> None:
-    genotypes = sample_uniform(SPACE, random.Random(5), 60)
-    runs = {genotype: ShortRun(loss(genotype, 1, noise=0.1), 10, 100) for genotype in genotypes}
-    trial = Trial(PROBLEM, 1)
-    trial.learn(runs, 1)
-    rows = Features(SPACE, (COSTS.size, COSTS.ops))(genotypes)
-    results = np.array([run.loss for run in runs.values()])
-    expected = NetworkRegression(rows, results.tolist())(rows)
-    assert list(trial.estimates[1].values()) == pytest.approx(OWN * results + (1 - OWN) * expected)
-    assert trial.predict(genotypes, 1) == list(trial.estimates[1].values())
-    # Of a network that was not trained, the regression alone knows.
-    others = sample_uniform(SPACE, random.Random(6), 5)
-    alone = NetworkRegression(rows, results.tolist())(Features(SPACE, (COSTS.size, COSTS.ops))(others))
-    assert trial.predict(others, 1) == pytest.approx(alone)
 
 
 def test_the_supernet_s_scores_are_asked_for_once_and_seen_by_the_regression() -> None:
