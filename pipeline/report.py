@@ -95,6 +95,7 @@ def read_run(shipped: str) -> analysis.Run:
         front=front,
         summary=read_summary(SEARCH / "summary.json"),
         trial=read_trial(TRIAL / "networks.json"),
+        handed_over=len(read_front(TRIAL / "front.json").members),
     )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -168,6 +169,7 @@ def write(root: Path, seed: int = 0, *, times: bool = True) -> None:
     summary = SearchSummary(520, 40000, 104000, 0.81, 0.2, 0.75)
     _write(root / "data/search/summary.json", summary.to_dict())
     _write(root / "data/trial/networks.json", TrialNetworks(tuple(trial(rng))).to_dict())
+    _write(root / "data/trial/front.json", replace(found, members=found.members[::2]).to_dict())
     made = networks(found, rng)
     _write(root / "data/retrain/networks.json", RetrainedNetworks(tuple(made)).to_dict())
     _write(root / "data/retrain/linear.json", LinearBaseline(120, IMAGES, 6).to_dict())

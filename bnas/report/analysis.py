@@ -150,8 +150,8 @@ class Retrained:
 class Run(Retrained):
     """All that the report of a search is made of.
 
-    `training` maps a supernet stage to its curve; `trial_bins` says in how many parts of the range of sizes the trial
-    compared networks.
+    `training` maps a supernet stage to its curve; `front` is that of the search, of which, or of the trial's, so many
+    networks were `handed_over`. `trial_bins` says in how many parts of the range of sizes the trial compared networks.
     """
 
     training: Mapping[str, tuple[EpochRecord, ...]]
@@ -160,6 +160,7 @@ class Run(Retrained):
     summary: SearchSummary
     trial: tuple[TrialNetwork, ...] = ()
     trial_bins: int = 8
+    handed_over: int = 0
 
 
 def best_by_test(

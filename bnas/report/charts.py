@@ -7,7 +7,7 @@ same records give the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -160,16 +160,15 @@ def estimate_chart(networks: Sequence[RetrainedNetwork], estimate: Estimate) -> 
 
 
 @styled
-def handed_over_chart(front: Front, retrained: Collection[str]) -> Figure:
-    """The search's front in the supernet; filled the members whose genotypes' keys are in `retrained`."""
+def search_front_chart(front: Front, retrained: Sequence[RetrainedNetwork]) -> Figure:
+    """The search's front in the supernet, and where retrained networks stand there."""
     figure, axes = _panel()
     colour = ROLE_COLOURS["front"]
     front_line(axes, [(m.size_bytes, m.error) for m in front.members], color=colour, alpha=0.5)
-    for label, members, face in (
-        ("handed over by the search", [m for m in front.members if m.key not in retrained], "white"),
-        ("chosen to be retrained", [m for m in front.members if m.key in retrained], colour),
-    ):
-        sizes, errors = [m.size_bytes / 1024 for m in members], [100 * m.error for m in members]
+    found = [(member.size_bytes, member.error) for member in front.members]
+    chosen = [(n.size_bytes, n.supernet_error) for n in retrained if n.supernet_error is not None]
+    for label, points, face in (("front of the search", found, "white"), ("chosen to be retrained", chosen, colour)):
+        sizes, errors = [size / 1024 for size, _ in points], [100 * error for _, error in points]
         axes.plot(sizes, errors, "o", color=colour, markerfacecolor=face, markersize=6, label=label)
     size_axis(axes)
     axes.set_ylabel("validation error in the supernet, %")
@@ -258,7 +257,7 @@ def _members(record: GenerationRecord) -> tuple[list[tuple[float, float]], list[
 
 @styled
 def population_frames(generations: Sequence[GenerationRecord], front: Front) -> tuple[Figure, list[Frame]]:
-    """Axes with the front handed over, and for each generation where its members belong in the SVG."""
+    """Axes with the front of the search, and for each generation where its members belong in the SVG."""
     figure, axes = _panel(NARROW)
     front_line(axes, [(m.size_bytes, m.error) for m in front.members], color=GREY, alpha=0.9)
     everyone = np.array([place for record in generations for places in _members(record) for place in places])
@@ -302,7 +301,7 @@ def population_chart(generations: Sequence[GenerationRecord], front: Front) -> F
     handles = [
         Line2D([], [], label="as scored in that generation", markerfacecolor="none", **dot),
         Line2D([], [], label="scored again with the final supernet", **dot),
-        Line2D([], [], color=GREY, linewidth=1.3, label="front handed over"),
+        Line2D([], [], color=GREY, linewidth=1.3, label="front of the search"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure

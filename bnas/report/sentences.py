@@ -245,7 +245,7 @@ def parameter_free_sentence(run: Run, rows: Sequence[GenerationIndicators]) -> s
         f"small-model trap (Tan et al. 2026): {100 * rows[0].parameter_free_share:.0f} % of the population "
         f"in generation {rows[0].generation}, {100 * rows[-1].parameter_free_share:.0f} % in the last, at "
         f"most {100 * highest.parameter_free_share:.0f} % in generation {highest.generation}; "
-        f"{100 * share:.0f} % of the front handed over."
+        f"{100 * share:.0f} % of the search's front."
     )
 
 

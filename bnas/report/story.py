@@ -311,7 +311,6 @@ def _cells(run: Retrained) -> Section:
 
 def _search(run: Run, bins: int) -> Section:
     rows = generation_indicators(run, bins)
-    retrained = {network.key for network in run.of_role("front")}
     return Section(
         "search",
         "The course of the search",
@@ -325,13 +324,13 @@ def _search(run: Run, bins: int) -> Section:
                 "Error over size of the population, as scored then and again with the final supernet; each stage in "
                 "its own colour.",
                 lambda: charts.population_chart(run.generations, run.front),
-                "Hollow: as scored then. Filled: with the final supernet. Grey: the front handed over.",
+                "Hollow: as scored then. Filled: with the final supernet. Grey: the front of the search.",
             ),
             Picture(
                 "handed-over",
                 "The front in the supernet",
-                "Validation error over size of the search's front, with the members that were retrained filled.",
-                lambda: charts.handed_over_chart(run.front, retrained),
+                "Validation error over size of the search's front, and filled of the networks that were retrained.",
+                lambda: charts.search_front_chart(run.front, run.of_role("front")),
             ),
             Picture(
                 "hypervolume",
@@ -417,7 +416,8 @@ def _times(run: Retrained, stages: Sequence[str]) -> tuple[Block, ...]:
 
 
 def _search_notes(run: Run, bins: int) -> Items:
-    summary, handed_over = run.summary, coverage([m.size_bytes for m in run.front.members], run.space, bins)
+    summary, covered = run.summary, coverage([m.size_bytes for m in run.front.members], run.space, bins)
+    chose = f"; the trial handed over {run.handed_over}" if run.trial else ""
     return Items(
         (
             "One search, one split, one seed of each: another seed gives other networks, by an amount this "
@@ -426,8 +426,8 @@ def _search_notes(run: Run, bins: int) -> Items:
             "not selected on, except where marked.",
             f"Realised range of the second objective f2 ({run.resource} over its fixed bound): {summary.f2_low:.3f} to "
             f"{summary.f2_high:.3f}.",
-            f"The search handed over {len(run.front.members)} networks, in {bins * handed_over:.0f} of {bins} "
-            f"equal parts of the space's log-size range; {len(run.of_role('front'))} of them were retrained.",
+            f"The search's front has {len(run.front.members)} networks, in {bins * covered:.0f} of {bins} equal parts "
+            f"of the space's log-size range{chose}; {len(run.of_role('front'))} of them were retrained.",
         )
     )
 

@@ -9,6 +9,7 @@ import pytest
 
 from bnas import cli
 from bnas.records.networks import read_networks
+from bnas.records.search import read_front
 from bnas.report.analysis import best_by_test
 from bnas.report.network_tables import finished_networks, network_table
 from bnas.report.story import search_story
@@ -53,6 +54,16 @@ def wilson(wrong, total, z=1.959963984540054):
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     return centre - half, centre + half
+
+
+def test_what_the_search_found_and_what_the_trial_handed_over_are_told_apart(finished, text):
+    found, handed_over = (
+        len(read_front(finished[0] / f"data/{stage}/front.json").members) for stage in ("search", "trial")
+    )
+    assert found > handed_over > 0
+    chosen = len([network for network in networks_of(finished[0]) if network.role == "front"])
+    assert f"The search's front has {found} networks" in text
+    assert f"; the trial handed over {handed_over}; {chosen} of them were retrained." in text
 
 
 @pytest.mark.parametrize(("correlation", "words"), [(0.9731, "by 0.973."), (0.4, "less than the 0.9 expected")])
