@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import scipy
+import yaml
 
 from pipeline import compare
 from pipeline.stage import write_json
@@ -21,11 +22,12 @@ def git(*arguments):
 
 
 def write_run(seed, best_error):
-    params = (ROOT / "params.yaml").read_text().replace("  seed: 0\n  count: 6", f"  seed: {seed}\n  count: 6")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["retrain"]["seed"] = seed
     point = {"network": "front-1", "role": "front", "size_kib": 6.5, "test_error": best_error}
     write_json(compare.PARETO, [point])
     write_json(compare.METRICS[0], {"best_error": best_error, "tau": None})
-    compare.PARAMS.write_text(params)
+    compare.PARAMS.write_text(yaml.safe_dump(params))
 
 
 @pytest.fixture
@@ -180,7 +182,7 @@ def test_the_page_goes_into_a_folder_under_its_usual_name(repository, capsys):
 
 
 def test_what_a_revision_s_parameters_say_is_printed_as_it_looks_only(repository, capsys):
-    changed = compare.PARAMS.read_text().replace('title: ""', 'title: "\\e[2J|\\nbest_error | 0"')
+    changed = compare.PARAMS.read_text().replace("title: ''", 'title: "\\e[2J|\\nbest_error | 0"')
     assert changed != compare.PARAMS.read_text()
     compare.PARAMS.write_text(changed)
     assert compare.main(["main"]) == 0
