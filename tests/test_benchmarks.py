@@ -8,10 +8,11 @@ import random
 import pandas as pd
 import pytest
 
+from bnas.search.coevolution_state import CoevolutionState
 from bnas.space.search_space import SearchSpace, sample_uniform
 from pipeline.tabular.networks import SHORT
 from tests.benchmarks import __main__ as benchmarks
-from tests.benchmarks import ranking
+from tests.benchmarks import ranking, supernet
 
 
 def test_every_section_and_study_has_a_text_and_figures_of_its_own():
@@ -49,3 +50,13 @@ def test_estimates_are_compared_with_trainings_that_they_have_not_seen(table, tm
     assert (ceiling["networks"], ceiling["repeated"]) == (12, 12)
     assert [ceiling[each]["median"] for each in (equal, again)] == pytest.approx([-1, -1])
     assert rows["the trial's estimate, 3 of 3"][equal]["median"] > 0.8
+
+
+def test_a_share_of_the_paths_is_uniform_and_the_rest_are_members_in_turn() -> None:
+    member, other = sample_uniform(SearchSpace(), random.Random(0), 2)
+    state = CoevolutionState(None, random.Random(0), (member,))
+    with supernet.uniform_paths(0.25, lambda rng: other, 0):
+        drawn = [state.next_member() for _ in range(1000)]
+    assert 200 < drawn.count(other) < 300
+    assert drawn.count(member) == 1000 - drawn.count(other)
+    assert {state.next_member() for _ in range(100)} == {member}

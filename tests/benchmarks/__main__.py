@@ -23,6 +23,7 @@ from tests.benchmarks import (
     scoring,
     shipped,
     streaming,
+    supernet,
     threads,
     training,
 )
@@ -44,6 +45,7 @@ STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "shipped": shipped.MEASURES,
     "folder": folder.MEASURES,
     "ranking": ranking.MEASURES,
+    "supernet": supernet.MEASURES,
     "firmware": firmware.MEASURES,
 }
 
@@ -57,6 +59,7 @@ TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "shipped": shipped.text,
     "folder": folder.text,
     "ranking": ranking.text,
+    "supernet": supernet.text,
     "firmware": firmware.text,
 }
 

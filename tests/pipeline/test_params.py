@@ -163,7 +163,7 @@ def test_null_is_no_value(ws: Workspace, key: str) -> None:
 @pytest.mark.parametrize(("value", "found"), [([], "a list"), ("text", "the text 'text'")])
 def test_value_of_another_kind_is_refused(ws: Workspace, key: str, value: Any, found: str) -> None:
     if key in ("retrain.hand_designed_channels", "retrain.published") and value == []:
-        assert value_of(ws.load(changed({key: value})), key) == ()
+        assert value_of(ws.load(changed({"retrain.published": [], key: value})), key) == ()
     elif (key, value) in (("runtime.data_root", "text"), ("data.title", "text")):
         assert value_of(ws.load(changed({key: value})), key) == "text"
     else:
@@ -748,4 +748,5 @@ def test_a_hand_designed_baseline_needs_its_convolution(ws: Workspace) -> None:
     few = {"space.operations": ["skip_connect", "max_pool_3x3", "bin_conv_5x5"], "space.nodes": 3}
     line = ws.refuse(changed(few))
     assert line == "retrain.hand_designed_channels: expected [] where space.operations lacks bin_conv_3x3, found a list"
-    assert ws.load(changed({**few, "retrain.hand_designed_channels": []})).retrain.hand_designed_channels == ()
+    none = {**few, "retrain.hand_designed_channels": [], "retrain.published": []}
+    assert ws.load(changed(none)).retrain.hand_designed_channels == ()

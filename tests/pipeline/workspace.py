@@ -150,6 +150,6 @@ def tiny_params() -> str:
     params["trial"] |= {"population": 4, "generations": 1, "candidates": 2, "batch_size": 60}
     params["trial"] |= {"finalists": 2, "finalist_epochs": 2, "bins": 2}
     params["retrain"] |= {"count": 1, "epochs": 1, "batch_size": 60, "hand_designed_channels": [2]}
-    params["retrain"] |= {"linear_baseline": True}
+    params["retrain"] |= {"published": [], "linear_baseline": True}
     params["runtime"] |= {"device": "cpu", "threads": 1, "workers": 1}
     return yaml.safe_dump(params, sort_keys=False)

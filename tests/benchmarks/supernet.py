@@ -1,0 +1,173 @@
+"""What the supernet tells apart: Kendall's tau-b of its scores with the errors of a table's networks trained in full.
+
+A row for every way of training the supernet, each for the epochs of the default run, on the prepared images of the run
+(`make run` of the table's data set comes first), under two seeds. Scores are of the whole validation split with the
+statistics of its mini-batches. The table's networks were judged by images that the supernet learns from or is scored
+on, but no training of theirs is seen by it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from bnas.data.batches import MiniBatches, TrainingFeed
+from bnas.nn.network import Supernet
+from bnas.scoring.supernet_scorer import supernet_scorer
+from bnas.search.coevolution import SupernetData, SupernetPlan, coevolve
+from bnas.search.coevolution_state import CoevolutionState
+from bnas.space.genotype import Genotype
+from pipeline import build
+from pipeline.config import dataset
+from pipeline.params import Params, load
+from tests.benchmarks.ranking import TABLES, Values, agreement, target
+from tests.benchmarks.text import table as markdown
+
+SEEDS = (0, 1)
+
+Change = Callable[[dict[str, Any], dict[str, Any]], None]
+"""Changes the sections of both stages."""
+
+
+def of_both(first: Mapping[str, Any], second: Mapping[str, Any] | None = None) -> Change:
+    """Sets keys of stage 1 and stage 2; the same ones if no others are given."""
+
+    def change(stage1: dict[str, Any], stage2: dict[str, Any]) -> None:
+        stage1.update(first)
+        stage2.update(first if second is None else second)
+
+    return change
+
+
+WAYS: Mapping[str, tuple[Change, float]] = {
+    "co-evolved: the default": (of_both({}), 0.0),
+    "half of the paths uniform": (of_both({}), 0.5),
+    "nine epochs of warm-up, half of stage 1's generations": (of_both({"epochs": 9, "generations": 2}, {}), 0.0),
+    "uniform paths only": (of_both({"epochs": 13, "generations": 0}, {"epochs": 8, "generations": 0}), 0.0),
+    "the best of every size survive": (of_both({"selection": "bins"}), 0.0),
+    "no path dropout": (of_both({}, {"path_dropout": {"mode": "none", "maximum": 0.0}}), 0.0),
+    "no random offspring": (
+        of_both({"variation": {"crossover": 0.5, "mutation_rate": 0.1, "random_share": 0.0}}),
+        0.0,
+    ),
+}
+"""How a supernet is trained: the change of the default, and the share of its paths that are drawn uniformly."""
+
+
+def supernet() -> list[dict[str, Any]]:
+    """A row for each way of training and seed."""
+    params = load("params.yaml")
+    path = TABLES / f"{params.data.name}.csv"
+    if not path.exists():
+        raise SystemExit(f"supernet: expected {path}, found none: dvc repro pipeline/tabular/dvc.yaml")
+    rows = []
+    for name, (change, share) in WAYS.items():
+        for seed in SEEDS:
+            rows.append(
+                {"trained": name, "seed": seed}
+                | measured(changed(params, change, seed), share, target(pd.read_csv(path)))
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def changed(params: Params, change: Change, seed: int) -> Params:
+    """The parameters of a way of training."""
+    both = params.model_dump()
+    change(both["stage1"], both["stage2"])
+    both["stage1"]["seed"] = both["stage2"]["seed"] = seed
+    return type(params).model_validate(both)
+
+
+def measured(params: Params, share: float, full: pd.DataFrame) -> dict[str, Any]:
+    """What its scores agree with, and the time of its training."""
+    start = time.perf_counter()
+    trained = train(params, share)
+    seconds = time.perf_counter() - start
+    errors, losses = scores(trained, params, full)
+    return {
+        "tau, all sizes, error (95 %)": agreement(full, errors, equal=False),
+        "tau, equal size, error (95 %)": agreement(full, errors, equal=True),
+        "tau, all sizes, loss (95 %)": agreement(full, losses, equal=False),
+        "tau, equal size, loss (95 %)": agreement(full, losses, equal=True),
+        "s of training": round(seconds),
+    }
+
+
+def train(params: Params, share: float) -> Supernet:
+    """Both stages, as the pipeline runs them, but for the share of uniform paths."""
+    description, device = dataset(), build.device(params.runtime)
+    problem = build.problem(params, description)
+    net = build.new_supernet(params, description, problem.space, params.stage1.seed).to(device)
+    seen = build.scoring_data(params, description, build.normalise(description, device))
+    population: tuple[Genotype, ...] = ()
+    for section in (params.stage1, params.stage2):
+        dropout = getattr(section, "path_dropout", None)
+        plan = SupernetPlan(
+            "stage2" if dropout else "stage1",
+            section.seed,
+            section.population,
+            section.epochs,
+            section.generations,
+            section.epochs_per_generation,
+            section.learning_rate,
+            section.final_learning_rate,
+            section.weight_decay,
+            section.selection,
+            build.variation(section.variation),
+            build.scored_batches(section.evaluation),
+            dropout.mode if dropout else "none",
+            dropout.maximum if dropout else 0.0,
+        )
+        feed = TrainingFeed(seen.train, section.batch_size, seen.normalise, build.augmentation(params))
+        scoring = build.scoring(params, section.evaluation)
+        scorer = partial(lambda scoring, net, seed: supernet_scorer(net, scoring, seen, seed), scoring)
+        with uniform_paths(share, problem.space.sample, section.seed):
+            population = coevolve(net, problem, plan, SupernetData(feed, scorer), population).population
+    return net.eval()
+
+
+@contextmanager
+def uniform_paths(share: float, sample: Callable[[random.Random], Genotype], seed: int) -> Iterator[None]:
+    """Meanwhile this share of the paths of co-evolution is drawn uniformly."""
+    rng, next_member = random.Random(seed), CoevolutionState.next_member
+
+    def path(state: CoevolutionState) -> Genotype:
+        return sample(rng) if rng.random() < share else next_member(state)
+
+    with ExitStack() as stack:
+        if share:
+            stack.enter_context(mock.patch.object(CoevolutionState, "next_member", path))
+        yield
+
+
+@torch.no_grad()
+def scores(net: Supernet, params: Params, full: pd.DataFrame) -> tuple[Values, Values]:
+    """Error and cross-entropy of the table's networks in the supernet."""
+    seen = build.scoring_data(params, dataset(), build.normalise(dataset(), next(net.parameters()).device))
+    batches = list(MiniBatches(seen.validation, params.search.evaluation.batch_size, seen.normalise, 0))
+    errors, losses = [], []
+    for genotype in map(Genotype.from_json, full["genotype"]):
+        answers = [(net(x, genotype), labels) for x, labels in batches]
+        errors.append(sum(int((logits.argmax(1) != labels).sum()) for logits, labels in answers))
+        losses.append(sum(float(F.cross_entropy(logits, labels, reduction="sum")) for logits, labels in answers))
+    return pd.Series(errors, full.index, dtype=float), pd.Series(losses, full.index)
+
+
+def text(found: Mapping[str, Any]) -> list[str]:
+    """The section of the report."""
+    paragraph = (__doc__ or "").split("\n\n")[1].replace("\n", " ")
+    rows = [{k: "-" if v is None else v for k, v in row.items()} for row in found["supernet"]]
+    return ["## What the supernet tells apart", paragraph, markdown(rows)]
+
+
+MEASURES = {"supernet": supernet}
