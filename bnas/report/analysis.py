@@ -447,7 +447,7 @@ def _mean(values: Sequence[float]) -> float:
 def metrics(run: Retrained) -> dict[str, float | None]:
     """The numbers by which searches are compared, under names that no other stage uses; None where one does not exist.
 
-    `hypervolume_others` is the larger of hand-designed and published networks' hypervolumes, `gain` how many points
+    `hv_others` is the larger of hand-designed and published networks' hypervolumes, `gain` how many points
     fewer the front errs than random networks of its sizes. `tau` (Kendall's, of errors in the
     supernet and test errors) is left out where there was no search, balanced errors where `Retrained.shows_balanced`
     says so.
@@ -459,7 +459,7 @@ def metrics(run: Retrained) -> dict[str, float | None]:
     values = {
         "hypervolume": network_hypervolume(run, front),
         "hypervolume_random": network_hypervolume(run, partners) if partners else math.nan,
-        "hypervolume_others": max(others, default=math.nan),
+        "hv_others": max(others, default=math.nan),
         "gain": -100 * difference.observed if difference else math.nan,
         "best_error": min(network.test_error for network in front),
         **(_balanced_metrics(run) if run.shows_balanced else {}),

@@ -20,7 +20,7 @@ from tests.pipeline.workspace import STAGES, Workspace
 METRICS = (
     "hypervolume",
     "hypervolume_random",
-    "hypervolume_others",
+    "hv_others",
     "gain",
     "best_error",
     "smallest_kib",

@@ -158,7 +158,7 @@ def test_metrics_have_short_unique_names_and_are_flat(finished):
     assert set(stage.metrics) == {
         "hypervolume",
         "hypervolume_random",
-        "hypervolume_others",
+        "hv_others",
         "gain",
         "best_error",
         "smallest_kib",

@@ -129,7 +129,7 @@ def test_no_supernet_is_trained_and_the_report_says_so(transferred: Workspace) -
     assert set(metrics) == {
         "transfer_hypervolume",
         "transfer_hypervolume_random",
-        "transfer_hypervolume_others",
+        "transfer_hv_others",
         "transfer_gain",
         "transfer_best_error",
         "transfer_smallest_kib",
