@@ -9,10 +9,11 @@ on, but no training of theirs is seen by it.
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -20,15 +21,17 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from bnas.data.batches import MiniBatches, TrainingFeed
+from bnas.data.batches import MiniBatches
 from bnas.nn.network import Supernet
-from bnas.scoring.supernet_scorer import supernet_scorer
-from bnas.search.coevolution import SupernetData, SupernetPlan, coevolve
 from bnas.search.coevolution_state import CoevolutionState
 from bnas.space.genotype import Genotype
-from pipeline import build
+from bnas.storage.checkpoint import FROM_THE_START
+from bnas.training.ranks import ALONE
+from pipeline import build, cache
+from pipeline import supernet as stages
 from pipeline.config import dataset
 from pipeline.params import Params, load
+from pipeline.stage import Stage
 from tests.benchmarks.ranking import TABLES, Values, agreement, target
 from tests.benchmarks.text import table as markdown
 
@@ -69,15 +72,12 @@ def supernet() -> list[dict[str, Any]]:
     path = TABLES / f"{params.data.name}.csv"
     if not path.exists():
         raise SystemExit(f"supernet: expected {path}, found none: dvc repro pipeline/tabular/dvc.yaml")
-    rows = []
-    for name, (change, share) in WAYS.items():
-        for seed in SEEDS:
-            rows.append(
-                {"trained": name, "seed": seed}
-                | measured(changed(params, change, seed), share, target(pd.read_csv(path)))
-            )
-            print(rows[-1], flush=True)
-    return rows
+    full = target(pd.read_csv(path))
+    return [
+        {"trained": name, "seed": seed} | measured(changed(params, change, seed), share, full)
+        for name, (change, share) in WAYS.items()
+        for seed in SEEDS
+    ]
 
 
 def changed(params: Params, change: Change, seed: int) -> Params:
@@ -104,35 +104,30 @@ def measured(params: Params, share: float, full: pd.DataFrame) -> dict[str, Any]
 
 
 def train(params: Params, share: float) -> Supernet:
-    """Both stages, as the pipeline runs them, but for the share of uniform paths."""
-    description, device = dataset(), build.device(params.runtime)
-    problem = build.problem(params, description)
-    net = build.new_supernet(params, description, problem.space, params.stage1.seed).to(device)
-    seen = build.scoring_data(params, description, build.normalise(description, device))
-    population: tuple[Genotype, ...] = ()
-    for section in (params.stage1, params.stage2):
-        dropout = getattr(section, "path_dropout", None)
-        plan = SupernetPlan(
-            "stage2" if dropout else "stage1",
-            section.seed,
-            section.population,
-            section.epochs,
-            section.generations,
-            section.epochs_per_generation,
-            section.learning_rate,
-            section.final_learning_rate,
-            section.weight_decay,
-            section.selection,
-            build.variation(section.variation),
-            build.scored_batches(section.evaluation),
-            dropout.mode if dropout else "none",
-            dropout.maximum if dropout else 0.0,
-        )
-        feed = TrainingFeed(seen.train, section.batch_size, seen.normalise, build.augmentation(params))
-        scoring = build.scoring(params, section.evaluation)
-        scorer = partial(lambda scoring, net, seed: supernet_scorer(net, scoring, seen, seed), scoring)
-        with uniform_paths(share, problem.space.sample, section.seed):
-            population = coevolve(net, problem, plan, SupernetData(feed, scorer), population).population
+    """Both stages as the pipeline runs them, from the start, but for the share of uniform paths."""
+    problem = build.problem(params, dataset())
+    net, population, generations = build.new_supernet(params, dataset(), problem.space, params.stage1.seed), [], 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # A checkpoint would not know of the share.
+        mock.patch.object(cache, "resumable", return_value=FROM_THE_START),
+        uniform_paths(share, problem.space.sample, params.stage1.seed),
+    ):
+        for section, dropout in ((params.stage1, None), (params.stage2, params.stage2.path_dropout)):
+            stage = Stage("stage2" if dropout else "stage1", params, Path(folder))
+            stages.run(
+                stage,
+                section,
+                net,
+                problem,
+                population,
+                first_generation=generations + 1,
+                ranks=ALONE,
+                dropout=dropout,
+            )
+            stage.close()
+            population = build.read_genotypes(stage.out / "population.json", problem.space)
+            generations = section.generations
     return net.eval()
 
 
@@ -144,9 +139,7 @@ def uniform_paths(share: float, sample: Callable[[random.Random], Genotype], see
     def path(state: CoevolutionState) -> Genotype:
         return sample(rng) if rng.random() < share else next_member(state)
 
-    with ExitStack() as stack:
-        if share:
-            stack.enter_context(mock.patch.object(CoevolutionState, "next_member", path))
+    with mock.patch.object(CoevolutionState, "next_member", path):
         yield
 
 

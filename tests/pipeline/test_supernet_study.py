@@ -1,0 +1,45 @@
+"""The study of supernets trains and scores them as the pipeline does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from bnas.records.search import read_front
+from pipeline import build
+from pipeline.config import dataset, search_space
+from pipeline.params import load
+from tests.benchmarks import supernet
+from tests.pipeline.workspace import Workspace
+
+
+def test_without_a_change_its_supernet_and_its_errors_are_those_of_the_run(
+    finished: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    params, description = load("params.yaml"), dataset()
+    trained = supernet.train(params, 0.0)
+    kept = build.load_supernet(params, description, search_space(params), Path("data/stage2/supernet.safetensors"))
+    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in trained.state_dict().items())
+    other = supernet.train(params, 1.0).state_dict()
+    assert not all(torch.equal(value, other[name]) for name, value in trained.state_dict().items())
+
+    front = read_front(Path("data/search/front.json")).members
+    networks = pd.DataFrame({"genotype": [json.dumps(member.genotype.to_dict()) for member in front]})
+    wrong, losses = supernet.scores(trained, params, networks)
+    assert wrong.tolist() == pytest.approx(
+        [member.wrong for member in front], abs=1
+    )  # of 60; the scorer rounds otherwise
+    assert losses.min() > 0
+
+
+def test_all_ways_of_training_are_parameters_that_there_are(finished: Workspace) -> None:
+    params = load(finished.folder / "params.yaml")
+    ways = {name: supernet.changed(params, change, 3) for name, (change, _) in supernet.WAYS.items()}
+    assert all((way.stage1.seed, way.stage2.seed) == (3, 3) for way in ways.values())
+    unchanged = [name for name, way in ways.items() if way == ways["co-evolved: the default"]]
+    assert unchanged == ["co-evolved: the default", "half of the paths uniform"]
