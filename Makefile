@@ -34,19 +34,21 @@ repository:
 
 # Columns with a slash are hashes of what stages read; the named metrics stand there even if they are equal.
 experiments: install ## compare experiments: changed parameters, hypervolumes, gain, best error, smallest, tau, seconds in all
-	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|others|gain|best|small|tau|seconds'
+	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|hv_|gain|best|small|tau|seconds'
 
 experiments-table: install-dev ## run three tiny experiments, and write what `make experiments` prints of them into README.md
 	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m tests.experiments_table
 
 # In folders of their own, so that params.yaml stays as it is. What is interrupted or has run is not run again.
 # OPTIONS may speak of the seed: OPTIONS='-S retrain.seed=10$$seed' retrains the fronts from other weights.
-seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth: reports/seeds.md
+seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth: reports/seeds.md; AGAINST: the NAME of rivals
 	@$(IN_VENV); set -e; for seed in $(SEEDS); do \
 	  if ! dvc exp list --name-only | grep -qx "$(NAME)-$$seed"; then \
 	    dvc exp run --temp --name "$(NAME)-$$seed" $(foreach stage,data stage1 stage2 search trial retrain,-S $(stage).seed=$$seed) $(OPTIONS); \
 	  fi; \
-	done; pooled=$$(python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed))); echo "$$pooled" | tee reports/$(NAME)s.md
+	done; pooled=$$(python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed)) $(if $(AGAINST),--against $(foreach seed,$(SEEDS),$(AGAINST)-$(seed)))); \
+	echo "$$pooled"; { echo "# $(NAME): the pipeline under seeds $(SEEDS)"; echo; \
+	echo "By \`make seeds\`. \`gain\` is in points of test error, \`best_error\` a share."; echo "$$pooled" | tail -n +2; } > reports/$(NAME)s.md
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.

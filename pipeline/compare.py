@@ -1,20 +1,24 @@
 """`python -m pipeline.compare REV...`: finished runs side by side, as a page and as tables in the terminal.
 
 A REV is whatever `dvc exp show` lists: a commit, a branch, a tag, an experiment's name, or `workspace` for the files
-as they lie here. One REV alone is compared with the workspace. Only small files that git keeps are read, so no
-experiment has to be checked out and nothing has to be in DVC's cache.
+as they lie here. One REV alone is compared with the workspace. After `--against` come as many rivals in the same order,
+one for each run. Only small files that git keeps are read, so no experiment has to be checked out and
+nothing has to be in DVC's cache.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import scipy
 from pydantic import TypeAdapter, ValidationError
 
-from bnas.report.page.compare import ComparedRun, Point, compare_html, compare_text
+from bnas.report.page.compare import ABSENT, ComparedRun, Point, compare_html, compare_text
 from bnas.storage.complaints import complaints, first_of
 from bnas.storage.files import atomic_write, placed
 from bnas.storage.terminal import Parser, printable, run_command, target_of
@@ -37,14 +41,22 @@ def _compare(arguments: list[str] | None) -> int:
     parser = Parser(prog="python -m pipeline.compare", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("revisions", nargs="+", metavar="REV", help="commit, branch, tag, experiment or `workspace`")
     parser.add_argument("-o", "--output", type=target_of, default=OUTPUT, help=f"the page to write (default: {OUTPUT})")
+    parser.add_argument("--against", nargs="+", default=[], metavar="REV", help="as many rivals, in the same order")
     options = parser.parse_args(arguments)
-    names = list(dict.fromkeys(options.revisions))
-    runs = [read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])]
-    if len(runs) < 2 or runs[0].name == runs[1].name:
+    ours, rivals = (list(dict.fromkeys(names)) for names in (options.revisions, options.against))
+    if rivals and len(rivals) != len(ours):
+        raise ValueError(f"--against: expected as many rivals as runs, {len(ours)}, found {len(rivals)}")
+    names = list(dict.fromkeys(ours + rivals))
+    read = {name: read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])}
+    if len(read) < 2:
         raise ValueError("expected two different runs, found the workspace only")
+    runs = list(read.values())
     page = placed(options.output, OUTPUT.name)
     atomic_write(page, compare_html(runs))
-    print(f"Comparison: {printable(str(page))}\n\n{compare_text(runs)}")
+    print(f"Comparison: {printable(str(page))}")
+    if rivals:
+        print(f"\n{against_text([read[name] for name in ours], [read[name] for name in rivals])}")
+    print(f"\n{compare_text(runs)}")
     for run in runs:
         if run.missing:
             print(f"\nNot found in {printable(run.name)}: {', '.join(run.missing)}")
@@ -73,6 +85,48 @@ def read_run(name: str) -> ComparedRun:
         indicators |= _numbers(f"{name}: {path}", text)
     missing = tuple(str(path) for path, text in files.items() if text is None)
     return ComparedRun(name, commit[:10] if commit else name, points, dict(flat(parameters)), indicators, missing)
+
+
+def against_text(runs: Sequence[ComparedRun], rivals: Sequence[ComparedRun]) -> str:
+    """By how much each run is better or worse than its rival: means and Student's intervals over the pairs of runs.
+
+    Hypervolumes are of the retrained fronts. Errors are compared at equal size: the difference of the two fronts,
+    each interpolated over log size, at all their sizes that lie within both.
+    """
+    pairs = list(zip(runs, rivals, strict=True))
+    volumes = [[run.indicators.get("hypervolume") for run in pair] for pair in pairs]
+    gains = [ours - theirs for ours, theirs in volumes if ours is not None and theirs is not None]
+    errors = [each for each in (equal_size_difference(*pair) for pair in pairs) if each is not None]
+    above = f"higher in {sum(gain > 0 for gain in gains)} of {len(gains)}"
+    return (
+        f"Hypervolume of the front minus its rival's: {_interval(gains, '.4f')}; {above}\n"
+        f"Test error of the front minus its rival's at equal size, in points: {_interval(errors, '.2f')}"
+    )
+
+
+def equal_size_difference(run: ComparedRun, rival: ComparedRun) -> float | None:
+    """The mean difference of the test errors of both fronts at equal size, in points; None if no size lies in both."""
+    fronts = [
+        (np.log([p.size_kib for p in each.front]), [100 * p.test_error for p in each.front]) for each in (run, rival)
+    ]
+    sizes = np.unique(np.concatenate([sizes for sizes, _ in fronts]))
+    low, high = max(sizes[0] for sizes, _ in fronts), min(sizes[-1] for sizes, _ in fronts)
+    common = sizes[(sizes >= low) & (sizes <= high)]
+    if not len(common):
+        return None
+    ours, theirs = (np.interp(common, *front) for front in fronts)
+    return float(np.mean(ours - theirs))
+
+
+def _interval(values: Sequence[float], form: str) -> str:
+    """Mean, 95 % interval and the values themselves."""
+    if not values:
+        return ABSENT
+    each = ", ".join(f"{value:+{form}}" for value in values)
+    if len(values) == 1:
+        return each
+    interval = scipy.stats.ttest_1samp(values, 0.0).confidence_interval()
+    return f"{np.mean(values):+{form}} (95 %: {interval.low:+{form}} to {interval.high:+{form}}); one by one {each}"
 
 
 def resolve(name: str) -> str:

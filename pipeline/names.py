@@ -1,4 +1,7 @@
-"""Names files of a data set that DVC cannot read, before DVC fails with a message that does not name them."""
+"""Names wrong parameters, and files of a data set that DVC cannot read, before DVC touches anything.
+
+DVC deletes the outputs of a stage before it runs, and fails on such files with a message that does not name them.
+"""
 
 from __future__ import annotations
 
@@ -66,8 +69,8 @@ def check(file: Path) -> str:
 if __name__ == "__main__":
     try:
         line = check(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("params.yaml"))
-    except (ValueError, OSError):
-        line = ""  # the stages say what is wrong with parameters
+    except (ValueError, OSError) as error:
+        line = str(error)
     if line:
         complain("prepare", line)
     sys.exit(2 if line else 0)

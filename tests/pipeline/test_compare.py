@@ -105,6 +105,34 @@ def test_a_search_for_balanced_errors_is_judged_by_them(repository, capsys):
     assert worth.endswith("run by run +1.00, -9.00")
 
 
+def test_runs_are_compared_with_their_rivals_at_equal_size(repository, capsys):
+    def commit(name, errors, sizes, hypervolume):
+        points = [
+            {"network": f"front-{i}", "role": "front", "size_kib": size, "test_error": error}
+            for i, (error, size) in enumerate(zip(errors, sizes, strict=True), 1)
+        ]
+        write_json(compare.PARETO, points)
+        write_json(compare.METRICS[0], {"hypervolume": hypervolume})
+        git("add", "-A")
+        git("commit", "-qm", name)
+        git("tag", name)
+
+    commit("ours-0", (0.08, 0.04), (2, 8), 0.9)
+    commit("ours-1", (0.08, 0.04), (2, 8), 0.8)
+    commit("rival-0", (0.09, 0.06), (4, 16), 0.7)  # at 4 KiB 9 against 6 %, at 8 KiB 7.5 against 4 %
+    commit("rival-1", (0.05, 0.03), (2, 8), 0.81)  # at 2 KiB 5 against 8 %, at 8 KiB 3 against 4 %
+    assert compare.main(["ours-0", "ours-1", "--against", "rival-0", "rival-1"]) == 0
+    volume, error = capsys.readouterr().out.splitlines()[2:4]
+    low, high = scipy.stats.t.interval(0.95, 1, 0.095, 0.105)
+    assert f"+0.0950 (95 %: {low:+.4f} to {high:+.4f}); one by one +0.2000, -0.0100; higher in 1 of 2" in volume
+    assert error.endswith("one by one -3.25, +2.00")
+    assert "at equal size, in points: -0.62 (95 %" in error
+    assert compare.main(["ours-0", "--against", "rival-0"]) == 0
+    assert "+0.2000; higher in 1 of 1" in capsys.readouterr().out
+    assert compare.main(["ours-0", "ours-1", "--against", "rival-0"]) == 2
+    assert "--against: expected as many rivals as runs, 2, found 1" in capsys.readouterr().err
+
+
 def test_a_run_under_two_names_is_pooled_once(repository, capsys):
     points = [
         {"network": f"{role}-{i}", "role": role, "size_kib": 5.0, "test_error": error}

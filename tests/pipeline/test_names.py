@@ -56,8 +56,20 @@ def test_the_data_set_that_is_chosen_is_looked_at(tmp_path, monkeypatch):
     open(os.fsencode(tmp_path) + b"/data/raw/mnist5k/caf\xe9.jpg", "w").close()
     expected = r"expected names in UTF-8, found data/raw/mnist5k/caf\udce9.jpg; rename them (convmv does)"
     assert check(tmp_path / "params.yaml") == expected
-    command = [sys.executable, "-m", "pipeline.names"]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (2, f"prepare: {expected}\n")
+    assert called() == (2, f"prepare: {expected}\n")
+
+
+def called():
+    command, environment = [sys.executable, "-m", "pipeline.names"], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_wrong_parameters_are_refused_before_dvc_deletes_an_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("name: mnist5k", "name: mnist"))
+    code, line = called()
+    assert code == 2
+    assert line.startswith("prepare: params.yaml: data.name: expected one of mnist5k, ")
+    assert line.count("\n") == 1

@@ -12,7 +12,7 @@ from bnas.report.cell_drawing import operation_colour, operation_label
 from bnas.space.operations import OPERATION, OPERATIONS, PARAMETER_FREE, PLAIN_CONVOLUTION, SKIPS, SPACES, Convolution
 from tests.imports import ROOT
 
-RECORD = 'Operation("bin_conv_7x7", "conv 7×7", "#333333", single(7)),'
+RECORD = 'Operation("a_conv_7x7_of_this_test", "conv 7×7", "#333333", single(7)),'
 LAW = """
 import random
 import numpy as np, torch
@@ -31,7 +31,7 @@ from bnas.space.operations import OPERATIONS
 torch.manual_seed(0)
 space, config = SearchSpace(OPERATIONS["bnas"][-2:], nodes=1), NetworkConfig(1, 3, 4, 3)
 op = space.ops[-1]
-assert op == "bin_conv_7x7"
+assert op == "a_conv_7x7_of_this_test"
 nodes = ((Gene(0, op), Gene(1, op)),)
 genotype = Genotype(nodes, nodes)
 assert any(genotype == space.sample(random.Random(seed)) for seed in range(500))
@@ -39,7 +39,7 @@ supernet, x = Supernet(config, space), torch.randn(6, 1, 8, 8)
 
 optimiser = torch.optim.SGD(supernet.parameters(), 0.1)
 F.cross_entropy(supernet(x, genotype), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
-weight = supernet.cells[0].edges["0_1_bin_conv_7x7"].conv.weight
+weight = supernet.cells[0].edges["0_1_a_conv_7x7_of_this_test"].conv.weight
 before = weight.detach().clone()
 optimiser.step()
 assert weight.shape == (4, 4, 7, 7) and not torch.equal(weight, before)
