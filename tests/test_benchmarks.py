@@ -50,6 +50,10 @@ def test_estimates_are_compared_with_trainings_that_they_have_not_seen(table, tm
     assert (ceiling["networks"], ceiling["repeated"]) == (12, 12)
     assert [ceiling[each]["median"] for each in (equal, again)] == pytest.approx([-1, -1])
     assert rows["the trial's estimate, 3 of 3"][equal]["median"] > 0.8
+    assert rows["loss and error, 3 of 3"][equal]["median"] == pytest.approx(1)
+    errors = sorted(table.query("seed == 0 and part == '9.0'")["error"])
+    best = 100 * (sum(errors) / 20 - sum(errors[:2]) / 2)
+    assert rows["error, 1 of 1"]["best tenth, equal size, points (95 %)"]["median"] == pytest.approx(best)
 
 
 def test_a_share_of_the_paths_is_uniform_and_the_rest_are_members_in_turn() -> None:

@@ -3,7 +3,8 @@
 `reports/tabular/*.csv` hold the tables (`dvc repro pipeline/tabular/dvc.yaml`). An estimate is a callable that is given
 a table and returns a value for every network, the lower the better; add one to `estimates`. No estimate has seen the
 trainings that it is compared with. All networks: their errors in full under seed 0. Repeated ones: the mean of their
-errors in full under all seeds but that of the estimate, which is nearer to what an architecture is worth.
+errors in full under all seeds but that of the estimate, which is nearer to what an architecture is worth. The best
+tenth: by how many points its mean error is below that of all networks of its size.
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ def repeated(rows: pd.DataFrame, without: int | None) -> pd.DataFrame:
 def losses(rows: pd.DataFrame, epochs: int) -> Values:
     """The mean training loss of the first epochs."""
     return rows[[f"train_loss_{i}" for i in range(1, epochs + 1)]].mean(axis=1)
+
+
+def loss_and_error(rows: pd.DataFrame, epochs: int) -> Values:
+    """The sum of both after a short schedule, each in its standard deviations over the table."""
+    short = trainings(rows, SHORT, epochs)
+    loss, error = ((each - each.mean()) / each.std() for each in (losses(short, epochs), short["error"]))
+    return loss + error
 
 
 def features(rows: pd.DataFrame) -> NDArray[np.float64]:
@@ -118,6 +126,7 @@ def estimates(rows: pd.DataFrame) -> dict[str, Estimate]:
                 lambda r, e=epochs: losses(trainings(r, SHORT, e), e), epochs
             ),
             f"error, {epochs} of {epochs}": Estimate(lambda r, e=epochs: trainings(r, SHORT, e)["error"], epochs),
+            f"loss and error, {epochs} of {epochs}": Estimate(lambda r, e=epochs: loss_and_error(r, e), epochs),
             f"the trial's estimate, {epochs} of {epochs}": Estimate(lambda r, e=epochs: trial(r, e), epochs),
         }
     for epochs in (1, 2, 3):
@@ -127,23 +136,38 @@ def estimates(rows: pd.DataFrame) -> dict[str, Estimate]:
     return found | {"error in full, another seed: the ceiling": ceiling}
 
 
-def agreement(full: pd.DataFrame, values: Values, equal: bool) -> dict[str, float] | None:
-    """Tau over all networks that have a value, or within bands of equal size; its 95 % interval over networks."""
+def tau(group: pd.DataFrame) -> float:
+    """Between the estimate and the error."""
+    return kendall_tau(group["estimate"], group["error"])
+
+
+def best_tenth(group: pd.DataFrame) -> float:
+    """By how many points the networks with the lowest tenth of the estimates err less than all do; at least one."""
+    best = group.nsmallest(max(1, round(len(group) / 10)), "estimate")
+    return float(100 * (group["error"].mean() - best["error"].mean()))
+
+
+def agreement(
+    full: pd.DataFrame, values: Values, equal: bool, measure: Callable[[pd.DataFrame], float] = tau
+) -> dict[str, float] | None:
+    """Tau over all networks that have a value, or within bands of equal size; its 95 % interval over networks.
+
+    Another `measure` is taken in the same way.
+    """
     both = full.join(values.rename("estimate"), how="inner")
     groups = [part for name, part in both.groupby("part") if name != "spread"] if equal else [both]
     groups = [group for group in groups if len(group) > 4]
     if not groups:
         return None
     rng = np.random.default_rng(0)
-    taus = []
+    drawn = []
     for draw in range(RESAMPLES + 1):
         chosen = [group if not draw else group.iloc[rng.integers(0, len(group), len(group))] for group in groups]
-        each = [kendall_tau(group["estimate"], group["error"]) for group in chosen]
-        taus.append(float(np.average(each, weights=[len(group) for group in groups])))
-    if np.isnan(taus[0]):  # an estimate that tells none apart
+        drawn.append(float(np.average(list(map(measure, chosen)), weights=[len(group) for group in groups])))
+    if np.isnan(drawn[0]):  # an estimate that tells none apart
         return None
-    low, high = np.nanquantile(taus[1:], [0.025, 0.975])
-    return {"median": taus[0], "low": float(low), "high": float(high)}
+    low, high = np.nanquantile(drawn[1:], [0.025, 0.975])
+    return {"median": drawn[0], "low": float(low), "high": float(high)}
 
 
 def ranking() -> dict[str, list[dict[str, Any]]]:
@@ -168,6 +192,7 @@ def ranking() -> dict[str, list[dict[str, Any]]]:
                     "networks": len(full.index.intersection(values.index)),
                     "tau, all sizes (95 %)": agreement(full, values, equal=False),
                     "tau, equal size (95 %)": agreement(full, values, equal=True),
+                    "best tenth, equal size, points (95 %)": agreement(full, values, equal=True, measure=best_tenth),
                     "repeated": len(again.index.intersection(values.index)),
                     "tau, equal size, mean of other seeds (95 %)": agreement(again, values, equal=True),
                     "seconds a network": round(estimate.epochs * second, 1),
