@@ -121,7 +121,8 @@ def trainer(stage: Stage, description: DatasetDescription, workers: network_pool
     advance = stage.progress(trainings + section.finalists * section.finalist_epochs)
 
     def train(genotypes: Sequence[Genotype], epochs: int) -> list[ShortRun]:
-        recipe = Recipe(seed=section.seed, epochs=epochs, **kept)
+        schedule = max(section.schedule_epochs, epochs)
+        recipe = Recipe(seed=section.seed, epochs=epochs, schedule_epochs=schedule, **kept)
         family = networks.family(params, description, recipe, device, TRIAL)
         jobs = [networks.job(each.key, final, each, family, description) for each in genotypes]
         if ranks.is_main:
@@ -140,9 +141,8 @@ def trainer(stage: Stage, description: DatasetDescription, workers: network_pool
 
 def short_run(job: network_pool.Job) -> tuple[float, int, int]:
     """What a finished training came to, as `ShortRun` has it."""
-    losses = [record.loss for record in read_epochs(job.folder / "curve.json")]
     answers = read_predictions(job.folder / "predictions.csv")
-    return sum(losses) / len(losses), int((~answers.correct).sum()), len(answers.labels)
+    return read_epochs(job.folder / "curve.json")[-1].loss, int((~answers.correct).sum()), len(answers.labels)
 
 
 def trained(trial: Trial, origins: Mapping[Genotype, Origin]) -> list[TrialNetwork]:

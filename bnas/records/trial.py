@@ -27,9 +27,9 @@ Origin = Literal["search", "offspring", "random"]
 class TrialNetwork(OfGenotype):
     """A network trained from scratch for `epochs` epochs.
 
-    `loss` is the mean of its epochs' training losses, in nats; `wrong` of `images` validation images were named wrong
-    after them; `supernet_error` is its validation error with the supernet's weights, None without a supernet;
-    `estimate` is what the regression makes of all trained for as long, in the unit of `loss`.
+    `loss` is the mean training loss of the last of them, in nats; `wrong` of `images` validation images were named
+    wrong after it; `supernet_error` is its validation error with the supernet's weights, None without a supernet;
+    `estimate` lies halfway between `loss` and what the regression makes of all trained for as long.
     """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key",)

@@ -276,8 +276,8 @@ def trial_sentences(run: Run) -> list[str]:
     counts = [(sum(n.epochs == each for n in run.trial), each) for each in epochs]
     trained = ", then ".join(f"{count} for {each} epoch{'s' * (each > 1)}" for count, each in counts)
     sentences = [
-        f"Trained from scratch on the train split: {trained}. The estimate, in nats of training loss, is what "
-        "a regression over all of them makes of a network."
+        f"Trained from scratch on the train split: {trained}. The estimate, in nats of training loss, is the mean of "
+        "a network's own loss and of what a regression over all of them expects."
     ]
     everywhere, equal = supernet_worth(run)
     if not math.isnan(everywhere):

@@ -29,8 +29,9 @@ TEST_BATCH = 256
 class Recipe:
     """How a stand-alone network is trained; the same for all of a family.
 
-    The learning rate falls along a cosine from `learning_rate` to `final_learning_rate` over `epochs`; `drop_path` is
-    the probability, at the end, of dropping an edge for a sample, rising linearly from 0 (DARTS). With an
+    The learning rate falls along a cosine from `learning_rate` to `final_learning_rate` over `schedule_epochs`, of
+    which the first `epochs` are trained (0: all of `epochs`). `drop_path` is the probability, at the schedule's end, of
+    dropping an edge for a sample, rising linearly from 0 (DARTS). With an
     `auxiliary_weight` above 0 a head at two thirds of the depth is trained, too, and left behind. `seed` draws weights,
     order and augmentation, the same for every network. BatchNorm normalises `batch_norm_group` images together, 0 means
     the whole mini-batch.
@@ -47,6 +48,11 @@ class Recipe:
     label_smoothing: float
     auxiliary_weight: float
     mixed_precision: bool
+    schedule_epochs: int = 0
+
+    def schedule_steps(self, feed: TrainingFeed) -> int:
+        """The training steps of the whole schedule."""
+        return (self.schedule_epochs or self.epochs) * feed.steps
 
     def sharing(self, ranks: Ranks = ALONE) -> Sharing:
         """How a training step is divided."""
@@ -159,7 +165,7 @@ class Family:
             forward,
             training,
             feed,
-            CosineRate(recipe.learning_rate, recipe.final_learning_rate, recipe.epochs * feed.steps),
+            CosineRate(recipe.learning_rate, recipe.final_learning_rate, recipe.schedule_steps(feed)),
             recipe.epochs,
             loss=TrainingLoss(recipe.label_smoothing, recipe.auxiliary_weight, recipe.mixed_precision),
             sharing=recipe.sharing(ranks),

@@ -67,7 +67,7 @@ def train_network(
     def forward(x: Tensor, step: int, rows: Rows) -> Outputs:
         dropout = None
         if recipe.drop_path:
-            probability = recipe.drop_path * step / (recipe.epochs * feed.steps)
+            probability = recipe.drop_path * step / recipe.schedule_steps(feed)
             dropout = PathDropout("sample", probability, training.generator, rows)
         outputs: Outputs = model(x, dropout)
         return outputs

@@ -34,6 +34,9 @@ def of_search(params: Params) -> Iterator[Complaint]:
     if params.stage1.generations == params.stage1.epochs == 0:
         yield mismatch(("stage1", "epochs"), "an integer of at least 1 where generations is 0", 0)
     yield from of_rates("trial", params.trial)
+    if params.trial.schedule_epochs < params.trial.epochs:
+        expected = f"an integer of at least epochs ({params.trial.epochs})"
+        yield mismatch(("trial", "schedule_epochs"), expected, params.trial.schedule_epochs)
     if params.trial.finalists and params.trial.finalist_epochs <= params.trial.epochs:
         expected = f"an integer above epochs ({params.trial.epochs}) where there are finalists"
         yield mismatch(("trial", "finalist_epochs"), expected, params.trial.finalist_epochs)

@@ -185,6 +185,7 @@ class TrialSection(TrainingSection):
     selection: Literal[SelectionRule, "two_stage"]
     variation: VariationSection
     epochs: Natural
+    schedule_epochs: Natural
     finalists: Count
     finalist_epochs: Natural
     bins: Few

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bnas.search.network_regression import Features, NetworkRegression
 from bnas.search.pareto import kendall_tau
+from bnas.search.trial import OWN
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from pipeline.tabular.networks import SHORT
@@ -52,16 +53,16 @@ def repeated(rows: pd.DataFrame, without: int | None) -> pd.DataFrame:
     return target(rows).loc[known].assign(error=means[known])
 
 
-def losses(rows: pd.DataFrame, epochs: int) -> Values:
-    """The mean training loss of the first epochs."""
-    return rows[[f"train_loss_{i}" for i in range(1, epochs + 1)]].mean(axis=1)
+def loss(rows: pd.DataFrame, epoch: int) -> Values:
+    """The training loss of an epoch."""
+    return rows[f"train_loss_{epoch}"]
 
 
 def loss_and_error(rows: pd.DataFrame, epochs: int) -> Values:
     """The sum of both after a short schedule, each in its standard deviations over the table."""
     short = trainings(rows, SHORT, epochs)
-    loss, error = ((each - each.mean()) / each.std() for each in (losses(short, epochs), short["error"]))
-    return loss + error
+    first, second = ((each - each.mean()) / each.std() for each in (loss(short, epochs), short["error"]))
+    return first + second
 
 
 def features(rows: pd.DataFrame) -> NDArray[np.float64]:
@@ -84,18 +85,10 @@ def predicted(rows: pd.DataFrame) -> Values:
     return pd.Series(values, full.index)
 
 
-def trial(rows: pd.DataFrame, epochs: int) -> Values:
-    """The estimate of a trial, without a supernet, that trained all networks of the table for so long.
-
-    After the shortest schedule of the table it is that of a first rung, after a longer one that of finalists.
-    """
-    first = int(min(rows["epochs"]))
-    short = trainings(rows, SHORT, first)
-    found = regressed(features(short), losses(short, first))
-    if epochs == first:
-        return found
-    longer = trainings(rows, SHORT, epochs).loc[short.index]
-    return regressed(np.column_stack([np.log(longer["size_bytes"]), found]), losses(longer, epochs))
+def trial(trained: pd.DataFrame, epochs: int, own: float = OWN) -> Values:
+    """The estimate of a trial, without a supernet, from the first epochs of these trainings; `own` as in the trial."""
+    results = loss(trained, epochs)
+    return own * results + (1 - own) * regressed(features(trained), results)
 
 
 def regressed(matrix: NDArray[np.float64], results: Values) -> Values:
@@ -104,11 +97,15 @@ def regressed(matrix: NDArray[np.float64], results: Values) -> Values:
 
 
 class Estimate(NamedTuple):
-    """Values from a table, the epochs that a network is trained for them, and the seed of a full training they see."""
+    """Values from a table, the epochs that a network is trained for them, and the seed of a full training they see.
+
+    `begins` says that they are of its first epochs, so that its own error is no target.
+    """
 
     values: Callable[[pd.DataFrame], Values]
     epochs: int
     seed: int | None = None
+    begins: bool = False
 
 
 def estimates(rows: pd.DataFrame) -> dict[str, Estimate]:
@@ -123,15 +120,24 @@ def estimates(rows: pd.DataFrame) -> dict[str, Estimate]:
     for epochs in map(int, short):
         found |= {
             f"training loss, {epochs} of {epochs}": Estimate(
-                lambda r, e=epochs: losses(trainings(r, SHORT, e), e), epochs
+                lambda r, e=epochs: loss(trainings(r, SHORT, e), e), epochs
             ),
             f"error, {epochs} of {epochs}": Estimate(lambda r, e=epochs: trainings(r, SHORT, e)["error"], epochs),
             f"loss and error, {epochs} of {epochs}": Estimate(lambda r, e=epochs: loss_and_error(r, e), epochs),
-            f"the trial's estimate, {epochs} of {epochs}": Estimate(lambda r, e=epochs: trial(r, e), epochs),
+            f"the trial's estimate, {epochs} of {epochs}": Estimate(
+                lambda r, e=epochs: trial(trainings(r, SHORT, e), e), epochs
+            ),
         }
     for epochs in (1, 2, 3):
-        name = f"training loss, {epochs} of {longest}, another seed"
-        found[name] = Estimate(lambda r, e=epochs: losses(trainings(r, 1, longest), e), epochs, 1)
+        name = f"{epochs} of {longest}"
+        found |= {
+            f"training loss, {name}, seed 1": Estimate(
+                lambda r, e=epochs: loss(trainings(r, 1, longest), e), epochs, 1
+            ),
+            f"training loss, {name}": Estimate(lambda r, e=epochs: loss(target(r), e), epochs, 0, True),
+            f"regression alone, {name}": Estimate(lambda r, e=epochs: trial(target(r), e, 0.0), epochs, 0, True),
+            f"the trial's estimate, {name}": Estimate(lambda r, e=epochs: trial(target(r), e), epochs, 0, True),
+        }
     ceiling = Estimate(lambda r: trainings(r, 1, longest)["error"], longest, 1)
     return found | {"error in full, another seed: the ceiling": ceiling}
 
@@ -185,14 +191,14 @@ def ranking() -> dict[str, list[dict[str, Any]]]:
             values = estimate.values(rows)
             if not len(values):
                 continue
-            again = repeated(rows, estimate.seed)
+            again, others = repeated(rows, estimate.seed), full[:0] if estimate.begins else full
             found[path.stem].append(
                 {
                     "estimate": name,
                     "networks": len(full.index.intersection(values.index)),
-                    "tau, all sizes (95 %)": agreement(full, values, equal=False),
-                    "tau, equal size (95 %)": agreement(full, values, equal=True),
-                    "best tenth, equal size, points (95 %)": agreement(full, values, equal=True, measure=best_tenth),
+                    "tau, all sizes (95 %)": agreement(others, values, equal=False),
+                    "tau, equal size (95 %)": agreement(others, values, equal=True),
+                    "best tenth, equal size, points (95 %)": agreement(others, values, equal=True, measure=best_tenth),
                     "repeated": len(again.index.intersection(values.index)),
                     "tau, equal size, mean of other seeds (95 %)": agreement(again, values, equal=True),
                     "seconds a network": round(estimate.epochs * second, 1),

@@ -381,6 +381,13 @@ def test_search_accepts_every_selection_rule(ws: Workspace, rule: str) -> None:
     assert ws.load(changed({"search.selection": rule})).search.selection == rule
 
 
+def test_a_trial_trains_no_longer_than_its_schedule_and_finalists_longer_than_the_rest(ws: Workspace) -> None:
+    line = ws.refuse(changed({"trial.epochs": 11}))
+    assert line == "trial.schedule_epochs: expected an integer of at least epochs (11), found 10"
+    line = ws.refuse(changed({"trial.finalists": 2, "trial.epochs": 3}))
+    assert line == "trial.finalist_epochs: expected an integer above epochs (3) where there are finalists, found 3"
+
+
 @pytest.mark.parametrize(
     ("changes", "bound"),
     [

@@ -183,6 +183,22 @@ def test_the_supernet_s_scores_are_asked_for_once_and_seen_by_the_regression() -
     assert len(set(asked)) == len(asked) == 80
 
 
+def test_an_estimate_lies_between_a_network_s_own_loss_and_what_networks_like_it_came_to() -> None:
+    genotypes = sample_uniform(SPACE, random.Random(4), 50)
+    trained, others = genotypes[:40], genotypes[40:]
+    trial = Trial(PROBLEM, 1)
+    trial.learn({genotype: ShortRun(loss(genotype, 1, noise=0.1), 1, 10) for genotype in trained}, 1)
+    alike = dict(zip(genotypes, trial.predict(genotypes, 1), strict=True))
+    means = [(trial.runs[1][genotype].loss + alike[genotype]) / 2 for genotype in trained]
+    assert list(trial.estimates[1].values()) == pytest.approx(means)
+    assert means != pytest.approx([alike[genotype] for genotype in trained])
+    assert trial.final([others[0], trained[3], others[1]]) == [
+        alike[others[0]],
+        trial.estimates[1][trained[3]],
+        alike[others[1]],
+    ]
+
+
 def test_the_regression_evens_out_what_is_chance() -> None:
     genotypes = sample_uniform(SPACE, random.Random(3), 60)
     rows = Features(SPACE, (COSTS.size,))(genotypes)

@@ -395,6 +395,12 @@ def test_every_part_of_the_recipe_counts(data, once, change):
     assert not tiny.same_weights(once[0], here(data, recipe=replace(RECIPE, **change))[0])
 
 
+def test_the_first_epochs_of_a_schedule_are_those_of_the_whole_training(data, once):
+    _, curve, _ = once
+    assert here(data, recipe=replace(RECIPE, epochs=1, schedule_epochs=RECIPE.epochs))[1] == curve[:1]
+    assert here(data, recipe=replace(RECIPE, epochs=1))[1] != curve[:1]  # annealed to its end
+
+
 def test_an_auxiliary_head_is_trained_kept_in_checkpoints_and_left_behind(data, once):
     recipe, states = replace(RECIPE, auxiliary_weight=0.4), []
     network, curve, _ = here(data, recipe=recipe, save=lambda state: states.append(copy.deepcopy(state)))
