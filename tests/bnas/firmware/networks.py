@@ -82,7 +82,7 @@ def digits(path: Path) -> tuple[PackedContent, Split]:
         model = Network(config, builders.genotype(3, 3))
     normalise = Normalise(MEAN, STD, torch.device("cpu"))
     feed = TrainingFeed(Split(images[:1500], labels[:1500]), 50, normalise, Augmentation(0, False))
-    fit(lambda x, *_: model(x), new_training(model, 0.0, 0), feed, CosineRate(0.01, 0.0, 3 * feed.steps), 3)
+    fit(lambda x, *_: model(x), new_training(model, 0.0, 0), feed, CosineRate(0.01, 0.0, 6 * feed.steps), 6)
     model = shipped(model.eval())
     path.write_bytes(packed(model, builders.card(model, (28, 28))))
     return read(path), Split(images[-1000:], labels[-1000:])
