@@ -2,8 +2,8 @@
 
 A REV is whatever `dvc exp show` lists: a commit, a branch, a tag, an experiment's name, or `workspace` for the files
 as they lie here. One REV alone is compared with the workspace. After `--against` come as many rivals in the same order,
-one for each run. Only small files that git keeps are read, so no experiment has to be checked out and
-nothing has to be in DVC's cache.
+one for each run. Only small files that git keeps are read, so no experiment has to be checked out and nothing has to be
+in DVC's cache.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _compare(arguments: list[str] | None) -> int:
     ours, rivals = (list(dict.fromkeys(names)) for names in (options.revisions, options.against))
     if rivals and len(rivals) != len(ours):
         raise ValueError(f"--against: expected as many rivals as runs, {len(ours)}, found {len(rivals)}")
-    names = list(dict.fromkeys(ours + rivals))
-    read = {name: read_run(name) for name in (names if len(names) > 1 else [*names, WORKSPACE])}
+    every = list(dict.fromkeys(ours + rivals))
+    read = {name: read_run(name) for name in (every if len(every) > 1 else [*every, WORKSPACE])}
     if len(read) < 2:
         raise ValueError("expected two different runs, found the workspace only")
     runs = list(read.values())
@@ -55,8 +55,11 @@ def _compare(arguments: list[str] | None) -> int:
     atomic_write(page, compare_html(runs))
     print(f"Comparison: {printable(str(page))}")
     if rivals:
-        print(f"\n{against_text([read[name] for name in ours], [read[name] for name in rivals])}")
-    print(f"\n{compare_text(runs)}")
+        sides = [[read[name] for name in names] for names in (ours, rivals)]
+        # Each side by itself: what the searches of two rules were worth is not pooled.
+        print("\n" + "\n\n".join([against_text(*sides), *map(compare_text, sides)]))
+    else:
+        print(f"\n{compare_text(runs)}")
     for run in runs:
         if run.missing:
             print(f"\nNot found in {printable(run.name)}: {', '.join(run.missing)}")

@@ -122,7 +122,12 @@ def test_runs_are_compared_with_their_rivals_at_equal_size(repository, capsys):
     commit("rival-0", (0.09, 0.06), (4, 16), 0.7)  # at 4 KiB 9 against 6 %, at 8 KiB 7.5 against 4 %
     commit("rival-1", (0.05, 0.03), (2, 8), 0.81)  # at 2 KiB 5 against 8 %, at 8 KiB 3 against 4 %
     assert compare.main(["ours-0", "ours-1", "--against", "rival-0", "rival-1"]) == 0
-    volume, error = capsys.readouterr().out.splitlines()[2:4]
+    volume, error, *rest = capsys.readouterr().out.splitlines()[2:]
+    indicators = [line.split()[1:-1] for line in rest if line.startswith("| indicator")]
+    assert [[name for name in line if name != "|"][2:] for line in indicators] == [
+        ["ours-0", "ours-1"],
+        ["rival-0", "rival-1"],
+    ]
     low, high = scipy.stats.t.interval(0.95, 1, 0.095, 0.105)
     assert f"+0.0950 (95 %: {low:+.4f} to {high:+.4f}); one by one +0.2000, -0.0100; higher in 1 of 2" in volume
     assert error.endswith("one by one -3.25, +2.00")
