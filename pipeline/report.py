@@ -23,7 +23,7 @@ from bnas.records.networks import read_linear, read_network_times, read_networks
 from bnas.records.search import SpaceRange, read_front, read_generations, read_summary
 from bnas.records.training import read_epochs, read_predictions
 from bnas.records.trial import read_trial
-from bnas.report import analysis
+from bnas.report import plot_data, results
 from bnas.report.charts import render
 from bnas.report.page.build import page_html
 from bnas.report.story import STAGES, Story, search_story
@@ -47,7 +47,7 @@ def run(stage: Stage) -> None:
     finished = read_run(stage.params.network.shipped)
     results = dataclasses.replace(finished, resource=objectives.resource, error=objectives.error, trial_bins=trial_bins)
     write(stage, results, search_story(results, bins, identity(stage), parameters_text(stage)))
-    stage.metrics |= analysis.metrics(results)
+    stage.metrics |= plot_data.metrics(results)
     write_json(TIMES / "total.json", {"seconds": round(sum(results.stage_seconds.values()), 1)})
 
 
@@ -65,7 +65,7 @@ def identity(stage: Stage) -> str:
     return f"This run: data set `{stage.params.data.name}`, seeds {seeds}; parameters `{digest}`."
 
 
-def write(stage: Stage, results: analysis.Retrained, story: Story, project: Path = Path()) -> None:
+def write(stage: Stage, results: results.Retrained, story: Story, project: Path = Path()) -> None:
     """Draw, then write all files, and print where the page is as seen from `project`."""
     suffix = stage.params.report.figure_format
     files = {picture.name: render(picture.draw(), suffix) for picture in story.pictures}
@@ -74,9 +74,9 @@ def write(stage: Stage, results: analysis.Retrained, story: Story, project: Path
     for name, content in files.items():
         atomic_write(FIGURES / f"{name}.{suffix}", content)
     for name, rows in (
-        ("pareto", analysis.pareto_rows(results)),
-        ("losses", analysis.loss_rows(results)),
-        ("confusion", analysis.confusion_rows(results)),
+        ("pareto", plot_data.pareto_rows(results)),
+        ("losses", plot_data.loss_rows(results)),
+        ("confusion", plot_data.confusion_rows(results)),
     ):
         write_json(REPORTS / "plots" / f"{name}.json", rows)
     atomic_write(REPORTS / "report.md", story.markdown(suffix))
@@ -84,11 +84,11 @@ def write(stage: Stage, results: analysis.Retrained, story: Story, project: Path
     say(f"Report: {Path(os.path.relpath(PAGE, project)).as_posix()}")
 
 
-def read_run(shipped: str) -> analysis.Run:
+def read_run(shipped: str) -> results.Run:
     """The files of the stages before."""
     front = read_front(SEARCH / "front.json")
     retrained = read_retrained(front.space, STAGES, shipped)
-    return analysis.Run(
+    return results.Run(
         **{field.name: getattr(retrained, field.name) for field in dataclasses.fields(retrained)},
         training={name: read_epochs(Path("data") / name / "training.json") for name in SUPERNET_STAGES},
         generations=read_generations(SEARCH / "generations.json"),
@@ -99,7 +99,7 @@ def read_run(shipped: str) -> analysis.Run:
     )
 
 
-def read_retrained(space: SpaceRange, stages: Sequence[str], shipped: str) -> analysis.Retrained:
+def read_retrained(space: SpaceRange, stages: Sequence[str], shipped: str) -> results.Retrained:
     """The networks and all that is known of them.
 
     Times are read if they are there, but are no dependency in dvc.yaml: a stage must not re-run because another took
@@ -111,7 +111,7 @@ def read_retrained(space: SpaceRange, stages: Sequence[str], shipped: str) -> an
         if (TIMES / f"{name}.json").exists():
             seconds |= read_stage_times(TIMES / f"{name}.json")
     training = TIMES / "networks.json"
-    return analysis.Retrained(
+    return results.Retrained(
         dataset=read_dataset(PREPARED / "dataset.json"),
         space=space,
         networks=networks,
@@ -126,12 +126,12 @@ def read_retrained(space: SpaceRange, stages: Sequence[str], shipped: str) -> an
     )
 
 
-def shipped_files() -> dict[str, analysis.ShippedFile]:
+def shipped_files() -> dict[str, results.ShippedFile]:
     """Network → its packed file, with how long it takes where that is recorded."""
     path = TIMES / "latency.json"
     latencies = {row.network: row for row in read_latencies(path)} if path.exists() else {}
     return {
-        file.network: analysis.ShippedFile(str(EXPORT / f"{file.network}.bnn"), file, latencies.get(file.network))
+        file.network: results.ShippedFile(str(EXPORT / f"{file.network}.bnn"), file, latencies.get(file.network))
         for file in read_exported(EXPORT / "files.json")
     }
 

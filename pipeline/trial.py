@@ -69,7 +69,8 @@ def finished_trial(problem: SearchProblem, score: Score, ranks: Ranks = ALONE) -
     trial = Trial(problem, rungs[0], score if scores else None, ranks.main_value, supernet=scores)
     for epochs in rungs:
         those = [each for each in records if each.epochs == epochs]
-        trial.learn({each.genotype: ShortRun(each.loss, each.wrong, each.images) for each in those}, epochs)
+        trial.fit({each.genotype: ShortRun(each.loss, each.wrong, each.images) for each in those}, epochs)
+        trial.estimates[epochs] = {each.genotype: each.estimate for each in those}
     return trial
 
 
@@ -83,6 +84,7 @@ def plan_of(section: schema.TrialSection) -> TrialPlan:
         population=section.population,
         generations=section.generations,
         candidates=candidates,
+        own_share=section.own_share,
         variation=variation,
         selection=section.selection,
         finalists=section.finalists,

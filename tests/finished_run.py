@@ -20,7 +20,7 @@ from bnas.records.networks import ROLES, LinearBaseline, NetworkTime, RetrainedN
 from bnas.records.search import Front, FrontMember, GenerationRecord, Generations, Member, SearchSummary, SpaceRange
 from bnas.records.training import EpochRecord, Predictions
 from bnas.records.trial import Origin, TrialNetwork, TrialNetworks
-from bnas.report.analysis import Run
+from bnas.report.results import Run
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from pipeline.report import read_run

@@ -20,7 +20,7 @@ from bnas.records.base import (
 )
 
 Origin = Literal["search", "offspring", "random"]
-"""Where a network on trial comes from: the search's best, their offspring, or chance."""
+"""Where a network on trial comes from: the search's best, offspring of those on trial, or chance."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,7 +29,7 @@ class TrialNetwork(OfGenotype):
 
     `loss` is the mean training loss of the last of them, in nats; `wrong` of `images` validation images were named
     wrong after it; `supernet_error` is its validation error with the supernet's weights, None without a supernet;
-    `estimate` lies halfway between `loss` and what the regression makes of all trained for as long.
+    `estimate` lies between `loss` and what the regression makes of all trained for as long.
     """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("key",)

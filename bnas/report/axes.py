@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from matplotlib.transforms import ScaledTranslation
 
 from bnas.records.networks import LinearBaseline, Role
-from bnas.report.analysis import STAGE_NAMES
+from bnas.report.results import STAGE_NAMES
 from bnas.search import pareto
 
 P = ParamSpec("P")

@@ -23,7 +23,6 @@ from matplotlib.ticker import MaxNLocator
 from bnas.records.networks import ROLES, LinearBaseline, RetrainedNetwork, Role
 from bnas.records.search import Front, GenerationRecord
 from bnas.records.training import EpochRecord
-from bnas.report.analysis import STAGE_NAMES, Estimate, GenerationIndicators, operation_shares
 from bnas.report.axes import (
     GREY,
     ROLE_COLOURS,
@@ -40,6 +39,8 @@ from bnas.report.axes import (
     styled,
 )
 from bnas.report.cell_drawing import operation_colour, operation_label
+from bnas.report.indicators import Estimate, GenerationIndicators, operation_shares
+from bnas.report.results import STAGE_NAMES
 from bnas.search import pareto
 from bnas.space.operations import PARAMETER_FREE
 

@@ -10,8 +10,9 @@ import pandas as pd
 
 from bnas.records.networks import ROLES, RetrainedNetwork
 from bnas.records.trial import Origin
-from bnas.report.analysis import Retrained, TrialBin, best_by_test
 from bnas.report.formats import NOT_RECORDED, aligned, duration, kib, moment, percent
+from bnas.report.indicators import TrialBin
+from bnas.report.results import Retrained, best_by_test
 from bnas.report.sentences import optimistic_note
 from bnas.search.pareto import wilson_interval
 from bnas.storage.terminal import printable

@@ -11,20 +11,10 @@ from itertools import pairwise
 from bnas.data.split_rows import counted
 from bnas.records.networks import LinearBaseline, RetrainedNetwork, Role
 from bnas.records.search import ErrorKind
-from bnas.report.analysis import (
-    STAGE_NAMES,
-    Estimate,
-    GenerationIndicators,
-    Interval,
-    PairedTest,
-    Retrained,
-    Run,
-    family_hypervolume,
-    fidelity,
-    relative_improvement,
-    supernet_worth,
-)
 from bnas.report.formats import code, kib, literal, percent
+from bnas.report.indicators import Estimate, GenerationIndicators, family_hypervolume, fidelity, supernet_worth
+from bnas.report.paired import Interval, PairedTest, relative_improvement
+from bnas.report.results import STAGE_NAMES, Retrained, Run
 from bnas.search.pareto import guessing_error, wilson_interval
 
 _SIGNIFICANT = 0.05
@@ -276,8 +266,8 @@ def trial_sentences(run: Run) -> list[str]:
     counts = [(sum(n.epochs == each for n in run.trial), each) for each in epochs]
     trained = ", then ".join(f"{count} for {each} epoch{'s' * (each > 1)}" for count, each in counts)
     sentences = [
-        f"Trained from scratch on the train split: {trained}. The estimate, in nats of training loss, is the mean of "
-        "a network's own loss and of what a regression over all of them expects."
+        f"Trained from scratch on the train split: {trained}. The estimate, in nats of training loss, lies between "
+        "a network's own loss and what a regression over all of them expects (`trial.own_share`)."
     ]
     everywhere, equal = supernet_worth(run)
     if not math.isnan(everywhere):

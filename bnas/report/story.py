@@ -10,24 +10,12 @@ from matplotlib.figure import Figure
 
 from bnas.records.networks import ROLES
 from bnas.report import charts
-from bnas.report.analysis import (
-    RESAMPLES,
-    STAGE_NAMES,
-    Interval,
-    Retrained,
-    Run,
-    coverage,
-    error_difference,
-    generation_indicators,
-    hypervolume_difference,
-    network_coverage,
-    network_hypervolume,
-    paired_test,
-    trial_bins,
-)
 from bnas.report.cell_drawing import cell_words, cells_figure
 from bnas.report.formats import duration, kib, literal, percent
+from bnas.report.indicators import coverage, generation_indicators, network_coverage, network_hypervolume, trial_bins
 from bnas.report.network_tables import OPTIMISTIC_MARK, Table, network_table, packed_table, trial_table
+from bnas.report.paired import RESAMPLES, Interval, error_difference, hypervolume_difference, paired_test
+from bnas.report.results import STAGE_NAMES, Retrained, Run
 from bnas.report.sentences import (
     KINDS,
     class_sentences,

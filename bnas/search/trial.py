@@ -31,13 +31,6 @@ class ShortRun:
 Train = Callable[[Sequence[Genotype], int], Sequence[ShortRun]]
 """Trains genotypes from scratch, each for so many epochs → their results."""
 
-OWN = 0.5
-"""The share of an estimate that is a network's own loss; the rest is what networks like it came to [ours].
-
-On the table of trained digits (`python -m tests.benchmarks ranking`) the mean ranks as well as the better of the two,
-the regression after one epoch, the loss after two.
-"""
-
 Score = Callable[[Sequence[Genotype]], Sequence[float]]
 """Genotypes → their errors in the supernet."""
 
@@ -47,14 +40,15 @@ class TrialPlan:
     """What is trained: the first population, offspring of some generations, then the best of them for longer.
 
     A generation trains `population` networks for the trial's epochs: chosen from `candidates` times as many offspring
-    by the regression. Then the best of every one of `bins` equal log-size bins in turn, `finalists` in all, are trained
-    for `finalist_epochs` (0 finalists: nothing is trained again).
+    by the regression. `own_share` is as in `Trial.estimate`. Then the best of every one of `bins` equal log-size bins
+    in turn, `finalists` in all, are trained for `finalist_epochs` (0 finalists: nothing is trained again).
     """
 
     seed: int
     population: int
     generations: int
     candidates: int
+    own_share: float
     variation: VariationRates
     selection: str
     finalists: int
@@ -67,8 +61,8 @@ class Trial:
     """A trial as it goes: what was trained for how long, what it came to, and the estimates that follow.
 
     All networks are trained for `epochs` epochs, finalists for more, too. `runs` and `estimates` map epochs to what
-    networks trained for as long came to, and to the mean of that and the regression. `score` adds the supernet's
-    opinion to what the regression sees. `agree` returns the main rank's values on all ranks, whose rounding may differ.
+    networks trained for as long came to, and to their estimates. `score` adds the supernet's opinion to what the
+    regression sees. `agree` returns the main rank's values on all ranks, whose rounding may differ.
     """
 
     problem: SearchProblem
@@ -84,15 +78,20 @@ class Trial:
         self._features = Features(self.problem.space, (costs.size, costs.ops))
         self._regressions: dict[int, NetworkRegression] = {}
 
-    def learn(self, runs: Mapping[Genotype, ShortRun], epochs: int) -> None:
+    def fit(self, runs: Mapping[Genotype, ShortRun], epochs: int) -> None:
         """Take in what genotypes trained for so long came to, and fit the regression of the rung anew."""
         rung = self.runs.setdefault(epochs, {})
         rung.update(runs)
-        known = list(rung)
-        self._regressions[epochs] = NetworkRegression(self._rows(known, epochs), [run.loss for run in rung.values()])
-        predicted = zip(rung.values(), self.predict(known, epochs), strict=True)
-        means = self.agree([OWN * run.loss + (1 - OWN) * expected for run, expected in predicted])
-        self.estimates[epochs] = dict(zip(known, means, strict=True))
+        rows = self._rows(list(rung), epochs)
+        self._regressions[epochs] = NetworkRegression(rows, [run.loss for run in rung.values()])
+
+    def estimate(self, epochs: int, own_share: float) -> None:
+        """Estimate all of a rung: this share of a network's own loss, the rest of what the regression makes of it."""
+        rung = self.runs[epochs]
+        self.estimates[epochs] = {
+            genotype: own_share * rung[genotype].loss + (1 - own_share) * expected
+            for genotype, expected in zip(rung, self.predict(list(rung), epochs), strict=True)
+        }
 
     def predict(self, genotypes: Sequence[Genotype], epochs: int) -> list[float]:
         """What the regression of a rung expects of genotypes, trained or not, in nats and at least 0."""
@@ -145,7 +144,8 @@ def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], t
     def trained(genotypes: Sequence[Genotype], epochs: int) -> None:
         missing = [genotype for genotype in genotypes if genotype not in trial.runs.get(epochs, {})]
         if missing:
-            trial.learn(dict(zip(missing, train(missing, epochs), strict=True)), epochs)
+            trial.fit(dict(zip(missing, train(missing, epochs), strict=True)), epochs)
+            trial.estimate(epochs, plan.own_share)
 
     def estimates(genotypes: Sequence[Genotype]) -> list[float]:
         trained(genotypes, trial.epochs)

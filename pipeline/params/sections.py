@@ -178,7 +178,7 @@ class TrialSection(TrainingSection):
     """The search that goes on by short trainings from scratch."""
 
     seed: Seed
-    source: Literal["search", "random", "none"]
+    source: Literal["search", "evolution", "random", "none"]
     population: Population
     generations: Count
     candidates: Annotated[int, Field(ge=1, le=64)]
@@ -186,6 +186,7 @@ class TrialSection(TrainingSection):
     variation: VariationSection
     epochs: Natural
     schedule_epochs: Natural
+    own_share: Share
     finalists: Count
     finalist_epochs: Natural
     bins: Few

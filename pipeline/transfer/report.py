@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bnas.records.search import read_front, read_space
-from bnas.report import analysis
+from bnas.report import plot_data
 from bnas.report.story import TRANSFER_STAGES, transfer_story
 from pipeline import report
 from pipeline.stage import Stage
@@ -23,7 +23,7 @@ def run(stage: Stage) -> None:
     handed = len(read_front(PROJECT / source).members)
     which, parameters = report.identity(stage), report.parameters_text(stage)
     report.write(stage, results, transfer_story(results, source, handed, bins, which, parameters), PROJECT)
-    stage.metrics |= {f"transfer_{name}": value for name, value in analysis.metrics(results).items()}
+    stage.metrics |= {f"transfer_{name}": value for name, value in plot_data.metrics(results).items()}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from bnas.search.network_regression import Features, NetworkRegression
 from bnas.search.pareto import kendall_tau
-from bnas.search.trial import OWN
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
 from pipeline.tabular.networks import SHORT
@@ -29,6 +28,8 @@ from tests.imports import ROOT
 TABLES = ROOT / "reports/tabular"
 RESAMPLES = 400
 FOLDS = 10
+OWN_SHARE = 0.5
+"""`trial.own_share` of the default."""
 
 Values = "pd.Series[float]"
 """A value for each network, indexed by its key; networks that lack it may be left out."""
@@ -85,8 +86,8 @@ def predicted(rows: pd.DataFrame) -> Values:
     return pd.Series(values, full.index)
 
 
-def trial(trained: pd.DataFrame, epochs: int, own: float = OWN) -> Values:
-    """The estimate of a trial, without a supernet, from the first epochs of these trainings; `own` as in the trial."""
+def trial(trained: pd.DataFrame, epochs: int, own: float = OWN_SHARE) -> Values:
+    """The estimate of a trial, without a supernet, from the first epochs of these trainings; `own` is `own_share`."""
     results = loss(trained, epochs)
     return own * results + (1 - own) * regressed(features(trained), results)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from bnas.records.training import Predictions
-from bnas.report.analysis import Retrained
 from bnas.report.page.build import page_html
 from bnas.report.page.compare import ComparedRun, Point, compare_html
+from bnas.report.results import Retrained
 from bnas.report.story import search_story, transfer_story
 from bnas.report.weight_bytes import Part
 from tests import finished_run

@@ -10,8 +10,8 @@ import pytest
 from bnas import cli
 from bnas.records.networks import read_networks
 from bnas.records.search import read_front
-from bnas.report.analysis import best_by_test
 from bnas.report.network_tables import finished_networks, network_table
+from bnas.report.results import best_by_test
 from bnas.report.story import search_story
 from pipeline import report
 from pipeline.params import load

@@ -130,7 +130,7 @@ CHANGES = {
 NO_CHANGES = {
     "a parameter of a later stage": lambda folder: set_parameter(folder, "retrain", "epochs", 50),
     "workers": lambda folder: set_parameter(folder, "runtime", "workers", 7),
-    "code of a later stage": lambda folder: append(folder / "bnas/report/analysis.py", b"\n# a comment\n"),
+    "code of a later stage": lambda folder: append(folder / "bnas/report/results.py", b"\n# a comment\n"),
     "compiled code": lambda folder: compiled(folder / "bnas/search/__pycache__"),
     "a comment in the parameters": lambda folder: append(folder / "params.yaml", b"\n# a comment\n"),
 }

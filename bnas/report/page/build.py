@@ -15,12 +15,12 @@ from markupsafe import Markup, escape
 from bnas.data.image_array import ImageArray
 from bnas.records.networks import ROLES
 from bnas.report import charts
-from bnas.report.analysis import STAGE_NAMES, Retrained, Run
 from bnas.report.axes import ROLE_MARKERS
 from bnas.report.formats import kib, moment, percent
 from bnas.report.network_tables import Table
 from bnas.report.page.inline_svg import CHART, STACK, inline_svg
 from bnas.report.page.network_views import LISTED, NetworkView, class_examples, network_view, picks
+from bnas.report.results import STAGE_NAMES, Retrained, Run
 from bnas.report.sentences import optimistic_note
 from bnas.report.story import Block, Picture, Section, Story
 from bnas.storage.terminal import printable

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bnas.records.training import Predictions
-from bnas.report.analysis import confusions
+from bnas.report.plot_data import confusions
 
 THUMBNAIL_PIXELS = 64
 """Longest side of a picture in the page; larger images are reduced to it."""

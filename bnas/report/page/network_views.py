@@ -13,7 +13,6 @@ from markupsafe import Markup
 from bnas.data.image_array import ImageArray
 from bnas.records.networks import RetrainedNetwork
 from bnas.records.training import Predictions
-from bnas.report.analysis import Retrained, ShippedFile, best_by_test, confusions
 from bnas.report.axes import ROLE_COLOURS, ROLE_NAMES
 from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cell_words
 from bnas.report.charts import curve_chart
@@ -21,6 +20,8 @@ from bnas.report.formats import duration, kib, moment, percent
 from bnas.report.network_tables import interval_text
 from bnas.report.page.inline_svg import CELL, inline_svg
 from bnas.report.page.mistakes import Confusion, image_uri, worst_confusions, worst_of_each
+from bnas.report.plot_data import confusions
+from bnas.report.results import Retrained, ShippedFile, best_by_test
 from bnas.report.weight_bytes import Part
 from bnas.search import pareto
 

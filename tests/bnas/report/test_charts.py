@@ -11,9 +11,10 @@ from matplotlib.transforms import Bbox
 
 from bnas.records.networks import ROLES
 from bnas.report import charts
-from bnas.report.analysis import STAGE_NAMES, generation_indicators
 from bnas.report.axes import ROLE_COLOURS, ROLE_MARKERS, ROLE_NAMES
 from bnas.report.cell_drawing import STACKED, STAIRCASE, cell_chart, cells_figure, operation_colour, operation_label
+from bnas.report.indicators import generation_indicators
+from bnas.report.results import STAGE_NAMES
 from bnas.space.operations import OPERATIONS, PARAMETER_FREE
 from bnas.space.search_space import SearchSpace
 from tests import finished_run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bnas.records.training import Predictions
-from bnas.report import analysis, sentences
+from bnas.report import indicators, paired, plot_data, sentences
 from bnas.report.network_tables import network_table
 from bnas.report.page.network_views import picks
 from bnas.report.story import search_story
@@ -64,11 +64,11 @@ def test_counts_the_largest_class_and_the_lowest_balanced_error_are_told(even):
     run = uneven(even, {"front-1": (0, 10), "front-2": (19, 1)})
     rows = {row["network"].split()[0]: row["balanced error, %"] for row in network_table(run).rows}
     assert (rows["front-1"], rows["front-2"], rows["front-3"]) == ("25.00", "5.00", "50.00")
-    metrics = analysis.metrics(run)
+    metrics = plot_data.metrics(run)
     assert (metrics["best_error"], metrics["best_balanced_error"], metrics["majority_error"]) == (0.025, 0.05, 0.05)
-    points = {row["network"]: row.get("balanced_error") for row in analysis.pareto_rows(run)}
+    points = {row["network"]: row.get("balanced_error") for row in plot_data.pareto_rows(run)}
     assert (points["front-1"], points["front-2"], points["front-3"]) == (0.25, 0.05, 0.5)
-    assert not any("balanced_error" in row for row in analysis.pareto_rows(even))
+    assert not any("balanced_error" in row for row in plot_data.pareto_rows(even))
 
 
 @pytest.mark.parametrize("error", ["plain", "balanced"])
@@ -89,20 +89,20 @@ def test_even_classes_make_no_further_words_columns_or_metrics(even):
     assert not even.shows_balanced
     assert sentences.class_sentences(even) == []
     assert "balanced" not in text(even)
-    assert not {"best_balanced_error", "majority_error"} & analysis.metrics(even).keys()
+    assert not {"best_balanced_error", "majority_error"} & plot_data.metrics(even).keys()
 
 
 def test_the_hypervolume_is_of_the_error_that_was_minimised(even):
     mistakes = {"front-1": (38, 0), "front-2": (0, 10)}
     plain, balanced = (uneven(even, mistakes, error) for error in ("plain", "balanced"))
     only = [named(plain, "front-1")]
-    assert analysis.network_hypervolume(plain, only) == 0.0  # 9.5 % of all, where naming cats is 5 %
+    assert indicators.network_hypervolume(plain, only) == 0.0  # 9.5 % of all, where naming cats is 5 %
     size = only[0].size_bytes
     share = 1 - np.log(size / 4000) / np.log(4)
-    assert analysis.network_hypervolume(balanced, only) == pytest.approx((1 - 0.05 / 0.5) * share)
+    assert indicators.network_hypervolume(balanced, only) == pytest.approx((1 - 0.05 / 0.5) * share)
     assert "balanced error divided by that of guessing (50 %)" in text(balanced)
-    interval = analysis.hypervolume_difference(balanced, resamples=50)
-    sides = [analysis.network_hypervolume(balanced, side) for side in zip(*balanced.pairs, strict=True)]
+    interval = paired.hypervolume_difference(balanced, resamples=50)
+    sides = [indicators.network_hypervolume(balanced, side) for side in zip(*balanced.pairs, strict=True)]
     assert interval.observed == pytest.approx(sides[0] - sides[1])
 
 
@@ -112,7 +112,7 @@ def test_the_network_that_is_picked_by_its_error_is_picked_by_the_one_that_was_m
     assert (plain.best.name, balanced.best.name) == ("front-1", "front-2")
     assert "front-2 †" in text(balanced)
     assert "lowest balanced test error of 4 networks" in text(balanced)
-    assert {row["network"] for row in analysis.confusion_rows(balanced)} == {"front-2"}
+    assert {row["network"] for row in plot_data.confusion_rows(balanced)} == {"front-2"}
     assert "most accurate" in next(pick.reasons for pick in picks(balanced) if pick.network.name == "front-2")
 
 

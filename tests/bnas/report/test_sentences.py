@@ -5,7 +5,8 @@ import random
 import pytest
 
 from bnas.records.networks import Rounded
-from bnas.report.analysis import GenerationIndicators, Interval, PairedTest, network_hypervolume
+from bnas.report.indicators import GenerationIndicators, network_hypervolume
+from bnas.report.paired import Interval, PairedTest
 from bnas.report.sentences import course_sentences, other_sentences, pair_sentence, rounding, verdict, worth
 from tests import finished_run
 from tests.finished_run import front, networks

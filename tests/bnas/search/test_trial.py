@@ -29,6 +29,7 @@ PLAN = TrialPlan(
     population=16,
     generations=2,
     candidates=4,
+    own_share=0.5,
     variation=VariationRates(0.5, 0.1, 0.25),
     selection="bins",
     finalists=8,
@@ -176,22 +177,25 @@ def test_the_supernet_s_scores_are_asked_for_once_and_seen_by_the_regression() -
     runs = {genotype: ShortRun(loss(genotype, 1), 1, 10) for genotype in genotypes[:40]}
     blind, seeing = Trial(PROBLEM, 1), Trial(PROBLEM, 1, score)
     for trial in (blind, seeing):
-        trial.learn(runs, 1)
+        trial.fit(runs, 1)
     truth = [loss(genotype, 1, noise=0.0) for genotype in genotypes[40:]]
     taus = [kendall_tau(trial.predict(genotypes[40:], 1), truth) for trial in (blind, seeing)]
     assert taus[1] > taus[0]
     assert len(set(asked)) == len(asked) == 80
 
 
-def test_an_estimate_lies_between_a_network_s_own_loss_and_what_networks_like_it_came_to() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_an_estimate_lies_between_a_network_s_own_loss_and_what_networks_like_it_came_to(share: float) -> None:
     genotypes = sample_uniform(SPACE, random.Random(4), 50)
     trained, others = genotypes[:40], genotypes[40:]
     trial = Trial(PROBLEM, 1)
-    trial.learn({genotype: ShortRun(loss(genotype, 1, noise=0.1), 1, 10) for genotype in trained}, 1)
+    trial.fit({genotype: ShortRun(loss(genotype, 1, noise=0.1), 1, 10) for genotype in trained}, 1)
+    trial.estimate(1, share)
     alike = dict(zip(genotypes, trial.predict(genotypes, 1), strict=True))
-    means = [(trial.runs[1][genotype].loss + alike[genotype]) / 2 for genotype in trained]
-    assert list(trial.estimates[1].values()) == pytest.approx(means)
-    assert means != pytest.approx([alike[genotype] for genotype in trained])
+    own = {genotype: trial.runs[1][genotype].loss for genotype in trained}
+    assert list(own.values()) != pytest.approx([alike[genotype] for genotype in trained])
+    between = [share * own[genotype] + (1 - share) * alike[genotype] for genotype in trained]
+    assert list(trial.estimates[1].values()) == pytest.approx(between)
     assert trial.final([others[0], trained[3], others[1]]) == [
         alike[others[0]],
         trial.estimates[1][trained[3]],

@@ -14,12 +14,12 @@ from markupsafe import escape
 from PIL import Image
 
 from bnas.records.training import Predictions
-from bnas.report.analysis import confusion_rows, confusions, loss_rows
 from bnas.report.formats import literal
 from bnas.report.network_tables import Table
 from bnas.report.page.build import page_html
 from bnas.report.page.mistakes import image_uri, worst_confusions, worst_of_each
 from bnas.report.page.network_views import knee, picks, round_limit
+from bnas.report.plot_data import confusion_rows, confusions, loss_rows
 from bnas.report.story import search_story
 from tests import finished_run
 from tests.imports import ROOT

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bnas.records.training import Predictions
-from bnas.report import analysis
-from bnas.report.analysis import PairedTest
+from bnas.report import indicators, paired, plot_data
+from bnas.report.paired import PairedTest
 from bnas.search import pareto
 from tests import finished_run
 from tests.finished_run import IMAGES
@@ -47,9 +47,7 @@ def test_a_paired_test_counts_the_images_that_one_network_alone_gets_wrong(run):
     networks = tuple(
         dataclasses.replace(n, wrong={first.name: 7, other.name: 2}.get(n.name, n.wrong)) for n in run.networks
     )
-    test = analysis.paired_test(
-        dataclasses.replace(run, predictions=answers, networks=networks), first.name, other.name
-    )
+    test = paired.paired_test(dataclasses.replace(run, predictions=answers, networks=networks), first.name, other.name)
     assert (test.only_first_wrong, test.only_second_wrong) == (5, 0)
     assert test.difference == pytest.approx(5 / IMAGES)
 
@@ -59,17 +57,17 @@ def test_the_interval_of_a_front_and_its_exact_copy_has_no_width(run):
     wrong = {other.name: first.wrong for first, other in run.pairs}
     networks = tuple(dataclasses.replace(n, wrong=wrong.get(n.name, n.wrong)) for n in run.networks)
     same = dataclasses.replace(run, predictions={**run.predictions, **copies}, networks=networks)
-    interval = analysis.hypervolume_difference(same, resamples=50)
-    assert interval == analysis.Interval(0.0, 0.0, 0.0, 0.0)
+    interval = paired.hypervolume_difference(same, resamples=50)
+    assert interval == paired.Interval(0.0, 0.0, 0.0, 0.0)
     assert not interval.excludes_zero
 
 
 def test_the_interval_holds_the_observed_difference_and_is_seeded(run):
-    interval = analysis.hypervolume_difference(run, resamples=200)
+    interval = paired.hypervolume_difference(run, resamples=200)
     assert interval.low < interval.observed < interval.high
     assert interval.low < interval.median < interval.high
-    assert interval == analysis.hypervolume_difference(run, resamples=200)
-    assert interval != analysis.hypervolume_difference(run, resamples=200, seed=1)
+    assert interval == paired.hypervolume_difference(run, resamples=200)
+    assert interval != paired.hypervolume_difference(run, resamples=200, seed=1)
 
 
 def test_the_observed_difference_is_that_of_the_two_hypervolumes(run):
@@ -85,22 +83,22 @@ def test_the_observed_difference_is_that_of_the_two_hypervolumes(run):
         )
         for side in sides
     )
-    interval = analysis.hypervolume_difference(run, resamples=2)
+    interval = paired.hypervolume_difference(run, resamples=2)
     assert interval.observed == pytest.approx(front - other)
-    metrics = analysis.metrics(run)
+    metrics = plot_data.metrics(run)
     assert metrics["hypervolume"] == pytest.approx(front, abs=1e-6)
     assert metrics["hypervolume_random"] == pytest.approx(other, abs=1e-6)
-    others = [analysis.family_hypervolume(run, run.of_role(role)) for role in ("hand", "published")]
+    others = [indicators.family_hypervolume(run, run.of_role(role)) for role in ("hand", "published")]
     assert metrics["hv_others"] == pytest.approx(max(others), abs=1e-6)
 
 
 def test_the_gain_is_the_mean_over_pairs_of_the_difference_of_errors(run):
     expected = np.mean([first.test_error - other.test_error for first, other in run.pairs])
-    interval = analysis.error_difference(run, resamples=200)
+    interval = paired.error_difference(run, resamples=200)
     assert interval.observed == pytest.approx(expected)
     assert interval.low <= interval.median <= interval.high
-    assert interval == analysis.error_difference(run, resamples=200)
-    assert analysis.metrics(run)["gain"] == pytest.approx(-100 * expected)
+    assert interval == paired.error_difference(run, resamples=200)
+    assert plot_data.metrics(run)["gain"] == pytest.approx(-100 * expected)
 
 
 def test_several_random_networks_of_a_size_count_by_their_mean(run):
@@ -111,8 +109,8 @@ def test_several_random_networks_of_a_size_count_by_their_mean(run):
         run, networks=(*run.networks, again), predictions={**run.predictions, "random-1-2": wrong}
     )
     assert [len(others) for _, others in more.matched] == [2, 1, 1, 1]
-    assert analysis.error_difference(more, resamples=2).observed == pytest.approx(
-        analysis.error_difference(run, resamples=2).observed
+    assert paired.error_difference(more, resamples=2).observed == pytest.approx(
+        paired.error_difference(run, resamples=2).observed
     )
     assert more.pairs == run.pairs, "hypervolumes are compared at equal counts"
 
@@ -120,28 +118,28 @@ def test_several_random_networks_of_a_size_count_by_their_mean(run):
 def test_relative_improvement_is_of_accuracies(run):
     front = np.mean([1 - first.test_error for first, _ in run.pairs])
     other = np.mean([1 - second.test_error for _, second in run.pairs])
-    assert analysis.relative_improvement(run) == pytest.approx(100 * (front - other) / other)
+    assert paired.relative_improvement(run) == pytest.approx(100 * (front - other) / other)
 
 
 def test_an_interval_on_one_side_of_zero_excludes_it():
-    assert analysis.Interval(0.2, 0.1, 0.2, 0.3).excludes_zero
-    assert analysis.Interval(-0.2, -0.3, -0.2, -0.1).excludes_zero
-    assert not analysis.Interval(0.1, -0.1, 0.1, 0.3).excludes_zero
+    assert paired.Interval(0.2, 0.1, 0.2, 0.3).excludes_zero
+    assert paired.Interval(-0.2, -0.3, -0.2, -0.1).excludes_zero
+    assert not paired.Interval(0.1, -0.1, 0.1, 0.3).excludes_zero
 
 
 def test_a_run_without_random_networks_is_not_compared(run):
     alone = dataclasses.replace(run, networks=run.of_role("front", "hand"))
     assert alone.pairs == ()
-    assert analysis.hypervolume_difference(alone) is None
-    assert analysis.error_difference(alone) is None
-    assert math.isnan(analysis.relative_improvement(alone))
-    assert analysis.metrics(alone)["gain"] is None
-    assert analysis.metrics(alone)["hypervolume_random"] is None
+    assert paired.hypervolume_difference(alone) is None
+    assert paired.error_difference(alone) is None
+    assert math.isnan(paired.relative_improvement(alone))
+    assert plot_data.metrics(alone)["gain"] is None
+    assert plot_data.metrics(alone)["hypervolume_random"] is None
 
 
 def test_metrics_are_those_of_the_front_networks(run):
     front = run.of_role("front")
-    metrics = analysis.metrics(run)
+    metrics = plot_data.metrics(run)
     assert metrics["best_error"] == min(n.test_error for n in front)
     assert metrics["smallest_kib"] == pytest.approx(front[0].size_bytes / 1024)
     assert -1 <= metrics["tau"] <= 1
@@ -149,7 +147,7 @@ def test_metrics_are_those_of_the_front_networks(run):
 
 def test_an_undefined_tau_is_no_number(run):
     unscored = tuple(dataclasses.replace(network, supernet_error=None) for network in run.networks)
-    assert analysis.metrics(dataclasses.replace(run, networks=unscored))["tau"] is None
+    assert plot_data.metrics(dataclasses.replace(run, networks=unscored))["tau"] is None
 
 
 def test_only_networks_with_a_partner_are_paired_and_sizes_agree(run):
@@ -185,7 +183,7 @@ def test_records_that_contradict_each_other_are_refused(run, change, message):
 
 
 def test_generations_are_measured_by_their_front_and_their_population(run):
-    rows = analysis.generation_indicators(run, 10)
+    rows = indicators.generation_indicators(run, 10)
     space = run.front.space
     for row, record in zip(rows, run.generations, strict=True):
         sizes = [m.size_bytes for m in record.members]
@@ -202,14 +200,14 @@ def test_a_generation_that_was_not_rescored_has_no_rescored_indicators(run):
     first = run.generations[0]
     members = tuple(dataclasses.replace(m, rescored_error=None) for m in first.members)
     changed = dataclasses.replace(run, generations=(dataclasses.replace(first, members=members),))
-    (row,) = analysis.generation_indicators(changed, 10)
+    (row,) = indicators.generation_indicators(changed, 10)
     assert math.isnan(row.rescored_hypervolume)
     assert not math.isnan(row.hypervolume)
 
 
 def test_operation_shares_add_up_to_one():
     for record in finished_run.generations(random.Random(3)):
-        assert sum(analysis.operation_shares(record).values()) == pytest.approx(1.0)
+        assert sum(indicators.operation_shares(record).values()) == pytest.approx(1.0)
 
 
 def test_an_answer_that_is_no_class_is_refused(run):
