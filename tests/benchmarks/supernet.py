@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pandas as pd
@@ -51,19 +51,31 @@ def of_both(first: Mapping[str, Any], second: Mapping[str, Any] | None = None) -
     return change
 
 
-WAYS: Mapping[str, tuple[Change, float]] = {
-    "co-evolved: the default": (of_both({}), 0.0),
-    "half of the paths uniform": (of_both({}), 0.5),
-    "nine epochs of warm-up, half of stage 1's generations": (of_both({"epochs": 9, "generations": 2}, {}), 0.0),
-    "uniform paths only": (of_both({"epochs": 13, "generations": 0}, {"epochs": 8, "generations": 0}), 0.0),
-    "the best of every size survive": (of_both({"selection": "bins"}), 0.0),
-    "no path dropout": (of_both({}, {"path_dropout": {"mode": "none", "maximum": 0.0}}), 0.0),
-    "no random offspring": (
-        of_both({"variation": {"crossover": 0.5, "mutation_rate": 0.1, "random_share": 0.0}}),
-        0.0,
-    ),
+class Way(NamedTuple):
+    """How a supernet is trained: the change of the default, the share of its paths that are drawn uniformly.
+
+    `shared` says that an operation of a node has the same weights for all its sources.
+    """
+
+    change: Change
+    uniform: float = 0.0
+    shared: bool = False
+
+
+_UNIFORM = of_both({"epochs": 13, "generations": 0}, {"epochs": 8, "generations": 0})
+_BRED = {"variation": {"crossover": 0.5, "mutation_rate": 0.1, "random_share": 0.0}}
+
+WAYS: Mapping[str, Way] = {
+    "co-evolved: the default": Way(of_both({})),
+    "half of the paths uniform": Way(of_both({}), uniform=0.5),
+    "nine epochs of warm-up, half of stage 1's generations": Way(of_both({"epochs": 9, "generations": 2}, {})),
+    "uniform paths only": Way(_UNIFORM),
+    "weights shared by sources": Way(of_both({}), shared=True),
+    "weights shared by sources, uniform paths only": Way(_UNIFORM, shared=True),
+    "the best of every size survive": Way(of_both({"selection": "bins"})),
+    "no path dropout": Way(of_both({}, {"path_dropout": {"mode": "none", "maximum": 0.0}})),
+    "no random offspring": Way(of_both(_BRED)),
 }
-"""How a supernet is trained: the change of the default, and the share of its paths that are drawn uniformly."""
 
 
 def supernet() -> list[dict[str, Any]]:
@@ -74,8 +86,8 @@ def supernet() -> list[dict[str, Any]]:
         raise SystemExit(f"supernet: expected {path}, found none: dvc repro pipeline/tabular/dvc.yaml")
     full = target(pd.read_csv(path))
     return [
-        {"trained": name, "seed": seed} | measured(changed(params, change, seed), share, full)
-        for name, (change, share) in WAYS.items()
+        {"trained": name, "seed": seed} | measured(changed(params, way.change, seed), way, full)
+        for name, way in WAYS.items()
         for seed in SEEDS
     ]
 
@@ -88,10 +100,10 @@ def changed(params: Params, change: Change, seed: int) -> Params:
     return type(params).model_validate(both)
 
 
-def measured(params: Params, share: float, full: pd.DataFrame) -> dict[str, Any]:
+def measured(params: Params, way: Way, full: pd.DataFrame) -> dict[str, Any]:
     """What its scores agree with, and the time of its training."""
     start = time.perf_counter()
-    trained = train(params, share)
+    trained = train(params, way)
     seconds = time.perf_counter() - start
     errors, losses = scores(trained, params, full)
     return {
@@ -103,15 +115,17 @@ def measured(params: Params, share: float, full: pd.DataFrame) -> dict[str, Any]
     }
 
 
-def train(params: Params, share: float) -> Supernet:
-    """Both stages as the pipeline runs them, from the start, but for the share of uniform paths."""
+def train(params: Params, way: Way) -> Supernet:
+    """Both stages as the pipeline runs them, from the start, but for what a way has beside its parameters."""
     problem = build.problem(params, dataset())
     net, population, generations = build.new_supernet(params, dataset(), problem.space, params.stage1.seed), [], 0
+    if way.shared:
+        share_by_source(net)
     with (
         tempfile.TemporaryDirectory() as folder,
         # A checkpoint would not know of the share.
         mock.patch.object(cache, "resumable", return_value=FROM_THE_START),
-        uniform_paths(share, problem.space.sample, params.stage1.seed),
+        uniform_paths(way.uniform, problem.space.sample, params.stage1.seed),
     ):
         for section, dropout in ((params.stage1, None), (params.stage2, params.stage2.path_dropout)):
             stage = Stage("stage2" if dropout else "stage1", params, Path(folder))
@@ -129,6 +143,15 @@ def train(params: Params, share: float) -> Supernet:
             population = build.read_genotypes(stage.out / "population.json", problem.space)
             generations = section.generations
     return net.eval()
+
+
+def share_by_source(net: Supernet) -> None:
+    """From now on an operation of a node is one module for all sources of one stride."""
+    for cell, layout in zip(net.cells, net.topology.cells, strict=True):
+        for node in layout.nodes:
+            first: dict[tuple[str, int], str] = {}
+            for edge in node:
+                cell.edges[edge.name] = cell.edges[first.setdefault((edge.op, edge.stride), edge.name)]
 
 
 @contextmanager

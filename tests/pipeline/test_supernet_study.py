@@ -21,11 +21,12 @@ def test_without_a_change_its_supernet_and_its_errors_are_those_of_the_run(
     finished: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finished.folder)
+    unchanged = supernet.of_both({})
     params, description = load("params.yaml"), dataset()
-    trained = supernet.train(params, 0.0)
+    trained = supernet.train(params, supernet.Way(unchanged))
     kept = build.load_supernet(params, description, search_space(params), Path("data/stage2/supernet.safetensors"))
     assert all(torch.equal(value, kept.state_dict()[name]) for name, value in trained.state_dict().items())
-    other = supernet.train(params, 1.0).state_dict()
+    other = supernet.train(params, supernet.Way(unchanged, uniform=1.0)).state_dict()
     assert not all(torch.equal(value, other[name]) for name, value in trained.state_dict().items())
 
     front = read_front(Path("data/search/front.json")).members
@@ -39,7 +40,23 @@ def test_without_a_change_its_supernet_and_its_errors_are_those_of_the_run(
 
 def test_all_ways_of_training_are_parameters_that_there_are(finished: Workspace) -> None:
     params = load(finished.folder / "params.yaml")
-    ways = {name: supernet.changed(params, change, 3) for name, (change, _) in supernet.WAYS.items()}
+    ways = {name: supernet.changed(params, way.change, 3) for name, way in supernet.WAYS.items()}
     assert all((way.stage1.seed, way.stage2.seed) == (3, 3) for way in ways.values())
     unchanged = [name for name, way in ways.items() if way == ways["co-evolved: the default"]]
-    assert unchanged == ["co-evolved: the default", "half of the paths uniform"]
+    assert unchanged == ["co-evolved: the default", "half of the paths uniform", "weights shared by sources"]
+
+
+def test_with_shared_weights_an_operation_of_a_node_is_one_module_for_all_sources_of_a_stride(
+    finished: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    params = load("params.yaml")
+    net = build.new_supernet(params, dataset(), search_space(params), 0)
+    separate = sum(1 for _ in net.parameters())
+    supernet.share_by_source(net)
+    assert sum(1 for _ in net.parameters()) < separate
+    for cell, layout in zip(net.cells, net.topology.cells, strict=True):
+        for node in layout.nodes:
+            modules = {(edge.op, edge.stride): cell.edges[edge.name] for edge in node}
+            assert all(cell.edges[edge.name] is modules[edge.op, edge.stride] for edge in node)
+            assert len(set(map(id, modules.values()))) == len(modules)
