@@ -26,6 +26,7 @@ from bnas.nn.network import Supernet
 from bnas.search.coevolution_state import CoevolutionState
 from bnas.space.genotype import Genotype
 from bnas.storage.checkpoint import FROM_THE_START
+from bnas.training.loop import adam
 from bnas.training.ranks import ALONE
 from pipeline import build, cache
 from pipeline import supernet as stages
@@ -36,6 +37,8 @@ from tests.benchmarks.ranking import TABLES, Values, agreement, target
 from tests.benchmarks.text import table as markdown
 
 SEEDS = (0, 1)
+TUNING_STEPS = 10
+"""Of fine-tuning, on as many mini-batches of the train split, at the learning rate that stage 2 begins with."""
 
 Change = Callable[[dict[str, Any], dict[str, Any]], None]
 """Changes the sections of both stages."""
@@ -54,22 +57,24 @@ def of_both(first: Mapping[str, Any], second: Mapping[str, Any] | None = None) -
 class Way(NamedTuple):
     """How a supernet is trained: the change of the default, the share of its paths that are drawn uniformly.
 
-    `shared` says that an operation of a node has the same weights for all its sources.
+    `shared` says that an operation of a node has the same weights for all its sources, `fine_tuned` that networks are
+    scored once more after some steps of training from the supernet's weights.
     """
 
     change: Change
     uniform: float = 0.0
     shared: bool = False
+    fine_tuned: bool = False
 
 
 _UNIFORM = of_both({"epochs": 13, "generations": 0}, {"epochs": 8, "generations": 0})
 _BRED = {"variation": {"crossover": 0.5, "mutation_rate": 0.1, "random_share": 0.0}}
 
 WAYS: Mapping[str, Way] = {
-    "co-evolved: the default": Way(of_both({})),
+    "co-evolved: the default": Way(of_both({}), fine_tuned=True),
     "half of the paths uniform": Way(of_both({}), uniform=0.5),
     "nine epochs of warm-up, half of stage 1's generations": Way(of_both({"epochs": 9, "generations": 2}, {})),
-    "uniform paths only": Way(_UNIFORM),
+    "uniform paths only": Way(_UNIFORM, fine_tuned=True),
     "weights shared by sources": Way(of_both({}), shared=True),
     "weights shared by sources, uniform paths only": Way(_UNIFORM, shared=True),
     "the best of every size survive": Way(of_both({"selection": "bins"})),
@@ -106,11 +111,13 @@ def measured(params: Params, way: Way, full: pd.DataFrame) -> dict[str, Any]:
     trained = train(params, way)
     seconds = time.perf_counter() - start
     errors, losses = scores(trained, params, full)
+    tuned = fine_tuned(trained, params, full) if way.fine_tuned else None
     return {
         "tau, all sizes, error (95 %)": agreement(full, errors, equal=False),
         "tau, equal size, error (95 %)": agreement(full, errors, equal=True),
         "tau, all sizes, loss (95 %)": agreement(full, losses, equal=False),
         "tau, equal size, loss (95 %)": agreement(full, losses, equal=True),
+        "tau, equal size, loss after fine-tuning (95 %)": None if tuned is None else agreement(full, tuned, equal=True),
         "s of training": round(seconds),
     }
 
@@ -177,6 +184,26 @@ def scores(net: Supernet, params: Params, full: pd.DataFrame) -> tuple[Values, V
         errors.append(sum(int((logits.argmax(1) != labels).sum()) for logits, labels in answers))
         losses.append(sum(float(F.cross_entropy(logits, labels, reduction="sum")) for logits, labels in answers))
     return pd.Series(errors, full.index, dtype=float), pd.Series(losses, full.index)
+
+
+def fine_tuned(net: Supernet, params: Params, full: pd.DataFrame) -> Values:
+    """Cross-entropy of networks that go on from the supernet's weights for some steps, on mini-batches' statistics."""
+    seen = build.scoring_data(params, dataset(), build.normalise(dataset(), next(net.parameters()).device))
+    train = MiniBatches(seen.train, params.stage2.batch_size, seen.normalise, 0)
+    validation = list(MiniBatches(seen.validation, params.search.evaluation.batch_size, seen.normalise, 0))
+    steps, losses = [train[i % len(train)] for i in range(TUNING_STEPS)], []
+    for genotype in map(Genotype.from_json, full["genotype"]):
+        network = net.extract(genotype).train()
+        optimizer = adam(network, 0.0)
+        for group in optimizer.param_groups:
+            group["lr"] = params.stage2.learning_rate
+        for x, y in steps:
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+        with torch.no_grad():
+            losses.append(sum(float(F.cross_entropy(network(x), y, reduction="sum")) for x, y in validation))
+    return pd.Series(losses, full.index)
 
 
 def text(found: Mapping[str, Any]) -> list[str]:

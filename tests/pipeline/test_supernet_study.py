@@ -36,6 +36,9 @@ def test_without_a_change_its_supernet_and_its_errors_are_those_of_the_run(
         [member.wrong for member in front], abs=1
     )  # of 60; the scorer rounds otherwise
     assert losses.min() > 0
+    tuned = supernet.fine_tuned(trained, params, networks)
+    assert tuned.index.equals(losses.index)
+    assert (tuned != losses).all()
 
 
 def test_all_ways_of_training_are_parameters_that_there_are(finished: Workspace) -> None:
