@@ -34,7 +34,7 @@ repository:
 
 # Columns with a slash are hashes of what stages read; the named metrics stand there even if they are equal.
 experiments: install ## compare experiments: changed parameters, hypervolumes, gain, best error, smallest, tau, seconds in all
-	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created' --keep 'hypervolume|hv_|gain|best|small|tau|seconds'
+	@$(IN_VENV) dvc exp show --only-changed --drop '.*/|Created|margin' --keep 'hypervolume|hv_|gain|best|small|tau|seconds'
 
 experiments-table: install-dev ## run three tiny experiments, and write what `make experiments` prints of them into README.md
 	$(IN_VENV) OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m tests.experiments_table

@@ -9,7 +9,7 @@ import numpy as np
 from bnas.records.networks import ROLES
 from bnas.records.training import EpochRecord, Predictions
 from bnas.report.indicators import family_hypervolume, fidelity, network_hypervolume
-from bnas.report.paired import error_difference
+from bnas.report.paired import error_difference, hypervolume_difference
 from bnas.report.results import STAGE_NAMES, Retrained, Run
 from bnas.search import pareto
 from bnas.storage.terminal import printable
@@ -21,18 +21,20 @@ ROUNDING = 6
 def metrics(run: Retrained) -> dict[str, float | None]:
     """The numbers by which searches are compared, under names that no other stage uses; None where one does not exist.
 
-    `hv_others` is the larger of hand-designed and published networks' hypervolumes, `gain` how many points
-    fewer the front errs than random networks of its sizes. `tau` (Kendall's, of errors in the
-    supernet and test errors) is left out where there was no search, balanced errors where `Retrained.shows_balanced`
-    says so.
+    From `margin_low` to `margin_high` reaches the interval of the front's hypervolume minus that of random networks;
+    `hv_others` is the larger of hand-designed and published networks' hypervolumes, `gain` how many points fewer the
+    front errs than random networks of its sizes. `tau` (Kendall's, of errors in the supernet and test errors) is left
+    out where there was no search, balanced errors where `Retrained.shows_balanced` says so.
     """
     front, partners = run.of_role("front"), [partner for _, partner in run.pairs]
     families = [run.of_role("hand"), run.of_role("published")]
     others = [family_hypervolume(run, family) for family in families if family]
-    difference = error_difference(run, resamples=1)
+    difference, margin = error_difference(run, resamples=1), hypervolume_difference(run)
     values = {
         "hypervolume": network_hypervolume(run, front),
         "hypervolume_random": network_hypervolume(run, partners) if partners else math.nan,
+        "margin_low": margin.low if margin else math.nan,
+        "margin_high": margin.high if margin else math.nan,
         "hv_others": max(others, default=math.nan),
         "gain": -100 * difference.observed if difference else math.nan,
         "best_error": min(network.test_error for network in front),

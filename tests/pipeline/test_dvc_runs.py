@@ -20,6 +20,8 @@ from tests.pipeline.workspace import STAGES, Workspace
 METRICS = (
     "hypervolume",
     "hypervolume_random",
+    "margin_low",
+    "margin_high",
     "hv_others",
     "gain",
     "best_error",

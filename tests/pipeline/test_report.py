@@ -158,6 +158,8 @@ def test_metrics_have_short_unique_names_and_are_flat(finished):
     assert set(stage.metrics) == {
         "hypervolume",
         "hypervolume_random",
+        "margin_low",
+        "margin_high",
         "hv_others",
         "gain",
         "best_error",

@@ -129,6 +129,8 @@ def test_no_supernet_is_trained_and_the_report_says_so(transferred: Workspace) -
     assert set(metrics) == {
         "transfer_hypervolume",
         "transfer_hypervolume_random",
+        "transfer_margin_low",
+        "transfer_margin_high",
         "transfer_hv_others",
         "transfer_gain",
         "transfer_best_error",

@@ -88,6 +88,7 @@ def test_the_observed_difference_is_that_of_the_two_hypervolumes(run):
     metrics = plot_data.metrics(run)
     assert metrics["hypervolume"] == pytest.approx(front, abs=1e-6)
     assert metrics["hypervolume_random"] == pytest.approx(other, abs=1e-6)
+    assert metrics["margin_low"] <= metrics["hypervolume"] - metrics["hypervolume_random"] <= metrics["margin_high"]
     others = [indicators.family_hypervolume(run, run.of_role(role)) for role in ("hand", "published")]
     assert metrics["hv_others"] == pytest.approx(max(others), abs=1e-6)
 
