@@ -41,7 +41,7 @@ experiments-table: install-dev ## run three tiny experiments, and write what `ma
 
 # In folders of their own, so that params.yaml stays as it is. What is interrupted or has run is not run again.
 # OPTIONS may speak of the seed: OPTIONS='-S retrain.seed=10$$seed' retrains the fronts from other weights.
-seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth: reports/seeds.md; AGAINST: the NAME of rivals
+seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more -S, NAME: of the experiments) and pool what the searches were worth: reports/seeds.md; AGAINST: the NAME of those that these are compared with
 	@$(IN_VENV); set -e; for seed in $(SEEDS); do \
 	  if ! dvc exp list --name-only | grep -qx "$(NAME)-$$seed"; then \
 	    dvc exp run --temp --name "$(NAME)-$$seed" $(foreach stage,data stage1 stage2 search trial retrain,-S $(stage).seed=$$seed) $(OPTIONS); \

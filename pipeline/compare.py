@@ -91,7 +91,7 @@ def read_run(name: str) -> ComparedRun:
 
 
 def against_text(runs: Sequence[ComparedRun], rivals: Sequence[ComparedRun]) -> str:
-    """By how much each run is better or worse than its rival: means and Student's intervals over the pairs of runs.
+    """By how much each run differs from the one it is compared with: means, and Student's intervals over the pairs.
 
     Hypervolumes are of the retrained fronts. Errors are compared at equal size: the difference of the two fronts,
     each interpolated over log size, at all their sizes that lie within both.
@@ -102,8 +102,8 @@ def against_text(runs: Sequence[ComparedRun], rivals: Sequence[ComparedRun]) -> 
     errors = [each for each in (equal_size_difference(*pair) for pair in pairs) if each is not None]
     above = f"higher in {sum(gain > 0 for gain in gains)} of {len(gains)}"
     return (
-        f"Hypervolume of the front minus its rival's: {_interval(gains, '.4f')}; {above}\n"
-        f"Test error of the front minus its rival's at equal size, in points: {_interval(errors, '.2f')}"
+        f"Hypervolume, these runs minus those they are compared with: {_interval(gains, '.4f')}; {above}\n"
+        f"Test error at equal size, these runs minus those, in points: {_interval(errors, '.2f')}"
     )
 
 
