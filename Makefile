@@ -48,7 +48,7 @@ seeds: repository install ## run the pipeline under each of SEEDS (OPTIONS: more
 	  fi; \
 	done; pooled=$$(python -m pipeline.compare $(foreach seed,$(SEEDS),$(NAME)-$(seed)) $(if $(AGAINST),--against $(foreach seed,$(SEEDS),$(AGAINST)-$(seed)))); \
 	echo "$$pooled"; { echo "# $(NAME): the pipeline under seeds $(SEEDS)"; echo; \
-	echo "By \`make seeds\`. \`gain\` is in points of test error, \`best_error\` a share."; echo "$$pooled" | tail -n +2; } > reports/$(NAME)s.md
+	printf '%s' 'By `make seeds NAME=$(NAME) SEEDS="$(SEEDS)"$(if $(AGAINST), AGAINST=$(AGAINST))$(if $(OPTIONS), OPTIONS='\''$(subst ',,$(value OPTIONS))'\'')`. '; echo "\`gain\` is in points of test error, \`best_error\` a share."; echo "$$pooled" | tail -n +2; } > reports/$(NAME)s.md
 
 # Two test processes with one thread each use two cores; more threads only get in each other's way. A file's tests
 # share what is dear to set up, so they go to one process. Types are checked meanwhile and reported in the end.

@@ -21,6 +21,7 @@ from bnas.search.network_regression import Features, NetworkRegression
 from bnas.search.pareto import kendall_tau
 from bnas.space.genotype import Genotype
 from bnas.space.search_space import SearchSpace
+from pipeline.params import load
 from pipeline.tabular.networks import SHORT
 from tests.benchmarks.text import table as markdown
 from tests.imports import ROOT
@@ -28,8 +29,8 @@ from tests.imports import ROOT
 TABLES = ROOT / "reports/tabular"
 RESAMPLES = 400
 FOLDS = 10
-OWN_SHARE = 0.5
-"""`trial.own_share` of the default."""
+OWN_SHARE = load(ROOT / "params.yaml").trial.own_share
+"""What the trial of params.yaml goes by."""
 
 Values = "pd.Series[float]"
 """A value for each network, indexed by its key; networks that lack it may be left out."""
