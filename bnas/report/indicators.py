@@ -28,6 +28,11 @@ def network_hypervolume(run: Retrained, networks: Sequence[RetrainedNetwork]) ->
     return hypervolume(errors, [network.size_bytes for network in networks], run.space)
 
 
+def random_hypervolume(run: Retrained) -> float:
+    """The mean of the same over `Retrained.random_fronts`; nan if there are none."""
+    return _mean([network_hypervolume(run, front) for front in run.random_fronts])
+
+
 def family_hypervolume(run: Retrained, networks: Sequence[RetrainedNetwork]) -> float:
     """The same of networks outside the space: smaller ones count as its smallest, larger ones not at all."""
     space = run.space

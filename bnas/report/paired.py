@@ -70,22 +70,21 @@ class Interval:
 
 
 def hypervolume_difference(run: Retrained, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
-    """Hypervolume of the paired front networks minus that of their random partners; None without pairs.
+    """Hypervolume of the matched front networks minus the mean of `Retrained.random_fronts`; None without any.
 
-    Equal counts on both sides. Test images are resampled with replacement, the same for all networks, so the
-    interval holds the test split's uncertainty and no other: not that of training or searching again.
+    All have equal counts. Test images are resampled with replacement, the same for all networks, so the interval holds
+    the test split's uncertainty and no other: not that of training or searching again.
     """
-    if not run.pairs:
+    fronts = [tuple(first for first, _ in run.matched), *run.random_fronts]
+    if len(fronts) == 1:
         return None
-    sides = tuple(zip(*run.pairs, strict=True))
-    networks, count = [network for side in sides for network in side], len(run.pairs)
-    sizes = [network.size_bytes for network in networks]
+    networks = [network for front in fronts for network in front]
+    sizes = [[network.size_bytes for network in front] for front in fronts]
 
     def difference(errors: Errors) -> float:
-        front, other = (
-            hypervolume(errors[part], sizes[part], run.space) for part in (slice(count), slice(count, None))
-        )
-        return front - other
+        rows = zip(errors.reshape(len(fronts), -1), sizes, strict=True)
+        first, *others = (hypervolume(row, of_row, run.space) for row, of_row in rows)
+        return first - statistics.fmean(others)
 
     return _resampled(run, networks, difference, seed, resamples)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnas.records.networks import ROLES
 from bnas.records.training import EpochRecord, Predictions
-from bnas.report.indicators import family_hypervolume, fidelity, network_hypervolume
+from bnas.report.indicators import family_hypervolume, fidelity, network_hypervolume, random_hypervolume
 from bnas.report.paired import error_difference, hypervolume_difference
 from bnas.report.results import STAGE_NAMES, Retrained, Run
 from bnas.search import pareto
@@ -26,13 +26,13 @@ def metrics(run: Retrained) -> dict[str, float | None]:
     front errs than random networks of its sizes. `tau` (Kendall's, of errors in the supernet and test errors) is left
     out where there was no search, balanced errors where `Retrained.shows_balanced` says so.
     """
-    front, partners = run.of_role("front"), [partner for _, partner in run.pairs]
+    front = run.of_role("front")
     families = [run.of_role("hand"), run.of_role("published")]
     others = [family_hypervolume(run, family) for family in families if family]
     difference, margin = error_difference(run, resamples=1), hypervolume_difference(run)
     values = {
         "hypervolume": network_hypervolume(run, front),
-        "hypervolume_random": network_hypervolume(run, partners) if partners else math.nan,
+        "hypervolume_random": random_hypervolume(run),
         "margin_low": margin.low if margin else math.nan,
         "margin_high": margin.high if margin else math.nan,
         "hv_others": max(others, default=math.nan),

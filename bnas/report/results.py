@@ -111,19 +111,16 @@ class Retrained:
         return min(self.of_role("front"), key=lambda network: (self.error_of(network), network.size_bytes))
 
     @property
-    def pairs(self) -> tuple[tuple[RetrainedNetwork, RetrainedNetwork], ...]:
-        """(front network, random network of its size), smallest first; one random network each."""
-        matches: dict[str | None, RetrainedNetwork] = {}
-        for network in self.of_role("random"):
-            matches.setdefault(network.matched, network)
-        return tuple((n, matches[n.name]) for n in self.of_role("front") if n.name in matches)
-
-    @property
     def matched(self) -> tuple[tuple[RetrainedNetwork, tuple[RetrainedNetwork, ...]], ...]:
         """(front network, all random networks of its size), smallest first."""
         random = self.of_role("random")
         groups = ((n, tuple(other for other in random if other.matched == n.name)) for n in self.of_role("front"))
         return tuple((network, others) for network, others in groups if others)
+
+    @property
+    def random_fronts(self) -> tuple[tuple[RetrainedNetwork, ...], ...]:
+        """Random networks, one of each size in `matched`: as many fronts as every size has networks for."""
+        return tuple(zip(*(others for _, others in self.matched), strict=False))
 
 
 @dataclass(frozen=True, kw_only=True)

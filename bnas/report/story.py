@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from matplotlib.figure import Figure
 
@@ -240,20 +241,20 @@ def _random(run: Retrained, bins: int, difference: Interval | None) -> Section:
     title, said = "Against random networks of the same size", verdict(difference, run.dataset.counts.test)
     if difference is None:
         return Section("random", title, (said,))
-    space = run.space
+    space, front = run.space, tuple(first for first, _ in run.matched)
     sides = [
         {
             "": name,
-            "networks": str(len(side)),
-            "hypervolume": f"{network_hypervolume(run, side):.4f}",
-            f"size coverage ({bins} bins)": f"{network_coverage(run, side, bins):.2f}",
-            f"mean {KINDS[run.error]}test error, %": percent(sum(run.error_of(n) for n in side) / len(side)),
+            "networks": " + ".join(str(len(networks)) for networks in fronts),
+            "hypervolume": f"{fmean(network_hypervolume(run, networks) for networks in fronts):.4f}",
+            f"size coverage ({bins} bins)": f"{fmean(network_coverage(run, n, bins) for n in fronts):.2f}",
+            f"mean {KINDS[run.error]}test error, %": percent(fmean(run.error_of(n) for side in fronts for n in side)),
         }
-        for name, side in zip(("front", "random"), zip(*run.pairs, strict=True), strict=True)
+        for name, fronts in (("front", (front,)), ("random", run.random_fronts))
     ]
     even = 1 - 1 / len(run.dataset.classes)
     guess = "guessing" if math.isclose(space.chance_error, even) else "always naming the largest class"
-    tests = [paired_test(run, first.name, second.name) for first, second in run.pairs]
+    tests = [paired_test(run, first.name, other.name) for first, others in run.matched for other in others]
     pairs = [
         {
             "front": test.first,
@@ -270,7 +271,8 @@ def _random(run: Retrained, bins: int, difference: Interval | None) -> Section:
         title,
         (
             Table(sides, ("",)),
-            f"Equal counts on both sides. Hypervolume: {KINDS[run.error]}error divided by that of {guess} "
+            "Equal counts on both sides; several random networks of each size are as many fronts, whose hypervolume "
+            f"and coverage are means. Hypervolume: {KINDS[run.error]}error divided by that of {guess} "
             f"({100 * space.chance_error:.0f} %), log size between the smallest and the largest network of the "
             "space, reference point (1, 1); larger is better. Size coverage: share of equal log-size bins that "
             "hold a non-dominated network. Networks designed by hand and published ones are not counted here.",

@@ -38,7 +38,7 @@ def test_networks_that_never_disagree_do_not_differ():
 
 
 def test_a_paired_test_counts_the_images_that_one_network_alone_gets_wrong(run):
-    first, other = run.pairs[0]
+    first, (other,) = run.matched[0]
     labels = np.arange(IMAGES) % 10
     one, two = labels.copy(), labels.copy()
     one[:7] += 1
@@ -53,8 +53,8 @@ def test_a_paired_test_counts_the_images_that_one_network_alone_gets_wrong(run):
 
 
 def test_the_interval_of_a_front_and_its_exact_copy_has_no_width(run):
-    copies = {other.name: run.predictions[first.name] for first, other in run.pairs}
-    wrong = {other.name: first.wrong for first, other in run.pairs}
+    copies = {other.name: run.predictions[first.name] for first, (other,) in run.matched}
+    wrong = {other.name: first.wrong for first, (other,) in run.matched}
     networks = tuple(dataclasses.replace(n, wrong=wrong.get(n.name, n.wrong)) for n in run.networks)
     same = dataclasses.replace(run, predictions={**run.predictions, **copies}, networks=networks)
     interval = paired.hypervolume_difference(same, resamples=50)
@@ -72,7 +72,7 @@ def test_the_interval_holds_the_observed_difference_and_is_seeded(run):
 
 def test_the_observed_difference_is_that_of_the_two_hypervolumes(run):
     space = run.front.space
-    sides = zip(*run.pairs, strict=True)
+    sides = run.of_role("front"), run.of_role("random")
     front, other = (
         pareto.front_hypervolume(
             [n.test_error for n in side],
@@ -94,7 +94,7 @@ def test_the_observed_difference_is_that_of_the_two_hypervolumes(run):
 
 
 def test_the_gain_is_the_mean_over_pairs_of_the_difference_of_errors(run):
-    expected = np.mean([first.test_error - other.test_error for first, other in run.pairs])
+    expected = np.mean([first.test_error - other.test_error for first, (other,) in run.matched])
     interval = paired.error_difference(run, resamples=200)
     assert interval.observed == pytest.approx(expected)
     assert interval.low <= interval.median <= interval.high
@@ -103,7 +103,7 @@ def test_the_gain_is_the_mean_over_pairs_of_the_difference_of_errors(run):
 
 
 def test_several_random_networks_of_a_size_count_by_their_mean(run):
-    (_, other), *_ = run.pairs
+    (_, (other,)), *_ = run.matched
     wrong = run.predictions[other.name]
     again = dataclasses.replace(other, name="random-1-2")
     more = dataclasses.replace(
@@ -113,12 +113,27 @@ def test_several_random_networks_of_a_size_count_by_their_mean(run):
     assert paired.error_difference(more, resamples=2).observed == pytest.approx(
         paired.error_difference(run, resamples=2).observed
     )
-    assert more.pairs == run.pairs, "hypervolumes are compared at equal counts"
+    assert more.random_fronts == run.random_fronts, "hypervolumes are compared at equal counts"
+
+
+def test_hypervolume_is_compared_with_the_mean_of_as_many_random_fronts_as_there_are_of_each_size(run):
+    perfect = Predictions(run.labels, run.labels)
+    twins = [dataclasses.replace(n, name=f"{n.name}-2", wrong=0) for n in run.of_role("random")]
+    answers = {**run.predictions, **{twin.name: perfect for twin in twins}}
+    more = dataclasses.replace(run, networks=(*run.networks, *twins), predictions=answers)
+    first, second = more.random_fronts
+    assert (first, second) == (run.of_role("random"), tuple(twins))
+    one, two = (indicators.network_hypervolume(more, front) for front in (first, second))
+    assert one < two
+    metrics = plot_data.metrics(more)
+    assert metrics["hypervolume_random"] == pytest.approx((one + two) / 2, abs=1e-6)
+    observed = paired.hypervolume_difference(more, resamples=2).observed
+    assert observed == pytest.approx(metrics["hypervolume"] - (one + two) / 2, abs=1e-6)
 
 
 def test_relative_improvement_is_of_accuracies(run):
-    front = np.mean([1 - first.test_error for first, _ in run.pairs])
-    other = np.mean([1 - second.test_error for _, second in run.pairs])
+    front = np.mean([1 - first.test_error for first, _ in run.matched])
+    other = np.mean([1 - second.test_error for _, (second,) in run.matched])
     assert paired.relative_improvement(run) == pytest.approx(100 * (front - other) / other)
 
 
@@ -130,7 +145,7 @@ def test_an_interval_on_one_side_of_zero_excludes_it():
 
 def test_a_run_without_random_networks_is_not_compared(run):
     alone = dataclasses.replace(run, networks=run.of_role("front", "hand"))
-    assert alone.pairs == ()
+    assert alone.matched == alone.random_fronts == ()
     assert paired.hypervolume_difference(alone) is None
     assert paired.error_difference(alone) is None
     assert math.isnan(paired.relative_improvement(alone))
@@ -152,8 +167,8 @@ def test_an_undefined_tau_is_no_number(run):
 
 
 def test_only_networks_with_a_partner_are_paired_and_sizes_agree(run):
-    assert len(run.pairs) == 4
-    for first, other in run.pairs:
+    assert len(run.matched) == 4
+    for first, (other,) in run.matched:
         assert (first.role, other.role) == ("front", "random")
         assert other.matched == first.name
 
