@@ -77,7 +77,8 @@ def select(objectives: ArrayLike, count: int, rule: str, rng: random.Random) -> 
     - `cars`: front by front, the union of the sortings on `(f1, f2)` and `(f1, 1 / f2)`; of the last such
       union as many as there is room for, drawn by `rng`, which no other rule uses (Yang et al. 2020, their
       released code).
-    - `bins`: the best of every bin of size in turn, then the second best of each, and so on; see `bin_ranks` [ours].
+    - `bins`: the smallest and the best of every bin of size, then the second best of each, and so on; see `bin_ranks`
+      [ours].
 
     Raises ValueError for an unknown rule, a count outside 0…U, anything but finite values [U, 2], or values
     that the rule cannot use: `cars` and `bins` want f2 > 0, the rules with F2 see `auxiliary_objectives`.
@@ -100,7 +101,8 @@ def bin_ranks(objectives: ArrayLike, bins: int = BINS, limits: tuple[float, floa
 
     Bins are equal parts of the range of log f2: from the least to the greatest, or between the limits. f1 is compared
     at equal size only, so that an error estimate that favours small networks, as that of any short training does,
-    drives no large one out [ours]. Raises ValueError for f2 of 0 or less.
+    drives no large one out [ours]. The best of the least f2 has place 0, too: within its bin larger ones beat it, but
+    a front reaches down to it, as NSGA-II's crowding distance provides for. Raises ValueError for f2 of 0 or less.
     """
     values = objective_rows("objectives", objectives)
     f1, f2 = values[:, 0], values[:, 1]
@@ -117,6 +119,7 @@ def bin_ranks(objectives: ArrayLike, bins: int = BINS, limits: tuple[float, floa
     for each in np.unique(place):
         inside = np.flatnonzero(place == each)
         ranks[inside[np.argsort(f1[inside], kind="stable")]] = np.arange(len(inside))
+    ranks[np.lexsort((f1, f2))[0]] = 0
     return ranks
 
 

@@ -187,7 +187,7 @@ def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], t
 def best_of_bins(
     estimates: Mapping[Genotype, float], problem: SearchProblem, bins: int, count: int | None = None
 ) -> list[Genotype]:
-    """The best of every one of `bins` parts of the space's range of log resource, smallest first.
+    """The smallest and the best of every one of `bins` parts of the space's range of log resource, smallest first.
 
     With `count` so many: after them the second best of every bin, and so on. After a short training small networks are
     ahead of large ones that will overtake them, so estimates are compared at equal size only [ours].

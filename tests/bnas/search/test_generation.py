@@ -80,7 +80,7 @@ def reference_cars(values, count):
 
 
 def reference_bins(values, bins=10):
-    """Bins of log f2 by comparing with every edge; the best of each in turn, of equal ones the first."""
+    """Bins of log f2 by comparing with every edge; the best of each and of the least f2, then the second bests…"""
     logs = [math.log(f2) for _, f2 in values]
     low, width = min(logs), (max(logs) - min(logs)) / bins
     queues = {}
@@ -89,7 +89,8 @@ def reference_bins(values, bins=10):
         queues.setdefault(place, []).append(i)
     for queue in queues.values():
         queue.sort(key=lambda i: (values[i][0], i))
-    ranked = [(rank, i) for queue in queues.values() for rank, i in enumerate(queue)]
+    smallest = min(range(len(values)), key=lambda i: (values[i][1], values[i][0], i))
+    ranked = [(rank * (i != smallest), i) for queue in queues.values() for rank, i in enumerate(queue)]
     return [i for _, i in sorted(ranked)]
 
 
@@ -225,11 +226,16 @@ def test_bins_keep_every_size_whatever_the_errors():
     assert draw(points, 1, "nsga2") == [0]
 
 
+def test_bins_keep_the_best_of_the_smallest_though_larger_ones_of_its_bin_beat_it():
+    points = [(0.3, 0.10), (0.2, 0.10), (0.1, 0.11), (0.05, 0.12), (0.0, 0.9)]
+    assert draw(points, 3, "bins") == [1, 3, 4]
+
+
 def test_bins_may_have_limits():
     points = [(0.2, 0.1), (0.1, 0.19), (0.3, 0.9)]
-    assert bin_ranks(points, 2).tolist() == [1, 0, 0]
-    assert bin_ranks(points, 2, (0.01, 100.0)).tolist() == [1, 0, 2]
-    assert bin_ranks(points, 1).tolist() == [1, 0, 2]
+    assert bin_ranks(points, 2).tolist() == [0, 0, 0]
+    assert bin_ranks(points, 2, (0.01, 100.0)).tolist() == [0, 0, 2]
+    assert bin_ranks(points, 1).tolist() == [0, 0, 2]
 
 
 def test_cars_protects_the_largest_network():
