@@ -111,6 +111,22 @@ def supernet_worth(run: Run) -> tuple[float, float]:
     return tau(scored), sum(weight * value for weight, value in weighted) / pairs if pairs else math.nan
 
 
+def loss_by_origin(run: Run) -> dict[Origin, float]:
+    """Origin of networks of the trial's first rung → by how many nats their losses exceed what is usual at their size.
+
+    Usual is a parabola in log size, fitted to all of them by least squares; a negative mean is a good one. Empty where
+    fewer than three sizes were trained.
+    """
+    shortest = min((network.epochs for network in run.trial), default=0)
+    first = [network for network in run.trial if network.epochs == shortest]
+    sizes, losses = np.log([n.size_bytes for n in first]), np.array([n.loss for n in first])
+    if len(np.unique(sizes)) < 3:
+        return {}
+    excess = losses - np.polynomial.Polynomial.fit(sizes, losses, 2)(sizes)
+    origins = dict.fromkeys(network.origin for network in first)
+    return {each: float(excess[[n.origin == each for n in first]].mean()) for each in origins}
+
+
 @dataclass(frozen=True)
 class GenerationIndicators:
     """One generation's front, as scored then and with the final supernet weights (nan if not rescored).

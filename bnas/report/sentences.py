@@ -12,7 +12,14 @@ from bnas.data.split_rows import counted
 from bnas.records.networks import LinearBaseline, RetrainedNetwork, Role
 from bnas.records.search import ErrorKind
 from bnas.report.formats import code, kib, literal, percent
-from bnas.report.indicators import Estimate, GenerationIndicators, family_hypervolume, fidelity, supernet_worth
+from bnas.report.indicators import (
+    Estimate,
+    GenerationIndicators,
+    family_hypervolume,
+    fidelity,
+    loss_by_origin,
+    supernet_worth,
+)
 from bnas.report.paired import Interval, PairedTest, relative_improvement
 from bnas.report.results import STAGE_NAMES, Retrained, Run
 from bnas.search.pareto import guessing_error, wilson_interval
@@ -276,6 +283,14 @@ def trial_sentences(run: Run) -> list[str]:
             f"What the supernet's score was worth: its Kendall τ-b with the loss of {epochs[0]} epoch"
             f"{'s' * (epochs[0] > 1)} of honest training is {everywhere:.2f} over all sizes, {at} within "
             f"{run.trial_bins} bins of equal size."
+        )
+    excess = loss_by_origin(run)
+    if len(excess) > 1:
+        names = {"search": "what the search found best", "offspring": "offspring", "random": "random networks"}
+        means = "; ".join(f"{names[origin]}: {mean:+.3f}" for origin, mean in sorted(excess.items()))
+        sentences.append(
+            "What networks were worth by where they are from, as the mean of their losses above what is usual at their "
+            f"size, in nats (less is better): {means}."
         )
     return sentences
 

@@ -153,6 +153,36 @@ def test_a_run_without_random_networks_is_not_compared(run):
     assert plot_data.metrics(alone)["hypervolume_random"] is None
 
 
+def tried(run, **columns):
+    """The run with a trial of networks that differ from its first one in these columns."""
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return dataclasses.replace(run, trial=tuple(dataclasses.replace(run.trial[0], **row) for row in rows))
+
+
+def test_losses_by_origin_are_above_those_of_their_size(run):
+    sizes = [5000.0 * 1.1**i for i in range(12)]
+    usual = [1 + (math.log(size) - 9) ** 2 for size in sizes]
+    better = [0.1 * (-1) ** (i // 2 % 2) for i in range(12)]
+    origins = ["random" if shift > 0 else "offspring" for shift in better]
+    losses = [loss + shift for loss, shift in zip(usual, better, strict=True)]
+    found = indicators.loss_by_origin(tried(run, size_bytes=sizes, loss=losses, origin=origins))
+    assert found == pytest.approx({"random": 0.1, "offspring": -0.1}, abs=0.03)
+    assert indicators.loss_by_origin(tried(run, size_bytes=sizes[:2], loss=[1.0, 2.0])) == {}
+
+
+def test_the_supernet_s_score_is_compared_with_losses_over_all_sizes_and_within_bins(run):
+    # Two sizes: small networks have lower losses and higher scores; within each size the scores order the losses.
+    small, large = run.space.smallest_bytes, run.space.largest_bytes
+    columns = {
+        "size_bytes": [small] * 3 + [large] * 3,
+        "loss": [1.0, 1.1, 1.2, 2.0, 2.1, 2.2],
+        "supernet_error": [0.7, 0.8, 0.9, 0.1, 0.2, 0.3],
+    }
+    everywhere, equal = indicators.supernet_worth(tried(run, **columns))
+    assert equal == 1.0
+    assert everywhere == pytest.approx((6 - 9) / 15)
+
+
 def test_metrics_are_those_of_the_front_networks(run):
     front = run.of_role("front")
     metrics = plot_data.metrics(run)
