@@ -287,10 +287,11 @@ def trial_sentences(run: Run) -> list[str]:
     excess = loss_by_origin(run)
     if len(excess) > 1:
         names = {"search": "what the search found best", "offspring": "offspring", "random": "random networks"}
+        later = " Random ones after the first population are chosen as offspring are." if "offspring" in excess else ""
         means = "; ".join(f"{names[origin]}: {mean:+.3f}" for origin, mean in sorted(excess.items()))
         sentences.append(
             "What networks were worth by where they are from, as the mean of their losses above what is usual at their "
-            f"size, in nats (less is better): {means}."
+            f"size, in nats (less is better): {means}.{later}"
         )
     return sentences
 
