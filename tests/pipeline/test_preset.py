@@ -128,7 +128,7 @@ def test_what_changed_is_printed_and_nothing_else(folder: Path, capsys: pytest.C
     assert [line.partition(": ")[0] for line in lines] == [key for key in after if before[key] != after[key]]
     assert head == f"params.yaml: preset cifar10, {len(lines)} changed"
     assert "network.final.cells: 3 -> 20" in lines
-    assert "retrain.hand_designed_channels: [4, 8] -> [36]" in lines
+    assert "retrain.hand_designed_channels: [2, 4, 8] -> [36]" in lines
     assert preset.main(["cifar10"]) == 0
     assert capsys.readouterr().out == "params.yaml: preset cifar10, nothing changed\n"
 
