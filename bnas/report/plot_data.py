@@ -23,8 +23,8 @@ def metrics(run: Retrained) -> dict[str, float | None]:
 
     From `margin_low` to `margin_high` reaches the interval of the front's hypervolume minus that of random networks;
     `hv_others` is the larger of hand-designed and published networks' hypervolumes, `gain` how many points fewer the
-    front errs than random networks of its sizes. `tau` (Kendall's, of errors in the supernet and test errors) is left
-    out where there was no search, balanced errors where `Retrained.shows_balanced` says so.
+    front errs than random networks of its sizes, to a hundredth. `tau` (Kendall's, of errors in the supernet and test
+    errors) is left out where there was no search, balanced errors where `Retrained.shows_balanced` says so.
     """
     front = run.of_role("front")
     families = [run.of_role("hand"), run.of_role("published")]
@@ -36,7 +36,7 @@ def metrics(run: Retrained) -> dict[str, float | None]:
         "margin_low": margin.low if margin else math.nan,
         "margin_high": margin.high if margin else math.nan,
         "hv_others": max(others, default=math.nan),
-        "gain": -100 * difference.observed if difference else math.nan,
+        "gain": round(-100 * difference.observed, 2) if difference else math.nan,
         "best_error": min(network.test_error for network in front),
         **(_balanced_metrics(run) if run.shows_balanced else {}),
         "smallest_kib": min(network.size_bytes for network in front) / 1024,
