@@ -158,8 +158,7 @@ def candidates(
     build.split("test", description, params.runtime)  # only to know that it is whole before any time is spent
     scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
     chosen = of_front(front, params.retrain, problem.costs, partial(scorer.error, count=ALL_BATCHES))
-    score = partial(scorer.errors, count=build.scored_batches(params.search.evaluation))
-    trial = finished_trial(problem, score, ranks)
+    trial = finished_trial(problem, ranks)
     if trial is None:
         return chosen
     known = [each for each in chosen if each.supernet_error is not None]

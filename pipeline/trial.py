@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from bnas.records.dataset import DatasetDescription
@@ -14,7 +13,7 @@ from bnas.records.training import EpochRecord, read_epochs, read_predictions
 from bnas.records.trial import Origin, TrialNetwork, TrialNetworks, read_trial
 from bnas.search.generation import VariationRates
 from bnas.search.problem import SearchProblem
-from bnas.search.trial import Score, ShortRun, Train, Trial, TrialPlan, best_of_bins, run_trial
+from bnas.search.trial import ShortRun, Train, Trial, TrialPlan, best_of_bins, run_trial
 from bnas.space.genotype import Genotype
 from bnas.training import network_pool
 from bnas.training.family import TRIAL, Recipe
@@ -41,32 +40,32 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
             write_json(stage.out / "networks.json", TrialNetworks(()).to_dict())
         return
     problem = build.problem(params, description)
-    score = None
-    if section.source == "search":
-        scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
-        score = partial(scorer.errors, count=build.scored_batches(params.search.evaluation))
-    trial = Trial(problem, section.epochs, score, ranks.main_value)
+    trial = Trial(problem, section.epochs, ranks.main_value)
     plan = plan_of(section)
     with network_pool.started(params.runtime.workers) as workers:
         train = trainer(stage, description, workers, ranks)
         origins = run_trial(trial, plan, first(plan, section.source, problem), train)
+    scores: dict[Genotype, float] = {}
+    if section.source == "search":
+        scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
+        errors = scorer.errors(list(origins), count=build.scored_batches(params.search.evaluation))
+        scores = dict(zip(origins, errors, strict=True))
     if not ranks.is_main:
         return
-    records = trained(trial, origins)
+    records = trained(trial, origins, scores)
     write_json(stage.out / "networks.json", TrialNetworks(tuple(records)).to_dict())
     handed_over = best_of_bins(trial.estimates[trial.longest], problem, plan.bins)
     members = [member(genotype, trial, problem) for genotype in handed_over]
     write_json(stage.out / "front.json", Front(searched.space, tuple(members)).to_dict())
 
 
-def finished_trial(problem: SearchProblem, score: Score, ranks: Ranks = ALONE) -> Trial | None:
+def finished_trial(problem: SearchProblem, ranks: Ranks = ALONE) -> Trial | None:
     """The trial that the stage recorded, for estimates of further networks; None where nothing was trained."""
     records = read_trial(RESULT / "networks.json")
     if not records:
         return None
-    scores = {each.genotype: each.supernet_error for each in records if each.supernet_error is not None}
     rungs = sorted({each.epochs for each in records})
-    trial = Trial(problem, rungs[0], score if scores else None, ranks.main_value, supernet=scores)
+    trial = Trial(problem, rungs[0], ranks.main_value)
     for epochs in rungs:
         those = [each for each in records if each.epochs == epochs]
         trial.fit({each.genotype: ShortRun(each.loss, each.wrong, each.images) for each in those}, epochs)
@@ -147,8 +146,8 @@ def short_run(job: network_pool.Job) -> tuple[float, int, int]:
     return read_epochs(job.folder / "curve.json")[-1].loss, int((~answers.correct).sum()), len(answers.labels)
 
 
-def trained(trial: Trial, origins: Mapping[Genotype, Origin]) -> list[TrialNetwork]:
-    """The record of every training, the shorter ones first."""
+def trained(trial: Trial, origins: Mapping[Genotype, Origin], scores: Mapping[Genotype, float]) -> list[TrialNetwork]:
+    """The record of every training, the shorter ones first; `scores` are errors in the supernet."""
     return [
         TrialNetwork(
             genotype=genotype,
@@ -158,7 +157,7 @@ def trained(trial: Trial, origins: Mapping[Genotype, Origin]) -> list[TrialNetwo
             wrong=result.wrong,
             images=result.images,
             size_bytes=trial.problem.costs.size(genotype),
-            supernet_error=trial.supernet.get(genotype),
+            supernet_error=scores.get(genotype),
             estimate=trial.estimates[epochs][genotype],
         )
         for epochs, rung in sorted(trial.runs.items())

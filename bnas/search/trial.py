@@ -31,9 +31,6 @@ class ShortRun:
 Train = Callable[[Sequence[Genotype], int], Sequence[ShortRun]]
 """Trains genotypes from scratch, each for so many epochs → their results."""
 
-Score = Callable[[Sequence[Genotype]], Sequence[float]]
-"""Genotypes → their errors in the supernet."""
-
 
 @dataclass(frozen=True)
 class TrialPlan:
@@ -61,17 +58,15 @@ class Trial:
     """A trial as it goes: what was trained for how long, what it came to, and the estimates that follow.
 
     All networks are trained for `epochs` epochs, finalists for more, too. `runs` and `estimates` map epochs to what
-    networks trained for as long came to, and to their estimates. `score` adds the supernet's opinion to what the
-    regression sees. `agree` returns the main rank's values on all ranks, whose rounding may differ.
+    networks trained for as long came to, and to their estimates. `agree` returns the main rank's values on all ranks,
+    whose rounding may differ.
     """
 
     problem: SearchProblem
     epochs: int
-    score: Score | None = None
     agree: Callable[[list[float]], list[float]] = list
     runs: dict[int, dict[Genotype, ShortRun]] = field(default_factory=dict)
     estimates: dict[int, dict[Genotype, float]] = field(default_factory=dict)
-    supernet: dict[Genotype, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         costs = self.problem.costs
@@ -118,13 +113,7 @@ class Trial:
         if epochs != self.epochs:
             sizes = [math.log(self.problem.costs.size(genotype)) for genotype in genotypes]
             return np.column_stack([sizes, self._estimate(genotypes, self.epochs)])
-        rows = self._features(genotypes)
-        if self.score is None:
-            return rows
-        missing = [genotype for genotype in dict.fromkeys(genotypes) if genotype not in self.supernet]
-        if missing:
-            self.supernet.update(zip(missing, self.score(missing), strict=True))
-        return np.column_stack([rows, [self.supernet[genotype] for genotype in genotypes]])
+        return self._features(genotypes)
 
 
 def run_trial(trial: Trial, plan: TrialPlan, first: Mapping[Genotype, Origin], train: Train) -> dict[Genotype, Origin]:

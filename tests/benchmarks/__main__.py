@@ -20,8 +20,10 @@ from tests.benchmarks import (
     packed,
     processes,
     ranking,
+    regression,
     scoring,
     shipped,
+    simulation,
     streaming,
     supernet,
     threads,
@@ -45,6 +47,8 @@ STUDIES: Mapping[str, Mapping[str, Callable[[], Any]]] = {
     "shipped": shipped.MEASURES,
     "folder": folder.MEASURES,
     "ranking": ranking.MEASURES,
+    "regression": regression.MEASURES,
+    "simulation": simulation.MEASURES,
     "supernet": supernet.MEASURES,
     "firmware": firmware.MEASURES,
 }
@@ -59,6 +63,8 @@ TEXTS: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "shipped": shipped.text,
     "folder": folder.text,
     "ranking": ranking.text,
+    "regression": regression.text,
+    "simulation": simulation.text,
     "supernet": supernet.text,
     "firmware": firmware.text,
 }

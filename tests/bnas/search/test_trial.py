@@ -170,24 +170,6 @@ def test_the_best_of_bins_are_the_least_estimates_of_each_and_of_the_smallest() 
     assert len(best_of_bins(estimates, PROBLEM, 4, 9)) == 9
 
 
-def test_the_supernet_s_scores_are_asked_for_once_and_seen_by_the_regression() -> None:
-    asked: list[Genotype] = []
-
-    def score(genotypes: Sequence[Genotype]) -> list[float]:
-        asked.extend(genotypes)
-        return [loss(genotype, 1, noise=0.0) for genotype in genotypes]  # knows it all
-
-    genotypes = sample_uniform(SPACE, random.Random(2), 80)
-    runs = {genotype: ShortRun(loss(genotype, 1), 1, 10) for genotype in genotypes[:40]}
-    blind, seeing = Trial(PROBLEM, 1), Trial(PROBLEM, 1, score)
-    for trial in (blind, seeing):
-        trial.fit(runs, 1)
-    truth = [loss(genotype, 1, noise=0.0) for genotype in genotypes[40:]]
-    taus = [kendall_tau(trial.predict(genotypes[40:], 1), truth) for trial in (blind, seeing)]
-    assert taus[1] > taus[0]
-    assert len(set(asked)) == len(asked) == 80
-
-
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_an_estimate_lies_between_a_network_s_own_loss_and_what_networks_like_it_came_to(share: float) -> None:
     genotypes = sample_uniform(SPACE, random.Random(4), 50)
