@@ -68,7 +68,7 @@ def loss_and_error(rows: pd.DataFrame, epochs: int) -> Values:
 
 
 def features(rows: pd.DataFrame) -> NDArray[np.float64]:
-    """What the trial's regression sees of networks, but for the supernet's score."""
+    """What the trial's regression sees of networks."""
     genotypes = list(map(Genotype.from_json, rows["genotype"]))
     ops = tuple(dict.fromkeys(gene.op for genotype in genotypes for gene in genotype.genes))
     counts = Features(SearchSpace(ops, genotypes[0].nodes, genotypes[0].space), ())(genotypes)
@@ -88,7 +88,7 @@ def predicted(rows: pd.DataFrame) -> Values:
 
 
 def trial(trained: pd.DataFrame, epochs: int, own: float = OWN_SHARE) -> Values:
-    """The estimate of a trial, without a supernet, from the first epochs of these trainings; `own` is `own_share`."""
+    """The estimate of a trial from the first epochs of these trainings; `own` is `own_share`."""
     results = loss(trained, epochs)
     return own * results + (1 - own) * regressed(features(trained), results)
 
