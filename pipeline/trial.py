@@ -31,7 +31,10 @@ NOT_OF_THE_RECIPE = set(schema.TrialSection.model_fields) - set(schema.TrainingS
 
 
 def run(stage: Stage, ranks: Ranks = ALONE) -> None:
-    """Train candidates, and hand over the front of the best."""
+    """Train candidates, and hand over the front of the best.
+
+    With `source: search` what was trained is scored in the supernet in the end, for the report alone.
+    """
     params, description = stage.params, dataset()
     section, searched = params.trial, read_front(SEARCH / "front.json")
     if section.source == "none":
@@ -42,12 +45,14 @@ def run(stage: Stage, ranks: Ranks = ALONE) -> None:
     problem = build.problem(params, description)
     trial = Trial(problem, section.epochs, ranks.main_value)
     plan = plan_of(section)
+    # Before any time is spent, so that a broken file is named at once.
+    is_search = section.source == "search"
+    scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks) if is_search else None
     with network_pool.started(params.runtime.workers) as workers:
         train = trainer(stage, description, workers, ranks)
         origins = run_trial(trial, plan, first(plan, section.source, problem), train)
     scores: dict[Genotype, float] = {}
-    if section.source == "search":
-        scorer = build.frozen_scorer(stage, description, problem.space, STAGE2, ranks)
+    if scorer is not None:
         errors = scorer.errors(list(origins), count=build.scored_batches(params.search.evaluation))
         scores = dict(zip(origins, errors, strict=True))
     if not ranks.is_main:

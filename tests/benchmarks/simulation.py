@@ -23,7 +23,7 @@ from bnas.space.genotype import Genotype
 from pipeline import build
 from pipeline.config import dataset
 from pipeline.params import load
-from pipeline.trial import RESULT, plan_of
+from pipeline.trial import RESULT, first, plan_of
 from tests.benchmarks.measure import spread
 from tests.benchmarks.text import table as markdown
 
@@ -46,7 +46,7 @@ PLANS: Sequence[tuple[int, int, int]] = (
 
 
 class World:
-    """Losses that trainings would have, and the ranks of networks among random ones of their sizes."""
+    """Losses that trainings would have, and how far networks lie below random ones of their sizes."""
 
     def __init__(self, problem: SearchProblem, networks: Mapping[Genotype, float]) -> None:
         costs = problem.costs
@@ -62,7 +62,7 @@ class World:
         return np.asarray(self._regression(self._features(genotypes)))
 
     def below_random(self, genotypes: Sequence[Genotype]) -> float:
-        """Mean of the networks' distances below the mean of random ones of about their sizes, in those's deviations."""
+        """Mean of the networks' distances below the mean of random ones of about their sizes, in standard deviations of these."""
         distances = []
         for size, value in zip(self._log_sizes(genotypes), self.values(genotypes), strict=True):
             near = self._losses[np.argsort(abs(self._sizes - size), kind="stable")[:NEAREST]]
@@ -78,10 +78,9 @@ def simulation() -> list[dict[str, Any]]:
     params = load("params.yaml")
     problem = build.problem(params, dataset())
     trained = [each for each in read_trial(RESULT / "networks.json") if each.epochs == params.trial.epochs]
-    if not trained:
+    if not trained or params.trial.source != "search":
         raise SystemExit("simulation: expected a trial, found none: make run with trial.source: search")
     world = World(problem, {each.genotype: each.loss for each in trained})
-    best = [each.genotype for each in trained if each.origin == "search"]
     return [
         {
             "networks a generation": population,
@@ -90,7 +89,7 @@ def simulation() -> list[dict[str, Any]]:
             "trainings": population * (generations + 1),
             "standard deviations below random networks (quartiles)": spread(
                 [
-                    found(world, problem, best, replace(plan_of(params.trial), seed=seed, **plan))
+                    found(world, problem, replace(plan_of(params.trial), seed=seed, finalists=0, **plan))
                     for seed in range(REPETITIONS)
                 ]
             ),
@@ -100,7 +99,7 @@ def simulation() -> list[dict[str, Any]]:
     ]
 
 
-def found(world: World, problem: SearchProblem, best: Sequence[Genotype], plan: TrialPlan) -> float:
+def found(world: World, problem: SearchProblem, plan: TrialPlan) -> float:
     """What a simulated trial hands over, as `World.below_random` says."""
     rng = np.random.default_rng(plan.seed)
 
@@ -108,10 +107,8 @@ def found(world: World, problem: SearchProblem, best: Sequence[Genotype], plan: 
         losses = world.values(genotypes) + rng.normal(0, world.noise, len(genotypes))
         return [ShortRun(float(loss), 1, 10) for loss in losses]
 
-    known = best[: round(plan.population * (1 - plan.variation.random_share))]
-    everyone = problem.topped_up(known, plan.population, random.Random(plan.seed))
     trial = Trial(problem, 1)
-    run_trial(trial, plan, {each: "search" if each in known else "random" for each in everyone}, train)
+    run_trial(trial, plan, first(plan, "search", problem), train)
     return world.below_random(best_of_bins(trial.estimates[1], problem, plan.bins))
 
 

@@ -14,6 +14,7 @@ from pipeline import build
 from pipeline.config import dataset, search_space
 from pipeline.params import load
 from tests.benchmarks import supernet
+from tests.imports import ROOT
 from tests.pipeline.workspace import Workspace
 
 
@@ -45,8 +46,15 @@ def test_all_ways_of_training_are_parameters_that_there_are(finished: Workspace)
     params = load(finished.folder / "params.yaml")
     ways = {name: supernet.changed(params, way.change, 3) for name, way in supernet.WAYS.items()}
     assert all((way.stage1.seed, way.stage2.seed) == (3, 3) for way in ways.values())
-    unchanged = [name for name, way in ways.items() if way == ways["co-evolved: the default"]]
-    assert unchanged == ["co-evolved: the default", "half of the paths uniform", "weights shared by sources"]
+    unchanged = [name for name, way in ways.items() if way == ways["co-evolved"]]
+    assert unchanged == [
+        "co-evolved",
+        "half of the paths uniform",
+        "weights shared by sources",
+        "kernels cut from larger ones",
+    ]
+    default = load(ROOT / "params.yaml")
+    assert supernet.changed(default, supernet.WAYS["co-evolved: the default"].change, 0) == default
 
 
 def test_with_shared_weights_an_operation_of_a_node_is_one_module_for_all_sources_of_a_stride(
