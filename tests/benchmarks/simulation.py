@@ -62,7 +62,7 @@ class World:
         return np.asarray(self._regression(self._features(genotypes)))
 
     def below_random(self, genotypes: Sequence[Genotype]) -> float:
-        """Mean of the networks' distances below the mean of random ones of about their sizes, in standard deviations of these."""
+        """Mean distance of networks below the mean of random ones of about their sizes, in these' deviations."""
         distances = []
         for size, value in zip(self._log_sizes(genotypes), self.values(genotypes), strict=True):
             near = self._losses[np.argsort(abs(self._sizes - size), kind="stable")[:NEAREST]]
