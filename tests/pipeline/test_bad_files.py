@@ -191,6 +191,7 @@ WEIGHT = [
         "scoring failed: ValueError: mini-batch 0: expected finite outputs",
         infinity=spoil.tensors(lambda state: state["classifier.bias"].fill_(float("inf"))),
     ),
+    *cases("trial", "data/stage2/supernet.safetensors", truncated=spoil.truncated, missing=spoil.missing),
 ]
 
 
