@@ -108,16 +108,16 @@ def error_difference(run: Retrained, *, seed: int = 0, resamples: int = RESAMPLE
 
 
 def relative_improvement(run: Retrained) -> float:
-    """`100 · (accuracy − random accuracy) / random accuracy`, both means as in `error_difference`; nan without random.
+    """`100 · (accuracy − random accuracy) / random accuracy`, both means as in `error_difference`.
 
     The measure by which searches are compared in the literature (Yang et al. 2020, *NAS evaluation is frustratingly
-    hard*).
+    hard*). nan without random networks, and where they are always wrong.
     """
     if not run.matched:
         return math.nan
     front = 1 - statistics.fmean([run.error_of(first) for first, _ in run.matched])
     other = 1 - statistics.fmean([statistics.fmean([run.error_of(n) for n in others]) for _, others in run.matched])
-    return 100 * (front - other) / other
+    return 100 * (front - other) / other if other else math.nan
 
 
 def _resampled(

@@ -143,11 +143,12 @@ def worth(run: Retrained, difference: Interval | None) -> str:
     front = sum(run.error_of(first) for first, _ in run.matched) / len(run.matched)
     gap, other = 100 * difference.observed, front - difference.observed
     side = "as often as" if not gap else f"by {abs(gap):.2f} points {'less' if gap < 0 else '**more**'} often than"
+    relative = relative_improvement(run)
     compared = (
         f"**What the search was worth:** its networks are wrong {side} random networks of the same sizes "
         f"({percent(front)} % against {percent(other)} % mean {KINDS[run.error]}test error; 95 % interval of the "
-        f"difference {100 * difference.low:+.2f} to {100 * difference.high:+.2f} points; accuracy "
-        f"{relative_improvement(run):+.2f} % relative)"
+        f"difference {100 * difference.low:+.2f} to {100 * difference.high:+.2f} points"
+        f"{'' if math.isnan(relative) else f'; accuracy {relative:+.2f} % relative'})"
     )
     if not difference.excludes_zero:
         return f"{compared}: within what {run.dataset.counts.test} test images can tell, so no difference is proven."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnas.records.training import Predictions
-from bnas.report import indicators, paired, plot_data
+from bnas.report import indicators, paired, plot_data, sentences
 from bnas.report.paired import PairedTest
 from bnas.search import pareto
 from tests import finished_run
@@ -135,6 +135,15 @@ def test_relative_improvement_is_of_accuracies(run):
     front = np.mean([1 - first.test_error for first, _ in run.matched])
     other = np.mean([1 - second.test_error for _, (second,) in run.matched])
     assert paired.relative_improvement(run) == pytest.approx(100 * (front - other) / other)
+
+
+def test_beside_random_networks_that_are_always_wrong_there_is_no_relative_improvement(run):
+    networks = tuple(dataclasses.replace(n, wrong=n.test_images) if n.role == "random" else n for n in run.networks)
+    hopeless = dataclasses.replace(run, networks=networks)
+    assert math.isnan(paired.relative_improvement(hopeless))
+    sentence = sentences.worth(hopeless, paired.error_difference(hopeless, resamples=200))
+    assert "relative" not in sentence and "nan" not in sentence
+    assert "% relative)" in sentences.worth(run, paired.error_difference(run, resamples=200))
 
 
 def test_an_interval_on_one_side_of_zero_excludes_it():
