@@ -36,7 +36,7 @@ def metrics(run: Retrained) -> dict[str, float | None]:
         "margin_low": margin.low if margin else math.nan,
         "margin_high": margin.high if margin else math.nan,
         "hv_others": max(others, default=math.nan),
-        "gain": round(-100 * difference.observed, 2) if difference else math.nan,
+        "gain": 0 - round(100 * difference.observed, 2) if difference else math.nan,
         "best_error": min(network.test_error for network in front),
         **(_balanced_metrics(run) if run.shows_balanced else {}),
         "smallest_kib": min(network.size_bytes for network in front) / 1024,

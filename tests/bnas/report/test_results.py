@@ -102,6 +102,14 @@ def test_the_gain_is_the_mean_over_pairs_of_the_difference_of_errors(run):
     assert plot_data.metrics(run)["gain"] == round(-100 * expected, 2)
 
 
+def test_the_gain_of_a_front_over_its_exact_copy_is_zero_without_a_sign(run):
+    copies = {other.name: run.predictions[first.name] for first, (other,) in run.matched}
+    wrong = {other.name: first.wrong for first, (other,) in run.matched}
+    networks = tuple(dataclasses.replace(n, wrong=wrong.get(n.name, n.wrong)) for n in run.networks)
+    same = dataclasses.replace(run, predictions={**run.predictions, **copies}, networks=networks)
+    assert str(plot_data.metrics(same)["gain"]) == "0.0"
+
+
 def test_several_random_networks_of_a_size_count_by_their_mean(run):
     (_, (other,)), *_ = run.matched
     wrong = run.predictions[other.name]
