@@ -99,16 +99,24 @@ def supernet_worth(run: Run) -> tuple[float, float]:
     shortest = min((network.epochs for network in run.trial), default=0)
     scored = [n for n in run.trial if n.epochs == shortest and n.supernet_error is not None]
     edges = np.geomspace(run.space.smallest_bytes, run.space.largest_bytes, run.trial_bins + 1)
-    place = np.searchsorted(edges[1:-1], [n.size_bytes for n in scored])
+    errors, losses = [n.supernet_error or 0.0 for n in scored], [n.loss for n in scored]
+    return pareto.kendall_tau(errors, losses), tau_at_equal_size(errors, losses, [n.size_bytes for n in scored], edges)
 
-    def tau(networks: Sequence[TrialNetwork]) -> float:
-        return pareto.kendall_tau([n.supernet_error or 0.0 for n in networks], [n.loss for n in networks])
 
-    groups = [[n for n, at in zip(scored, place, strict=True) if at == each] for each in range(run.trial_bins)]
-    weighted = [(len(group) * (len(group) - 1), tau(group)) for group in groups if len(group) > 1]
+def tau_at_equal_size(
+    estimates: Sequence[float], losses: Sequence[float], sizes: Sequence[float], edges: NDArray[np.float64]
+) -> float:
+    """Kendall τ-b within the bins of size that `edges` part, weighted by the pairs in them; nan where undefined."""
+    place = np.searchsorted(edges[1:-1], sizes)
+    groups = [np.flatnonzero(place == each) for each in np.unique(place)]
+    weighted = [
+        (len(group) * (len(group) - 1), pareto.kendall_tau(np.take(estimates, group), np.take(losses, group)))
+        for group in groups
+        if len(group) > 1
+    ]
     weighted = [(pairs, value) for pairs, value in weighted if not math.isnan(value)]
     pairs = sum(weight for weight, _ in weighted)
-    return tau(scored), sum(weight * value for weight, value in weighted) / pairs if pairs else math.nan
+    return sum(weight * value for weight, value in weighted) / pairs if pairs else math.nan
 
 
 def loss_by_origin(run: Run) -> dict[Origin, float]:

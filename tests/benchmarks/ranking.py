@@ -78,13 +78,17 @@ def features(rows: pd.DataFrame) -> NDArray[np.float64]:
 def predicted(rows: pd.DataFrame) -> Values:
     """The regression on errors of other networks: each tenth from the other nine."""
     full = target(rows)
-    matrix, parts = features(full), np.random.default_rng(0).permutation(len(full)) % FOLDS
-    values = np.zeros(len(full))
-    for part in range(FOLDS):
+    return pd.Series(left_out(features(full), full["error"].to_numpy(), 0), full.index)
+
+
+def left_out(matrix: NDArray[np.float64], results: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """What the regression expects of every row, from rows of the other tenths of a random division."""
+    parts = np.random.default_rng(seed).permutation(len(results)) % FOLDS
+    values = np.zeros(len(results))
+    for part in np.unique(parts):
         inside = parts == part
-        if inside.any():
-            values[inside] = NetworkRegression(matrix[~inside], full["error"][~inside].tolist())(matrix[inside])
-    return pd.Series(values, full.index)
+        values[inside] = NetworkRegression(matrix[~inside], results[~inside].tolist())(matrix[inside])
+    return values
 
 
 def trial(trained: pd.DataFrame, epochs: int, own: float = OWN_SHARE) -> Values:

@@ -42,7 +42,7 @@ PLANS: Sequence[tuple[int, int, int]] = (
     (16, 7, 64),
     (8, 17, 64),
 )
-"""Networks of a generation, generations of offspring, candidates for each that is trained."""
+"""Networks of a generation, generations of offspring, candidates for each that is trained (params.yaml: at most 64)."""
 
 
 class World:
@@ -81,22 +81,22 @@ def simulation() -> list[dict[str, Any]]:
     if not trained or params.trial.source != "search":
         raise SystemExit("simulation: expected a trial, found none: make run with trial.source: search")
     world = World(problem, {each.genotype: each.loss for each in trained})
-    return [
-        {
-            "networks a generation": population,
-            "generations": generations + 1,
-            "candidates": candidates,
-            "trainings": population * (generations + 1),
-            "standard deviations below random networks (quartiles)": spread(
-                [
-                    found(world, problem, replace(plan_of(params.trial), seed=seed, finalists=0, **plan))
-                    for seed in range(REPETITIONS)
-                ]
-            ),
-        }
-        for population, generations, candidates in PLANS
-        for plan in [{"population": population, "generations": generations, "candidates": candidates}]
-    ]
+    rows = []
+    for population, generations, candidates in PLANS:
+        plan = replace(
+            plan_of(params.trial), population=population, generations=generations, candidates=candidates, finalists=0
+        )
+        distances = [found(world, problem, replace(plan, seed=seed)) for seed in range(REPETITIONS)]
+        rows.append(
+            {
+                "networks a generation": population,
+                "generations": generations + 1,
+                "candidates": candidates,
+                "trainings": population * (generations + 1),
+                "standard deviations below random networks (quartiles)": spread(distances),
+            }
+        )
+    return rows
 
 
 def found(world: World, problem: SearchProblem, plan: TrialPlan) -> float:

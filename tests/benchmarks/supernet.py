@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ from torch.nn.utils import parametrize
 
 from bnas.data.batches import MiniBatches
 from bnas.nn.network import Supernet
-from bnas.scoring import ways
+from bnas.scoring.scorer import ALL_BATCHES
+from bnas.scoring.supernet_scorer import supernet_scorer
 from bnas.search.coevolution_state import CoevolutionState
 from bnas.space.genotype import Genotype
 from bnas.space.topology import edge_name
@@ -242,16 +244,9 @@ def scores(net: Supernet, params: Params, full: pd.DataFrame) -> tuple[Values, V
 def recalibrated(net: Supernet, params: Params, full: pd.DataFrame) -> Values:
     """Errors of the table's networks, each with the statistics that it has on training images."""
     seen = build.scoring_data(params, dataset(), build.normalise(dataset(), next(net.parameters()).device))
-    evaluation = params.search.evaluation
-    validation, train = (
-        MiniBatches(each, evaluation.batch_size, seen.normalise, 0) for each in (seen.validation, seen.train)
-    )
-    way = ways.recalibrated(net, validation, [train[i][0] for i in range(evaluation.calibration_batches)])
+    plan = replace(build.scoring(params, params.search.evaluation), batch_norm="recalibrated")
     genotypes = [Genotype.from_json(each) for each in full["genotype"]]
-    wrong = dict.fromkeys(genotypes, 0)
-    for genotype, _, answers in way.answers(dict.fromkeys(genotypes, range(len(validation)))):
-        wrong[genotype] += answers.wrong
-    return pd.Series([float(wrong[genotype]) for genotype in genotypes], full.index)
+    return pd.Series(supernet_scorer(net, plan, seen, 0).errors(genotypes, count=ALL_BATCHES), full.index)
 
 
 def fine_tuned(net: Supernet, params: Params, full: pd.DataFrame) -> Values:

@@ -71,3 +71,22 @@ def test_with_shared_weights_an_operation_of_a_node_is_one_module_for_all_source
             modules = {(edge.op, edge.stride): cell.edges[edge.name] for edge in node}
             assert all(cell.edges[edge.name] is modules[edge.op, edge.stride] for edge in node)
             assert len(set(map(id, modules.values()))) == len(modules)
+
+
+def test_a_nested_kernel_is_the_middle_of_the_larger_one_which_learns_from_its_use(
+    finished: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    params, description = load("params.yaml"), dataset()
+    net = build.new_supernet(params, description, search_space(params), 0)
+    supernet.nest_kernels(net)
+    edges = net.cells[0].edges
+    small, large = edges["0_0_bin_dil_conv_3x3"], edges["0_0_bin_dil_conv_5x5"]
+    assert torch.equal(small.conv.weight, large.conv.weight[:, :, 1:-1, 1:-1])
+    assert edges["0_0_bin_conv_3x3"].conv.weight.shape != large.conv.weight.shape
+    assert not torch.equal(small.conv.weight, edges["0_0_bin_conv_3x3"].conv.weight)
+    channels = small.conv.weight.shape[1]
+    small.train()(torch.randn(4, channels, 6, 6)).square().sum().backward()
+    gradient = large.conv.weight.grad
+    assert gradient[:, :, 1:-1, 1:-1].abs().sum() > 0
+    assert gradient.abs().sum() == gradient[:, :, 1:-1, 1:-1].abs().sum(), "nothing else was used"

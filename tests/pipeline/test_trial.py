@@ -8,8 +8,10 @@ import pytest
 
 from bnas.records.search import read_front
 from bnas.records.trial import read_trial
+from pipeline import build
+from pipeline.config import dataset
 from pipeline.params import load
-from pipeline.trial import plan_of
+from pipeline.trial import finished_trial, plan_of
 from tests.imports import ROOT
 from tests.pipeline.conftest import Searched
 from tests.pipeline.forks import Forks
@@ -56,6 +58,23 @@ def test_without_a_trial_the_front_of_the_search_is_handed_over(
     folder = tried(searched, forks, tmp_path / "run", "none")
     assert read_trial(folder / "data/trial/networks.json") == ()
     assert read_front(folder / "data/trial/front.json") == read_front(folder / "data/search/front.json")
+
+
+@pytest.mark.parametrize("source", ["search", "evolution"])
+def test_a_finished_trial_says_again_what_it_said_of_its_networks(
+    searched: Searched, forks: Forks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    folder = tried(searched, forks, tmp_path / "run", source)
+    monkeypatch.chdir(folder)
+    trial = finished_trial(build.problem(load("params.yaml"), dataset()))
+    assert trial is not None
+    records = read_trial(folder / "data/trial/networks.json")
+    assert {each.epochs for each in records} == set(trial.estimates)
+    for each in records:
+        assert trial.estimates[each.epochs][each.genotype] == each.estimate
+    front = [member.genotype for member in read_front(folder / "data/trial/front.json").members]
+    last = {each.genotype: each.estimate for each in records if each.epochs == trial.longest}
+    assert trial.final(front) == [last[genotype] for genotype in front]
 
 
 def test_random_search_has_no_children_and_chooses_none() -> None:
